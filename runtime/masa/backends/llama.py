@@ -1,0 +1,404 @@
+"""llama.cpp as a backend, on llama-cpp-python's low-level API.
+
+Every sequence has a KV stream of its own (`kv_unified` off): attention then looks at one sequence's cells only,
+which on a CPU is several times faster than one cache for all, and a sequence's numbers are the same whoever
+runs beside it. The shared prefix lives in stream 0 and is copied, not recomputed, when a sequence begins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from masa.backends import Feed
+from masa.errors import BackendError, MissingExtraError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from masa.prompt import Segment
+
+_CELL = 256
+"""llama.cpp pads attention to multiples of this many cells; sessions are sized likewise."""
+
+
+class LlamaBackend:
+    """A GGUF model, loaded here or lent by the host. Use `load` or `borrow`."""
+
+    def __init__(self, model: Any, *, owned: bool, threads: int | None, batch: int, where: str) -> None:
+        self._llama = _library()
+        self._model = model
+        self._owned = owned
+        self._threads = threads or _default_threads()
+        self._batch = batch
+        self._where = where
+        self._adapter: tuple[Any, float] | None = None
+        self._adapters: dict[str, Any] = {}
+        self._grammar_tokenizer: Any = None
+        self._lock = threading.Lock()
+        self._vocab = self._llama.llama_model_get_vocab(model)
+        self.vocabulary = int(self._llama.llama_vocab_n_tokens(self._vocab))
+        self.context_length = int(self._llama.llama_model_n_ctx_train(model))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        threads: int | None = None,
+        gpu_layers: int = 0,
+        batch: int = 512,
+        mmap: bool = True,
+    ) -> LlamaBackend:
+        """Load a GGUF file.
+
+        `threads` defaults to the machine's cores, `gpu_layers` is how many layers go to a GPU (-1: all),
+        `batch` the most prompt tokens computed at once (memory grows with it).
+
+        Raises:
+            MissingExtraError: without llama-cpp-python.
+            BackendError: if the file is no model that llama.cpp can load.
+        """
+        llama = _library()
+        if not Path(path).is_file():
+            raise BackendError(f"{path}: no such file; a GGUF model was expected")
+        params = llama.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+        params.use_mmap = mmap
+        with _quiet(llama) as messages:
+            llama.llama_backend_init()
+            model = llama.llama_model_load_from_file(str(path).encode(), params)
+        if not model:
+            why = next(
+                (line for line in messages if "error" in line.lower() or "invalid" in line.lower()), ""
+            )
+            raise BackendError(
+                f"{path}: llama.cpp cannot load this file"
+                + (f" ({why.strip()})" if why else "")
+                + "; it may be truncated, no GGUF, or made for a newer llama.cpp"
+            )
+        return cls(model, owned=True, threads=threads, batch=batch, where=str(path))
+
+    @classmethod
+    def borrow(cls, llama: Any, *, threads: int | None = None, batch: int = 512) -> LlamaBackend:
+        """Use the model of a `llama_cpp.Llama` that the host loaded.
+
+        masa opens a context of its own, so the host's conversation is not disturbed; the host must keep the
+        object alive and is the one to close it.
+        """
+        model = llama._model.model
+        if not model:
+            raise BackendError("the Llama object that was lent is closed; lend an open one")
+        path = getattr(llama, "model_path", "lent model")
+        return cls(model, owned=False, threads=threads, batch=batch, where=str(path))
+
+    def tokenize(self, segments: Sequence[Segment]) -> list[int]:
+        tokens: list[int] = []
+        for segment in segments:
+            tokens += self._tokenize(segment.text, special=segment.control)
+        return tokens
+
+    def _tokenize(self, text: str, *, special: bool) -> list[int]:
+        data = text.encode("utf-8", "replace")
+        room = len(data) + 8
+        buffer = (self._llama.llama_token * room)()
+        count = self._llama.llama_tokenize(self._vocab, data, len(data), buffer, room, False, special)
+        if count < 0:
+            raise BackendError(f"{self._where}: the tokenizer failed on a text of {len(data)} bytes")
+        return list(buffer[:count])
+
+    def detokenize(self, tokens: Sequence[int]) -> bytes:
+        pieces = []
+        buffer = ctypes.create_string_buffer(512)
+        for token in tokens:
+            size = self._llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+            pieces.append(buffer.raw[: max(size, 0)])
+        return b"".join(pieces)
+
+    def token_id(self, text: str) -> int | None:
+        tokens = self._tokenize(text, special=True)
+        if len(tokens) != 1 or not self._is_control(tokens[0]):
+            return None
+        return tokens[0]
+
+    def control_tokens(self) -> tuple[str, ...]:
+        buffer = ctypes.create_string_buffer(512)
+        found = []
+        for token in range(self.vocabulary):
+            if self._is_control(token):
+                size = self._llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, True)
+                found.append(buffer.raw[: max(size, 0)].decode("utf-8", "replace"))
+        return tuple(text for text in found if text.strip())
+
+    def _is_control(self, token: int) -> bool:
+        kind = self._llama.llama_vocab_get_attr(self._vocab, token)
+        return bool(kind & (self._llama.LLAMA_TOKEN_ATTR_CONTROL | self._llama.LLAMA_TOKEN_ATTR_USER_DEFINED))
+
+    def grammar_tokenizer(self) -> Any:
+        with self._lock:
+            if self._grammar_tokenizer is None:
+                try:
+                    from llguidance.llamacpp import lltokenizer_from_vocab
+                except ImportError:
+                    raise MissingExtraError("constrained decoding", "llama") from None
+                self._grammar_tokenizer = lltokenizer_from_vocab(self._vocab)
+            return self._grammar_tokenizer
+
+    def session(self, *, slots: int, length: int) -> LlamaSession:
+        if length > self.context_length:
+            raise BackendError(
+                f"{self._where}: a sequence of {length} tokens does not fit the context of {self.context_length}"
+            )
+        return LlamaSession(
+            self._llama,
+            self._model,
+            self._adapter,
+            self.vocabulary,
+            slots,
+            length,
+            self._threads,
+            self._batch,
+        )
+
+    def set_adapter(self, path: str | None, *, scale: float = 1.0) -> None:
+        if path is None:
+            self._adapter = None
+            return
+        with self._lock:
+            if path not in self._adapters:
+                with _quiet(self._llama) as messages:
+                    adapter = self._llama.llama_adapter_lora_init(self._model, path.encode())
+                if not adapter:
+                    why = next((m for m in reversed(messages) if m.strip()), "no reason given").strip()
+                    raise BackendError(f"{path}: not a LoRA adapter for {self._where} ({why})")
+                self._adapters[path] = adapter
+            self._adapter = (self._adapters[path], scale)
+
+    def close(self) -> None:
+        with self._lock:
+            self._adapter = None
+            # An adapter that was attached to a borrowed model must go; one of an owned model goes with it.
+            for adapter in self._adapters.values():
+                if not self._owned and self._model:
+                    self._llama.llama_adapter_lora_free(adapter)
+            self._adapters.clear()
+            if self._owned and self._model:
+                self._llama.llama_model_free(self._model)
+            self._model = None
+
+
+class LlamaSession:
+    """A llama.cpp context with one KV stream per slot and stream 0 for the shared prefix."""
+
+    def __init__(
+        self,
+        llama: Any,
+        model: Any,
+        adapter: tuple[Any, float] | None,
+        vocabulary: int,
+        slots: int,
+        length: int,
+        threads: int,
+        batch: int,
+    ) -> None:
+        self.slots = slots
+        self.length = -(-length // _CELL) * _CELL
+        self._llama = llama
+        self._vocabulary = vocabulary
+        params = llama.llama_context_default_params()
+        params.n_seq_max = slots + 1
+        params.n_ctx = self.length * (slots + 1)
+        params.n_batch = params.n_ubatch = batch
+        params.n_threads = params.n_threads_batch = threads
+        params.kv_unified = False
+        params.no_perf = True
+        with _quiet(llama) as messages:
+            self._context = llama.llama_init_from_model(model, params)
+        if not self._context:
+            why = next((m for m in reversed(messages) if m.strip()), "").strip()
+            raise BackendError(
+                f"no memory for {slots} sequences of {self.length} tokens ({why}); use fewer parallel sequences"
+            )
+        if adapter:
+            lora = (llama.llama_adapter_lora_p_ctypes * 1)(adapter[0])
+            scale = (ctypes.c_float * 1)(adapter[1])
+            if llama.llama_set_adapters_lora(self._context, lora, 1, scale):
+                self.close()
+                raise BackendError("llama.cpp refused to attach the LoRA adapter")
+        self._memory = llama.llama_get_memory(self._context)
+        self._batch = llama.llama_batch_init(batch, 0, 1)
+        self._room = batch
+        self._shared = 0
+        self._prefix: tuple[int, ...] = ()
+        # Where each slot's sequence lives, and how long it is. Streams are kept without gaps: llama.cpp computes
+        # neighbouring streams in one pass and splits a pass at a gap.
+        self._stream = {slot: slot + 1 for slot in range(slots)}
+        self._used: dict[int, int] = {}
+
+    def share(self, tokens: Sequence[int]) -> None:
+        if tuple(tokens) == self._prefix:
+            return
+        self._forget(0, 0)
+        self._prefix = tuple(tokens)
+        self._shared = len(tokens)
+        if tokens:
+            self._compute([(0, token, position) for position, token in enumerate(tokens)], wanted=0)
+
+    def begin(self, slot: int, tokens: Sequence[int]) -> NDArray[np.float32]:
+        stream = self._stream[slot]
+        self._forget(stream, 0)
+        if self._shared:
+            self._llama.llama_memory_seq_cp(self._memory, 0, stream, -1, -1)
+        entries = [(stream, token, self._shared + i) for i, token in enumerate(tokens)]
+        logits = self._compute(entries, wanted=1)
+        self._used[slot] = self._shared + len(tokens)
+        return logits[0]
+
+    def step(self, feeds: Sequence[Feed], wanted: Sequence[int]) -> list[NDArray[np.float32]]:
+        self._close_gaps()
+        order = sorted(range(len(feeds)), key=lambda i: self._stream[feeds[i][0]])
+        entries: list[tuple[int, int, int]] = []
+        rows: list[int] = []
+        spans: dict[int, tuple[int, int]] = {}
+        for i in order:
+            slot, tokens = feeds[i]
+            first = self._used[slot]
+            entries += [(self._stream[slot], token, first + k) for k, token in enumerate(tokens)]
+            spans[i] = (len(rows), len(rows) + wanted[i])
+            rows += range(len(entries) - wanted[i], len(entries))
+            self._used[slot] = first + len(tokens)
+        logits = self._compute_rows(entries, rows)
+        return [logits[slice(*spans[i])] for i in range(len(feeds))]
+
+    def rewind(self, slot: int, tokens: int) -> None:
+        self._used[slot] -= tokens
+        self._forget(self._stream[slot], self._used[slot])
+
+    def release(self, slot: int) -> None:
+        self._used.pop(slot, None)
+        self._forget(self._stream[slot], 0)
+
+    def close(self) -> None:
+        if self._context:
+            if hasattr(self, "_batch"):
+                self._llama.llama_batch_free(self._batch)
+            self._llama.llama_free(self._context)
+            self._context = None
+
+    def _forget(self, stream: int, start: int) -> None:
+        self._llama.llama_memory_seq_rm(self._memory, stream, start, -1)
+
+    def _close_gaps(self) -> None:
+        """Move the last running streams into the places of finished ones."""
+        while self._used:
+            taken = {self._stream[slot]: slot for slot in self._used}
+            gap = next(stream for stream in range(1, self.slots + 2) if stream not in taken)
+            last = max(taken)
+            if last < gap:
+                return
+            slot = taken[last]
+            other = next(s for s, stream in self._stream.items() if stream == gap)
+            self._forget(gap, 0)
+            self._llama.llama_memory_seq_cp(self._memory, last, gap, -1, -1)
+            self._forget(last, 0)
+            self._stream[slot], self._stream[other] = gap, last
+
+    def _compute(self, entries: Sequence[tuple[int, int, int]], *, wanted: int) -> NDArray[np.float32]:
+        """Compute a long prompt piece by piece; logits of its last `wanted` tokens."""
+        head, tail = entries[: max(len(entries) - 1, 0)], entries[-1:]
+        # The pieces' borders depend on the prompt alone, never on what else runs.
+        pieces = [head[start : start + self._room] for start in range(0, len(head), self._room)]
+        if pieces and len(pieces[-1]) < self._room:
+            pieces[-1] = [*pieces[-1], *tail]
+        else:
+            pieces.append(tail)
+        for piece in pieces[:-1]:
+            self._compute_rows(piece, ())
+        return self._compute_rows(pieces[-1], range(len(pieces[-1]) - wanted, len(pieces[-1])))
+
+    def _compute_rows(
+        self, entries: Sequence[tuple[int, int, int]], rows: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """Compute entries (stream, token, position) and return the logits of the named ones, in order."""
+        import numpy as np
+
+        results: list[NDArray[np.float32]] = []
+        wanted = set(rows)
+        for start in range(0, len(entries), self._room):
+            piece = entries[start : start + self._room]
+            batch = self._batch
+            batch.n_tokens = len(piece)
+            for i, (stream, token, position) in enumerate(piece):
+                batch.token[i] = token
+                batch.pos[i] = position
+                batch.n_seq_id[i] = 1
+                batch.seq_id[i][0] = stream
+                batch.logits[i] = start + i in wanted
+            code = self._llama.llama_decode(self._context, batch)
+            if code:
+                raise BackendError(f"llama.cpp could not compute {len(piece)} tokens (code {code})")
+            for i in range(len(piece)):
+                if start + i in wanted:
+                    pointer = self._llama.llama_get_logits_ith(self._context, i)
+                    results.append(np.ctypeslib.as_array(pointer, (self._vocabulary,)))
+            if start + self._room < len(entries):
+                results = [row.copy() if row.base is not None else row for row in results]
+        if len(results) == 1:
+            return results[0].reshape(1, -1)
+        return np.stack(results) if results else np.empty((0, self._vocabulary), np.float32)
+
+
+def _library() -> Any:
+    try:
+        import llama_cpp
+    except ImportError:
+        raise MissingExtraError("the llama.cpp backend", "llama") from None
+    except OSError as error:
+        raise BackendError(f"llama-cpp-python does not load here ({error}); run: masa doctor") from None
+    # llama-cpp-python prints every message of llama.cpp unless somebody chose a level; a library prints nothing.
+    logger = logging.getLogger("llama-cpp-python")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.ERROR)
+    return llama_cpp
+
+
+def _default_threads() -> int:
+    import os
+
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _quiet(llama: Any) -> Iterator[list[str]]:
+    """Keep llama.cpp's own messages off the terminal while masa loads something, and collect them.
+
+    llama.cpp has one log callback for the whole process: the host's is put back afterwards.
+    """
+    messages: list[str] = []
+
+    def collect(level: int, text: bytes, _data: object) -> None:
+        messages.append(text.decode("utf-8", "replace"))
+
+    callback = llama.llama_log_callback(collect)
+    with _LOG_LOCK:
+        before, data = llama.llama_log_callback(), ctypes.c_void_p()
+        llama.llama_log_get(ctypes.byref(before), ctypes.byref(data))
+        llama.llama_log_set(callback, ctypes.c_void_p(0))
+        try:
+            yield messages
+        finally:
+            llama.llama_log_set(before, data)
+            for line in messages:
+                logging.getLogger("masa.llama").debug("%s", line.rstrip())
+
+
+_LOG_LOCK = threading.Lock()

@@ -1,0 +1,330 @@
+"""Model cards: the structured profile of a backbone.
+
+A card is read from a file, shipped with masa, or detected from the backbone itself (`masa.detect`,
+`masa.servers`). Unknown is None, never a guess. `resolve_backbone` is the one entry for whatever a user
+names as a backbone.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from masa.errors import CardError, FormatError
+
+Value = str | int | bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What is known about one backbone; None is unknown.
+
+    Texts are kept on one line: every run of whitespace becomes one space, characters that cannot be
+    printed go, and an empty text is None.
+
+    Attributes:
+        sources: for a field, the page that its value was read from.
+        origins: for a field, where its value came from: "gguf", "huggingface", "ollama", "openai"
+            (a server), "shipped" or "user". A field that is missing here was given by the user.
+        note: how the card came about, for a person; may be empty.
+
+    Equality, hash and fingerprint look at the values only.
+
+    Raises:
+        CardError: if a value has the wrong type or a number is not positive.
+    """
+
+    family: str | None = None
+    variant: str | None = None
+    parameter_count: str | None = None
+    release_date: str | None = None
+    architecture: str | None = None
+    num_layers: int | None = None
+    hidden_size: int | None = None
+    num_attention_heads: int | None = None
+    num_kv_heads: int | None = None
+    context_window: int | None = None
+    vocab_size: int | None = None
+    base_or_instruct: str | None = None
+    alignment_method: str | None = None
+    training_data_size: str | None = None
+    multilingual: bool | None = None
+    strengths: str | None = None
+    weaknesses: str | None = None
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    note: str = field(default="", compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, kind in FIELDS.items():
+            value: Any = getattr(self, name)
+            if value is None:
+                continue
+            right = type(value) is kind  # a bool is an int, but no number of layers
+            if not right or (kind is int and value < 1):
+                wanted = {int: "a whole number of at least 1", bool: "true or false", str: "a text"}[kind]
+                raise CardError(f"{name} of a model card must be {wanted} or null, found {value!r}")
+            if kind is str:
+                object.__setattr__(self, name, plain(value))
+
+    @property
+    def name(self) -> str:
+        """Family and variant, such as "Qwen3-4B"; "unnamed" where neither is known."""
+        parts = [self.family, self.variant or self.parameter_count]
+        return "-".join(part.replace(" ", "-") for part in parts if part) or "unnamed"
+
+    def fields(self) -> dict[str, str | int | bool]:
+        """The known values by field, in canonical order: what a prompt shows."""
+        values = {name: getattr(self, name) for name in FIELDS}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that depend on the known values only, not on their order or spelling in a file."""
+        import hashlib
+        import json
+
+        text = json.dumps(self.fields(), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+_META = ("sources", "origins", "note")
+_KINDS: dict[str, type] = {"str | None": str, "int | None": int, "bool | None": bool}
+FIELDS: Mapping[str, type] = {f.name: _KINDS[str(f.type)] for f in fields(ModelCard) if f.name not in _META}
+"""The keys of a card in canonical order, and the type of each."""
+
+
+class FieldOrigin(NamedTuple):
+    """One field of a card: its value, where that came from, and the page it was read from."""
+
+    field: str
+    value: Value
+    origin: str | None
+    source: str | None
+
+
+def explain(card: ModelCard) -> tuple[FieldOrigin, ...]:
+    """Every field in canonical order; `origin` is None where the value is unknown."""
+    rows = []
+    for name in FIELDS:
+        value = getattr(card, name)
+        origin = None if value is None else card.origins.get(name, "user")
+        rows.append(FieldOrigin(name, value, origin, card.sources.get(name)))
+    return tuple(rows)
+
+
+def plain(text: str) -> str | None:
+    """`text` on one line without unprintable characters; None if nothing is left."""
+    line = "".join(c for c in " ".join(text.split()) if c.isprintable())
+    return " ".join(line.split()) or None
+
+
+def load_card(path: str | os.PathLike[str]) -> ModelCard:
+    """The card in the YAML (or JSON) file at `path`.
+
+    Raises:
+        CardError: if the file cannot be read or is no valid card; the message names file and line.
+    """
+    from masa.files import read_text
+
+    try:
+        text = read_text(path)
+    except FormatError as error:
+        raise CardError(str(error)) from None
+    return loads_card(text, os.fspath(path))
+
+
+def loads_card(text: str, where: str = "model card") -> ModelCard:
+    """The card in a YAML text; `where` names it in errors.
+
+    Raises:
+        CardError: as `load_card`.
+    """
+    from masa.formats import card_yaml
+
+    values, sources = card_yaml.parse(text, where, FIELDS)
+    try:
+        return _card(values, sources=sources)
+    except CardError as error:
+        raise CardError(f"{where}: {error}") from None
+
+
+def dump_card(card: ModelCard) -> str:
+    """The card as YAML: every key in canonical order, null where unknown, then its sources."""
+    from masa.formats import card_yaml
+
+    return card_yaml.dump({name: getattr(card, name) for name in FIELDS}, card.sources)
+
+
+@functools.cache
+def shipped_cards() -> Mapping[str, ModelCard]:
+    """The cards that come with masa, by name, in alphabetical order.
+
+    Raises:
+        CardError: if one of them is broken or two have the same name.
+    """
+    from masa.resources import models_dir
+
+    return load_cards(models_dir() / "cards")
+
+
+def load_cards(folder: Path) -> Mapping[str, ModelCard]:
+    """All cards `*.yaml` of a folder by name, marked as shipped."""
+    cards: dict[str, ModelCard] = {}
+    for path in sorted(folder.glob("*.yaml")):
+        card = load_card(path)
+        if card.name in cards:
+            raise CardError(f"{path}: a second card is named {card.name}; give it another variant")
+        cards[card.name] = replace(card, origins=dict.fromkeys(card.fields(), "shipped"))
+    return dict(sorted(cards.items(), key=lambda item: item[0].lower()))
+
+
+def find_shipped(name: str, cards: Mapping[str, ModelCard] | None = None) -> ModelCard:
+    """The shipped card called `name`; case, punctuation and an organization in front do not matter.
+
+    Raises:
+        CardError: if there is none; the message names the nearest.
+    """
+    cards = shipped_cards() if cards is None else cards
+    wanted = _key(name)
+    for card in cards.values():
+        if _key(card.name) == wanted:
+            return card
+    keys = {_key(card.name)[0]: card.name for card in cards.values()}
+    near = [keys[key] for key in get_close_matches(wanted[0], keys, n=3, cutoff=0.6)]
+    hint = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else (
+            "give a GGUF file, a Hugging Face folder, a server as URL#MODEL, a card file, or a shipped card: "
+            + ", ".join(cards)
+        )
+    )
+    raise CardError(f"{name}: neither a file nor a shipped model card; {hint}")
+
+
+def _key(name: str) -> tuple[str, tuple[str, ...]]:
+    """Letters and digits of a name, and its numbers: "Qwen3-4B" is not "Qwen-34B"."""
+    name = name.strip().rsplit("/", 1)[-1].lower()
+    numbers = re.findall(r"\d+(?:\.\d+)?", name)
+    return re.sub(r"[^a-z0-9]", "", name), tuple(numbers)
+
+
+def merge(
+    detected: ModelCard | None = None, shipped: ModelCard | None = None, user: ModelCard | None = None
+) -> ModelCard:
+    """One card from up to three: the user's values win, then what was detected, then the shipped card's.
+
+    Each value keeps its origin and, where its card cited one, its source.
+    """
+    values: dict[str, Value] = {}
+    sources: dict[str, str] = {}
+    origins: dict[str, str] = {}
+    notes: list[str] = []
+    for layer, origin in ((user, "user"), (detected, "detected"), (shipped, "shipped")):
+        if layer is None:
+            continue
+        notes += [layer.note] if layer.note else []
+        for name, value in layer.fields().items():
+            if name not in values:
+                values[name] = value
+                origins[name] = layer.origins.get(name, origin)
+                if name in layer.sources:
+                    sources[name] = layer.sources[name]
+    return _card(values, sources=sources, origins=origins, note="; ".join(notes))
+
+
+def resolve_backbone(
+    spec: str | os.PathLike[str],
+    *,
+    model: str | None = None,
+    user: ModelCard | None = None,
+    timeout: float = 10.0,
+    api_key: str | None = None,
+) -> ModelCard:
+    """The card of whatever a user names as a backbone.
+
+    Args:
+        spec: a GGUF file; a Hugging Face folder; the address of an Ollama or OpenAI-compatible server
+            with the model behind a `#` ("http://localhost:11434#qwen3:4b"); a card file; or the name of
+            a shipped card. A file or folder wins over a shipped card of the same name.
+        model: the model on the server, instead of behind `#`.
+        user: values that win over what is detected and shipped.
+        timeout: seconds for all requests to a server together.
+        api_key: sent to the server as a bearer token.
+
+    What is detected is completed from the shipped card that the model's own names and its architecture
+    point to, if there is one. A card file is taken as it is.
+
+    Raises:
+        CardError: if nothing fits, or what was found cannot be read.
+        FormatError: if a GGUF file is damaged.
+    """
+    spec = os.fspath(spec)
+    if not spec.strip():
+        raise CardError("the backbone is empty; name a GGUF file, a folder, a server, a card file or a card")
+    if re.match(r"https?://", spec, re.IGNORECASE):
+        from masa import servers
+
+        detected = servers.detect_server(spec, model=model, timeout=timeout, api_key=api_key)
+    else:
+        if model is not None:
+            raise CardError(
+                f"{spec}: a model name ({model!r}) goes with the address of a server, not with this"
+            )
+        path = _existing(spec)
+        if path is None:
+            return merge(shipped=find_shipped(spec), user=user)
+        from masa import detect
+        from masa.formats.gguf_header import is_gguf
+
+        if path.is_dir() or path.name == "config.json":
+            detected = detect.detect_folder(path if path.is_dir() else path.parent)
+        elif path.suffix.lower() == ".gguf" or is_gguf(path):
+            detected = detect.detect_gguf(path)
+        elif path.suffix.lower() in (".yaml", ".yml", ".json"):
+            return merge(user=user, shipped=_as_user(path))
+        else:
+            raise CardError(
+                f"{path}: neither a GGUF model nor a model card; give a .gguf file, a folder with "
+                "config.json, or a card that ends in .yaml"
+            )
+    from masa.model_names import match
+
+    found = match(detected, shipped_cards())
+    return merge(found.detected, found.shipped, user)
+
+
+def _as_user(path: Path) -> ModelCard:
+    card = load_card(path)
+    return replace(card, origins=dict.fromkeys(card.fields(), "user"))
+
+
+def _existing(spec: str) -> Path | None:
+    """The file or folder that `spec` names, None if it can only be the name of a card.
+
+    Raises:
+        CardError: if it is written like a path and nothing is there.
+    """
+    try:
+        path = Path(spec).expanduser()
+        if "\0" in spec:
+            raise ValueError("a null character")
+        if path.exists():
+            return path
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CardError(f"{spec!r}: not a usable path ({error})") from None
+    if path.suffix.lower() in (".gguf", ".yaml", ".yml", ".json") or spec.startswith((".", "/", "~", "\\")):
+        raise CardError(f"{spec}: no such file or folder; check the path")
+    return None
+
+
+def _card(values: Mapping[str, Any], **meta: Any) -> ModelCard:
+    keywords: dict[str, Any] = {name: values.get(name) for name in FIELDS}
+    return ModelCard(**keywords, **meta)

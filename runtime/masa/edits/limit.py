@@ -1,0 +1,117 @@
+"""`limit N`: the first sentences and list items, and whatever must not be lost."""
+
+from __future__ import annotations
+
+import re
+
+from masa.markdown import Block, blocks, join, literal_ranges, sentences
+
+_MARKER = re.compile(r"(?P<indent>\s*)(?P<number>\d{1,9})(?P<dot>[.)])(?P<space>\s+)\Z")
+
+
+def limited(text: str, count: int) -> str:
+    """Text with at most its first `count` sentences or list items; code, links and quoted text stay.
+
+    A later sentence or item stays if it carries one of those, or if something that stays hangs below it.
+    """
+    parts = blocks(text)
+    kept: list[Block | None] = []
+    taken = 0
+    for part in parts:
+        if not part.prose:
+            kept.append(part)
+        elif part.kind == "item":
+            taken += 1
+            kept.append(part if taken <= count or literal_ranges(part.text) else None)
+        else:
+            shorter, taken = _first_sentences(part, taken, count)
+            kept.append(shorter)
+    _keep_parents(parts, kept)
+    if all(part is None or part.kind == "other" for part in kept):
+        return text
+    if list(kept) == list(parts):
+        return text
+    body = join(_renumbered(_closed_up(kept)))
+    return body.rstrip() + text[len(text.rstrip()) :]
+
+
+def _first_sentences(part: Block, taken: int, count: int) -> tuple[Block | None, int]:
+    pieces = sentences(part.text)
+    keep: list[str] = []
+    for piece in pieces:
+        leads = piece.rstrip().endswith(":")
+        if not leads:
+            taken += 1
+        if taken < count + (0 if leads else 1) or literal_ranges(piece):
+            keep.append(piece)
+    if len(keep) == len(pieces):
+        return part, taken
+    while keep and len(keep) > 1 and keep[-1].rstrip().endswith(":"):
+        keep.pop()
+    return (part.with_text("".join(keep).rstrip()) if keep else None), taken
+
+
+def _keep_parents(parts: tuple[Block, ...], kept: list[Block | None]) -> None:
+    """Bring back a paragraph that leads in to something kept, and an item with something kept below it."""
+    below: Block | None = None
+    for index in range(len(parts) - 1, -1, -1):
+        part = parts[index]
+        if part.kind == "other" and not part.raw.strip():
+            continue
+        if kept[index] is None and below is not None and below.kind not in ("heading", "rule"):
+            nested = part.kind == "item" and (below.kind == "inner" or _indent(below) > _indent(part))
+            if nested or part.text.rstrip().endswith(":"):
+                kept[index] = part
+        if kept[index] is not None:
+            below = part
+        elif part.kind in ("paragraph", "item"):
+            below = (
+                below
+                if part.kind == "item" and below is not None and _indent(below) < _indent(part)
+                else None
+            )
+
+
+def _indent(part: Block) -> int:
+    raw = part.raw.expandtabs(4)
+    return len(raw) - len(raw.lstrip())
+
+
+def _closed_up(kept: list[Block | None]) -> list[Block]:
+    """What is kept, without the blank lines behind paragraphs that are not."""
+    result: list[Block] = []
+    gone = False
+    for remaining in kept:
+        if remaining is None:
+            gone = True
+        elif (
+            gone
+            and remaining.kind == "other"
+            and not remaining.raw.strip()
+            and result
+            and not result[-1].raw.strip()
+        ):
+            gone = False
+        else:
+            result.append(remaining)
+            gone = gone and remaining.kind == "other"
+    return result
+
+
+def _renumbered(parts: list[Block]) -> list[Block]:
+    """Ordered lists that count without gaps, from the number they began with."""
+    result: list[Block] = []
+    last: dict[str, int] = {}
+    for part in parts:
+        marker = _MARKER.match(part.prefix) if part.kind == "item" else None
+        if part.kind in ("paragraph", "heading"):
+            last.clear()
+        if marker is not None:
+            indent = marker["indent"]
+            number = last[indent] + 1 if indent in last else int(marker["number"])
+            last[indent] = number
+            if number != int(marker["number"]):
+                prefix = f"{indent}{number}{marker['dot']}{marker['space']}"
+                part = Block(part.kind, prefix, part.text, part.suffix, part.line)
+        result.append(part)
+    return result

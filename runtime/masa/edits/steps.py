@@ -1,0 +1,183 @@
+"""`steps`: paragraphs as numbered lists."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+from masa.edits.english import capitalized, has_command, is_imperative, starts_with_condition
+from masa.markdown import Block, blocks, literal_ranges, sentences
+
+_RUNS = (  # enumerations inside a paragraph, by style
+    re.compile(r"(?:(?<=\s)|^)\((?P<n>\d{1,2}|[a-h]|[A-H])\)\s+"),
+    re.compile(r"(?:(?<=\s)|^)(?P<n>\d{1,2})\)\s+"),
+    re.compile(r"(?:(?<=[.:;!?]\s)|^)(?P<n>\d{1,2})\.\s+(?=[A-Z'\"“`<])"),
+    re.compile(r"(?:(?<=[.:;!?]\s)|^)[Ss]tep (?P<n>\d{1,2})\s*[:.–—-]\s+"),
+)
+_GOES_ON = re.compile(r"(?:if (?:so|not|yes|no),|otherwise\b|(?:it|this|that) )", re.IGNORECASE)
+_BOUNDARY = re.compile(r"(?P<semicolon>;\s+)|(?P<comma>,\s+)")
+_JOINER = re.compile(r"(?:and then|then|and|next|finally)\s+(?!again\b)", re.IGNORECASE)
+_OBJECT = re.compile(
+    r"(?:\S+\s+)?\S+\s+(?:the|a|an|it|them|its|their|your|any|all|each|every|one|that|this|these|those"
+    r"|only|exactly|to|up|down|on|off|out|into|in|at|back|for|with|from|straight|directly|['\"‘“`<\[{])",
+    re.I,
+)
+
+
+def numbered(text: str) -> str:
+    """Text whose top-level paragraphs of two or more steps are numbered lists; lists, code and headings stay.
+
+    The numbering goes on from paragraph to paragraph and starts again below a heading.
+    """
+    parts = _as_paragraph(blocks(text))
+    result: list[str] = []
+    count = 0
+    for position, part in enumerate(parts):
+        if part.kind in ("heading", "item"):
+            count = 0
+        lines = step_lines(part.text) if part.kind == "paragraph" else None
+        if lines is None:
+            result.append(part.raw)
+            continue
+        lead, steps, rest = lines
+        listed = [f"{count + index}. {step}" for index, step in enumerate(steps, 1)]
+        count = 0 if rest else count + len(steps)
+        opening = [lead, ""] if lead and listed[0][:2] != "1." else [lead] if lead else []
+        block = "\n".join([*opening, *listed]) + (f"\n\n{rest}" if rest else "")
+        following = parts[position + 1] if position + 1 < len(parts) else None
+        blank = (
+            following is not None
+            and not following.raw.startswith(("\n", "\r"))
+            and following.kind == "paragraph"
+        )
+        result.append(part.prefix + block + part.suffix + ("\n" if blank else ""))
+    return "".join(result)
+
+
+def _as_paragraph(parts: tuple[Block, ...]) -> tuple[Block, ...]:
+    """`1. Take it. 2. Go.` on one line is an enumeration in prose; Markdown sees a list of one item."""
+    if len(parts) != 1 or parts[0].kind != "item" or "\n" in parts[0].text:
+        return parts
+    raw = parts[0].prefix + parts[0].text
+    if not any(len(_run(raw, style)) > 1 for style in _RUNS):
+        return parts
+    return (Block("paragraph", "", raw, parts[0].suffix, 0),)
+
+
+def step_lines(text: str) -> tuple[str, list[str], str] | None:
+    """(what leads in, the steps, what follows) of a paragraph; None if it has fewer than two steps."""
+    flat = " ".join(text.split()) if not literal_breaks(text) else text
+    if "\n" in flat:
+        return None
+    for style in _RUNS:
+        run = _run(flat, style)
+        if len(run) > 1:
+            return _enumerated(flat, run)
+    lead = ""
+    steps: list[str] = []
+    for sentence in sentences(flat):
+        piece = sentence.strip()
+        if not steps and not lead and (piece.endswith(":") or not has_command(piece)):
+            lead = piece
+        elif (steps and not has_command(piece) and not starts_with_condition(piece)) or (
+            steps
+            and re.match(
+                r"(?:e\.g\.|for example|examples?\b|otherwise\b|if (?:so|not|yes|no),)", piece, re.IGNORECASE
+            )
+        ):
+            steps[-1] += f" {piece}"
+        else:
+            steps += _clauses(piece)
+    return (lead, steps, "") if len(steps) > 1 else None
+
+
+def literal_breaks(text: str) -> bool:
+    """Whether a protected span or quotation runs over a line break."""
+    return any("\n" in text[start:end] for start, end in literal_ranges(text))
+
+
+def _run(text: str, style: re.Pattern[str]) -> list[re.Match[str]]:
+    """The longest enumeration 1, 2, 3 … (or a, b, c …) of one style that starts at its first number."""
+    whole = literal_ranges(text)
+    run: list[re.Match[str]] = []
+    for match in style.finditer(text):
+        if any(start < match.end() and match.start() < end for start, end in whole):
+            continue
+        number = match["n"].lower()
+        value = int(number) if number.isdigit() else ord(number) - ord("a") + 1
+        if value == len(run) + 1:
+            run.append(match)
+        elif value == 1 and len(run) < 2:
+            run = [match]
+        elif value == 1:
+            return []  # two enumerations in one paragraph: whose number would a step have?
+    return run
+
+
+def _enumerated(text: str, run: list[re.Match[str]]) -> tuple[str, list[str], str]:
+    lead = text[: run[0].start()].strip()
+    steps = [_finished(text[match.end() : following.start()]) for match, following in itertools.pairwise(run)]
+    last, *others = sentences(text[run[-1].end() :])
+    while others and _GOES_ON.match(others[0]):
+        last += others.pop(0)
+    return lead, [*steps, _finished(last)], "".join(others).strip()
+
+
+def _finished(piece: str) -> str:
+    """One step as a sentence of its own."""
+    body = (
+        re.sub(r"[,;]?\s+(?:and|then|and then)?\s*$|[,;]\s*$", "", piece.strip() + " ").strip().rstrip(",;")
+    )
+    body = capitalized(body)
+    return body if re.search(r"[.!?:…][\"'”’)]*$", body) else body + "."
+
+
+def _clauses(sentence: str) -> list[str]:
+    """A sentence cut where a command ends and the next begins; `[sentence]` unless that is unmistakable."""
+    whole = literal_ranges(sentence)
+    cuts: list[tuple[int, int]] = []
+    start = 0
+    commanded = False
+    for match in _BOUNDARY.finditer(sentence):
+        before, after = sentence[start : match.start()], sentence[match.end() :]
+        if any(begin < match.end() and match.start() < end for begin, end in whole) or _open_bracket(
+            sentence, match.start()
+        ):
+            continue
+        commanded = (
+            commanded or is_imperative(before) or (match["semicolon"] is not None and has_command(before))
+        )
+        joiner = _JOINER.match(after)
+        clause = after[joiner.end() :] if joiner else after
+        if match["semicolon"]:
+            if not commanded or not has_command(clause):
+                continue
+        elif not commanded or not _plain_command(before, clause, sentence):
+            commanded = commanded or (
+                is_imperative(after) and not cuts and start == 0 and starts_with_condition(before)
+            )
+            continue
+        cuts.append((match.start(), match.end() + (joiner.end() if joiner else 0)))
+        start = cuts[-1][1]
+        commanded = is_imperative(clause)
+    pieces = []
+    position = 0
+    for begin, end in cuts:
+        pieces.append(_finished(sentence[position:begin]))
+        position = end
+    return [*pieces, _finished(sentence[position:])] if cuts else [sentence]
+
+
+def _plain_command(before: str, clause: str, sentence: str) -> bool:
+    """Whether what stands behind a comma is a command of its own, not the next member of a list."""
+    if re.search(r", (?:or|nor) ", sentence) or re.search(
+        r"\b(?:never|not|don['’]t|either|by|to)\b(?:\s+\w+){0,2}$", before, re.I
+    ):
+        return False
+    if re.search(r"\b(?:never|not|don['’]t|without|instead of|avoid)\b", before, re.IGNORECASE):
+        return False
+    return is_imperative(clause) and _OBJECT.match(clause) is not None
+
+
+def _open_bracket(text: str, position: int) -> bool:
+    return text.count("(", 0, position) > text.count(")", 0, position)

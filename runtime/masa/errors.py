@@ -1,0 +1,32 @@
+"""The errors a user can cause or must hear about: each says what was found, where, and what to do."""
+
+from __future__ import annotations
+
+
+class MasaError(Exception):
+    """Base of every error that masa raises on purpose. The CLI prints it as one sentence, exit code 1."""
+
+
+class FormatError(MasaError):
+    """A file is not what it was said to be: no bank, broken front matter, not UTF-8, a wrong manifest."""
+
+
+class CardError(MasaError):
+    """A model card has an unknown key or a value of the wrong type, or no card could be found."""
+
+
+class ArtifactError(MasaError):
+    """A rewriter artifact is incomplete, damaged, or of a format this masa does not read."""
+
+
+class BackendError(MasaError):
+    """The inference library is missing, refuses a model, or a prompt does not fit the context."""
+
+
+class MissingExtraError(MasaError):
+    """A feature needs an extra that is not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f'{feature} needs the extra "{extra}": pip install "masa-skills[{extra}]"')
+        self.feature = feature
+        self.extra = extra

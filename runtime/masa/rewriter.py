@@ -1,0 +1,449 @@
+"""The rewriter: (bank, model card) → the bank rewritten for that backbone, on this device.
+
+    from masa import Rewriter, load_bank, resolve_backbone
+
+    with Rewriter.load("smollm2-135m") as rewriter:
+        result = rewriter.rewrite(load_bank("skills.json"), resolve_backbone("agent.gguf"))
+
+Nothing here opens a socket or prints. A group whose output is refused, cut or does not fit stays as it was, and
+the result says why: a device never gets worse text because of a bad generation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from masa import __version__
+from masa.artifact import Artifact, load_artifact
+from masa.cache import RewriteCache, cache_key
+from masa.decoding import Completion, Job, Sampling, Tick, decode
+from masa.errors import BackendError, MasaError
+from masa.estimate import Estimate, GroupEstimate, measure, seconds
+from masa.interpret import Work, accept, from_cache, prepare, refuse, to_cache
+from masa.languages import LANGUAGES
+from masa.lazy import LazyBank
+from masa.progress import Progress, Tracker
+from masa.prompt import ChatTemplate, Request, render_prompt
+from masa.provenance import GroupResult, RewriteResult
+from masa.skills import Group, SkillBank
+
+if TYPE_CHECKING:
+    from masa.backends import Backend, Session
+    from masa.cards import ModelCard
+    from masa.constraint import Constraint
+    from masa.facts import Facts
+
+_log = logging.getLogger(__name__)
+
+
+class Options(TypedDict, total=False):
+    """What every kind of rewrite takes besides the bank and the card. All are optional.
+
+    Attributes:
+        task: what the agent does, in a few words.
+        environment: where it does it.
+        facts: interface facts of the environment, where known.
+        only: keys of the groups to rewrite (`general_skills` or task types); default all.
+        pinned: ids of skills that must not be touched.
+        sampling: how tokens are chosen; greedy by default.
+        on_progress: called from the rewriting thread after every prompt and step.
+        cancel: polled between steps; once true, unfinished groups stay as they are.
+    """
+
+    task: str
+    environment: str
+    facts: Facts | None
+    only: Collection[str] | None
+    pinned: Collection[str]
+    sampling: Sampling | None
+    on_progress: Callable[[Progress], None] | None
+    cancel: Callable[[], bool]
+
+
+class Rewriter:
+    """A loaded artifact. Make one with `Rewriter.load`; close it, or use it as a context manager.
+
+    Threads may share a rewriter; rewrites run one after the other. The weights are loaded on first need, so a
+    rewrite that the cache answers costs no model.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        open_backend: Callable[[], Backend],
+        *,
+        language: str | None = None,
+        cache: RewriteCache | None = None,
+        keep_warm: bool = False,
+    ) -> None:
+        self.artifact = artifact
+        self.language = language or artifact.language
+        if self.language not in LANGUAGES:
+            raise BackendError(f"unknown output language {self.language!r}; known: {', '.join(LANGUAGES)}")
+        self._open_backend = open_backend
+        self._cache = cache
+        self._keep_warm = keep_warm
+        self._template = ChatTemplate.from_artifact(artifact)
+        self._backend: Backend | None = None
+        self._session: Session | None = None
+        self._adapter = str(artifact.adapter_path) if artifact.adapter_path else None
+        self._adapter_key = ""
+        self._lock = threading.RLock()
+        self._closed = False
+
+    @classmethod
+    def load(
+        cls,
+        artifact: str | os.PathLike[str] | Artifact = "smollm2-135m",
+        *,
+        language: str | None = None,
+        threads: int | None = None,
+        gpu_layers: int = 0,
+        batch: int = 512,
+        cache: RewriteCache | bool = True,
+        keep_warm: bool = False,
+        llama: Any = None,
+        verify: bool = True,
+    ) -> Rewriter:
+        """Load an artifact by name or folder.
+
+        Args:
+            language: "plan" or "text" to overrule the manifest, for experiments.
+            threads: CPU threads; default all cores this process may use.
+            gpu_layers: layers to put on a GPU; -1 for all.
+            batch: most prompt tokens computed at once; memory grows with it.
+            cache: True for the user's cache folder, False for none, or a cache of yours.
+            keep_warm: keep the KV memory between rewrites, so that the shared prefix is not computed again.
+            llama: an open `llama_cpp.Llama` of yours whose weights are the artifact's base model; it is used
+                and not closed.
+            verify: check the sha256 of the artifact's files (remembered per file).
+
+        Raises:
+            ArtifactError: if the artifact is missing, damaged or of another format.
+        """
+        found = artifact if isinstance(artifact, Artifact) else load_artifact(artifact, verify=verify)
+        if found.kind != "gguf":
+            raise BackendError(
+                f"{found.path}: an artifact of kind {found.kind!r}; this masa runs GGUF artifacts only"
+            )
+        if cache is True:
+            from masa.resources import cache_dir
+
+            cache = RewriteCache(cache_dir() / "rewrites")
+
+        def open_backend() -> Backend:
+            from masa.backends.llama import LlamaBackend
+
+            if llama is not None:
+                return LlamaBackend.borrow(llama, threads=threads, batch=batch)
+            return LlamaBackend.load(found.weights_path, threads=threads, gpu_layers=gpu_layers, batch=batch)
+
+        return cls(found, open_backend, language=language, cache=cache or None, keep_warm=keep_warm)
+
+    def rewrite(self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]) -> RewriteResult:
+        """Rewrite a bank for the backbone that the card describes; see `Options`.
+
+        Raises:
+            KeyError: if `only` names a group that the bank does not have.
+            BackendError, MissingExtraError: if the model cannot be loaded or computed.
+        """
+        started = time.perf_counter()
+        results = {result.key: result for result in self.stream(bank, card, **options)}
+        return self._result(bank, card, results, time.perf_counter() - started)
+
+    def stream(
+        self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]
+    ) -> Generator[GroupResult, None, None]:
+        """Like `rewrite`, but yields each group as it is finished, cached ones first.
+
+        The rewriter is busy until the generator is exhausted or closed.
+        """
+        sampling = options.get("sampling") or Sampling()
+        works = self._works(bank, card, options)
+        with self._lock:
+            self._check_open()
+            tracker = Tracker(len(works), options.get("on_progress"))
+            pending = []
+            for work in works:
+                key = self._key(work, sampling)
+                found = self._lookup(work, key)
+                if found is not None:
+                    tracker.finish(found)
+                    yield found
+                else:
+                    pending.append((work, key))
+            yield from self._decode(pending, sampling, tracker, options.get("cancel", lambda: False))
+
+    async def rewrite_async(
+        self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]
+    ) -> RewriteResult:
+        """`rewrite` in a thread. Cancelling the awaiting task stops the decoding."""
+        stopped = threading.Event()
+        outer = options.get("cancel", lambda: False)
+        options["cancel"] = lambda: stopped.is_set() or outer()
+        try:
+            return await asyncio.to_thread(self.rewrite, bank, card, **options)
+        except asyncio.CancelledError:
+            stopped.set()
+            raise
+
+    async def stream_async(
+        self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]
+    ) -> AsyncIterator[GroupResult]:
+        """`stream` in a thread, group by group. Leaving the loop early stops the decoding."""
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[GroupResult | BaseException | None] = asyncio.Queue()
+        stopped = threading.Event()
+        outer = options.get("cancel", lambda: False)
+        options["cancel"] = lambda: stopped.is_set() or outer()
+
+        def produce() -> None:
+            outcome: BaseException | None = None
+            try:
+                for result in self.stream(bank, card, **options):
+                    loop.call_soon_threadsafe(queue.put_nowait, result)
+            except BaseException as error:
+                outcome = error
+            loop.call_soon_threadsafe(queue.put_nowait, outcome)
+
+        producer = asyncio.create_task(asyncio.to_thread(produce))
+        try:
+            while (item := await queue.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stopped.set()
+            await producer
+
+    def lazy(self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]) -> LazyBank:
+        """A view of the bank that rewrites a group when it is first asked for; takes `rewrite`'s options."""
+        return LazyBank(self, bank, card, options)
+
+    def estimate(self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]) -> Estimate:
+        """Tokens and time that a rewrite would take, cache aside. Measures the machine for about a second."""
+        sampling = options.get("sampling") or Sampling()
+        works = self._works(bank, card, options)
+        with self._lock:
+            backend = self._open()
+            shared: list[int] = []
+            groups = []
+            for work in works:
+                shared, own = self._tokens(backend, work)
+                most = work.most_tokens(len(own))
+                problem = self._misfit(backend, len(shared) + len(own) + most)
+                groups.append(GroupEstimate(work.whole.key, len(work.whole), len(own), most, problem))
+            speeds = measure(backend, max(1, min(sampling.parallel, len(groups))))
+        return Estimate(len(shared), tuple(groups), *speeds, seconds(len(shared), groups, speeds))
+
+    def use_adapter(self, path: str | os.PathLike[str] | None, *, scale: float = 1.0) -> None:
+        """Swap the LoRA adapter without loading the base again; None for the bare base model.
+
+        Raises:
+            BackendError: if the file is no adapter for this base.
+        """
+        from masa.checksums import sha256_file
+        from masa.files import read_bytes
+
+        with self._lock:
+            self._check_open()
+            key = ""
+            if path is not None:
+                if not Path(path).is_file():
+                    read_bytes(path)
+                key = f"{sha256_file(Path(path))}*{scale}"
+            self._drop_session()
+            if self._backend is not None:
+                self._backend.set_adapter(str(path) if path is not None else None, scale=scale)
+            self._adapter, self._adapter_key = (str(path) if path is not None else None), key or "none"
+
+    def close(self) -> None:
+        """Free the model and its memory. Closing twice is allowed; a running rewrite is waited for."""
+        with self._lock:
+            self._closed = True
+            self._drop_session()
+            if self._backend is not None:
+                self._backend.close()
+                self._backend = None
+
+    def __enter__(self) -> Rewriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError(f"the rewriter {self.artifact.name} is closed; load it again")
+
+    def _open(self) -> Backend:
+        self._check_open()
+        if self._backend is None:
+            backend = self._open_backend()
+            try:
+                backend.set_adapter(self._adapter)
+            except MasaError:
+                backend.close()
+                raise
+            self._backend = backend
+        return self._backend
+
+    def _works(self, bank: SkillBank, card: ModelCard, options: Options) -> list[Work]:
+        """The groups to rewrite, empty ones left out."""
+        only = options.get("only")
+        groups = [bank.group(key) for key in only] if only is not None else list(bank.groups())
+        pinned = frozenset(options.get("pinned", ()))
+        request = Request(
+            Group(None, ()),
+            card.fields(),
+            options.get("task", ""),
+            options.get("environment", ""),
+            options.get("facts"),
+        )
+        return [
+            prepare(replace(request, group=group), pinned, self.language) for group in groups if len(group)
+        ]
+
+    def _drop_session(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _key(self, work: Work, sampling: Sampling) -> str:
+        """Everything that the outcome of one group depends on, speed settings aside."""
+        return cache_key(
+            {
+                "masa": __version__,
+                "artifact": self.artifact.fingerprint,
+                "adapter": self._adapter_key,
+                "temperature": sampling.temperature,
+                "seed": sampling.seed if sampling.temperature else 0,
+                **work.identity(),
+            }
+        )
+
+    def _lookup(self, work: Work, key: str) -> GroupResult | None:
+        if not work.request.group.skills:
+            # Everything is pinned: there is nothing to ask.
+            return refuse(work, "", pinned=True)
+        value = self._cache.get(key) if self._cache else None
+        return from_cache(work, value) if value is not None else None
+
+    def _tokens(self, backend: Backend, work: Work) -> tuple[list[int], list[int]]:
+        prompt = render_prompt(
+            work.request, self.language, self._template, version=self.artifact.prompt_version
+        )
+        return backend.tokenize(prompt.shared), backend.tokenize(prompt.own)
+
+    def _misfit(self, backend: Backend, needed: int) -> str:
+        context = min(backend.context_length, self.artifact.context_length)
+        if needed <= context:
+            return ""
+        return f"needs {needed} tokens, the rewriter's context is {context}; split the group"
+
+    def _decode(
+        self,
+        pending: Sequence[tuple[Work, str]],
+        sampling: Sampling,
+        tracker: Tracker,
+        cancel: Callable[[], bool],
+    ) -> Iterator[GroupResult]:
+        if not pending:
+            return
+        if cancel():
+            for work, _ in pending:
+                yield refuse(work, "cancelled before it was reached", cancelled=True)
+            return
+        backend = self._open()
+        jobs: list[Job] = []
+        shared: list[int] = []
+        for number, (work, _) in enumerate(pending):
+            shared, own = self._tokens(backend, work)
+            most = work.most_tokens(len(own))
+            if problem := self._misfit(backend, len(shared) + len(own) + most):
+                result = refuse(work, problem)
+                tracker.finish(result)
+                yield result
+                continue
+            jobs.append(Job(number, own, most, self._constraint(backend, work)))
+        if not jobs:
+            return
+        tracker.expect(len(shared) + sum(len(job.prompt) for job in jobs))
+        length = len(shared) + max(len(job.prompt) + job.max_tokens for job in jobs)
+        session = self._acquire(backend, min(sampling.parallel, len(jobs)), length)
+        stop = [token for text in self._template.stop if (token := backend.token_id(text)) is not None]
+        completions = decode(
+            session, shared, jobs, stop=stop, sampling=sampling, on_tick=tracker.tick, cancelled=cancel
+        )
+        try:
+            for completion in completions:
+                work, key = pending[completion.number]
+                result = self._finish(backend, work, completion)
+                if self._cache and result.status != "cancelled":
+                    self._cache.put(key, to_cache(result))
+                tracker.finish(result)
+                yield result
+        finally:
+            completions.close()
+            if not self._keep_warm:
+                self._drop_session()
+
+    def _acquire(self, backend: Backend, slots: int, length: int) -> Session:
+        if self._session is not None and (self._session.slots < slots or self._session.length < length):
+            self._drop_session()
+        if self._session is None:
+            self._session = backend.session(slots=slots, length=length)
+        return self._session
+
+    def _constraint(self, backend: Backend, work: Work) -> Callable[[], Constraint]:
+        from masa.constraint import Constraint
+
+        tokenizer = backend.grammar_tokenizer()
+        grammar, regex = work.grammar()
+        return lambda: Constraint(tokenizer, grammar, regex=regex)
+
+    def _finish(self, backend: Backend, work: Work, completion: Completion) -> GroupResult:
+        raw = backend.detokenize(completion.tokens).decode("utf-8", "replace")
+        figures: Mapping[str, Any] = {
+            "raw": raw,
+            "prompt_tokens": completion.prompt_tokens,
+            "tokens": len(completion.tokens),
+            "steps": completion.steps,
+            "seconds": completion.seconds,
+        }
+        if completion.reason == "cancelled":
+            return replace(refuse(work, "cancelled while it was being written", cancelled=True), **figures)
+        if completion.reason == "length":
+            reason = f"the output was not finished after {len(completion.tokens)} tokens"
+            return replace(refuse(work, reason), **figures)
+        if completion.reason == "loop":
+            return replace(refuse(work, "the output had begun to repeat itself"), **figures)
+        return replace(accept(work, raw, self._template.controls), **figures)
+
+    def _result(
+        self, bank: SkillBank, card: ModelCard, results: Mapping[str, GroupResult], seconds: float
+    ) -> RewriteResult:
+        ordered = tuple(results[group.key] for group in bank.groups() if group.key in results)
+        changed = {result.key: result.output for result in ordered if result.output is not result.source}
+        return RewriteResult(
+            bank=bank.with_groups(changed) if changed else bank,
+            groups=ordered,
+            artifact=self.artifact.name,
+            artifact_fingerprint=self.artifact.fingerprint,
+            trained=self.artifact.trained,
+            language=self.language,
+            card=card.name,
+            card_fingerprint=card.fingerprint,
+            seconds=seconds,
+            tokens=sum(result.tokens for result in ordered if not result.cached),
+        )

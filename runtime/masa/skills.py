@@ -1,0 +1,106 @@
+"""Skills, groups and skill banks: the data every other module speaks of.
+
+A bank holds general skills, task-specific skills by task type, and common mistakes. The unit of
+rewriting is the *group*: the general skills, or the skills of one task type. Common mistakes pass
+through untouched. These types know nothing of files; `masa.formats` reads and writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+GENERAL = "general_skills"
+"""Key of the general group; every other group's key is its task type."""
+
+
+def _nothing() -> Mapping[str, Any]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Skill:
+    """One short procedure that an agent reads before it acts.
+
+    Attributes:
+        skill_id: identifier, unique within its bank where the file is well formed.
+        title: one line.
+        principle: the text; plain sentences or Markdown, possibly several lines.
+        when_to_apply: the condition under which it helps; may be empty.
+        extra: fields of the source file that masa does not know. Kept by every rewrite of the skill
+            and left out of comparisons.
+    """
+
+    skill_id: str
+    title: str
+    principle: str
+    when_to_apply: str = ""
+    extra: Mapping[str, Any] = field(default_factory=_nothing, compare=False, repr=False)
+
+    @property
+    def text(self) -> str:
+        """Everything a reader sees, for measuring and searching: title, condition, principle."""
+        return "\n".join(part for part in (self.title, self.when_to_apply, self.principle) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The unit of rewriting: the general skills (`task_type` None) or those of one task type."""
+
+    task_type: str | None
+    skills: tuple[Skill, ...]
+
+    @property
+    def key(self) -> str:
+        return GENERAL if self.task_type is None else self.task_type
+
+    def __len__(self) -> int:
+        return len(self.skills)
+
+
+@dataclass(frozen=True, slots=True)
+class SkillBank:
+    """General skills, task-specific skills by task type, common mistakes, and what the file said besides.
+
+    `common_mistakes` are the file's own objects, never rewritten. `source` is for the format that
+    loaded the bank (layout, unknown fields, original bytes); nobody else reads it.
+    """
+
+    general: tuple[Skill, ...]
+    task_specific: Mapping[str, tuple[Skill, ...]]
+    common_mistakes: tuple[Mapping[str, Any], ...] = ()
+    source: Any = field(default=None, compare=False, repr=False)
+
+    def groups(self) -> Iterator[Group]:
+        """Every group in file order, the general skills first; empty groups are included."""
+        yield Group(None, self.general)
+        for task_type, skills in self.task_specific.items():
+            yield Group(task_type, skills)
+
+    def group(self, key: str) -> Group:
+        """The group called `key` (`GENERAL` or a task type).
+
+        Raises:
+            KeyError: if the bank has no such group; the message lists those it has.
+        """
+        for group in self.groups():
+            if group.key == key:
+                return group
+        known = ", ".join(g.key for g in self.groups())
+        raise KeyError(f"no group {key!r} in this bank; it has: {known}")
+
+    def with_groups(self, groups: Mapping[str, Group]) -> SkillBank:
+        """A copy in which the groups named by key are replaced; order and everything else stay."""
+        for key in groups:
+            self.group(key)
+        general = groups[GENERAL].skills if GENERAL in groups else self.general
+        specific = {
+            name: groups[name].skills if name in groups else skills
+            for name, skills in self.task_specific.items()
+        }
+        return replace(self, general=general, task_specific=specific)
+
+    def __len__(self) -> int:
+        return sum(len(group) for group in self.groups())

@@ -1,0 +1,128 @@
+"""Markdown is cut into blocks and sentences without losing a byte, and protected spans are found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skill_samples import principles
+
+from masa.markdown import blocks, is_plain, join, literal_ranges, prose_blocks, protected_spans, sentences
+
+texts = st.one_of(principles, st.text(max_size=60), st.text("ab.!?(1)'\" \n\r\t`~#>-*|\\<>[]", max_size=60))
+
+DOCUMENT = """\
+# Title
+
+Intro with two
+lines. And a sentence.
+
+- item one
+- item two
+
+  inner paragraph
+  ```sh
+  rm -rf {dir}
+  ```
+1) ordered
+
+> a quote
+
+| a | b |
+|---|---|
+| 1 | 2 |
+
+<div>
+html
+</div>
+
+    indented code
+"""
+
+
+@settings(max_examples=200, deadline=None)
+@given(texts)
+def test_blocks_are_the_text(text: str) -> None:
+    assert join(blocks(text)) == text
+    assert all(block.text.strip() for block in prose_blocks(text))
+
+
+@settings(max_examples=200, deadline=None)
+@given(texts)
+def test_sentences_are_the_text_and_cut_no_literal(text: str) -> None:
+    pieces = sentences(text)
+    assert "".join(pieces) == text
+    cuts = set()
+    position = 0
+    for piece in pieces:
+        position += len(piece)
+        cuts.add(position)
+    assert not any(start < cut < end for start, end in literal_ranges(text) for cut in cuts)
+
+
+@settings(max_examples=100, deadline=None)
+@given(texts)
+def test_protected_spans_are_in_the_text_in_order(text: str) -> None:
+    position = 0
+    for span in protected_spans(text):
+        position = text.index(span, position) + len(span)
+
+
+def test_blocks_tell_prose_from_the_rest() -> None:
+    kinds = [block.kind for block in blocks(DOCUMENT) if block.raw.strip()]
+    assert " ".join(kinds) == "heading paragraph item item inner code item quote table html code"
+    assert [block.prefix for block in prose_blocks(DOCUMENT)] == ["", "- ", "- ", "  ", "1) "]
+    assert not is_plain(DOCUMENT)
+    assert is_plain("One line. Two sentences.")
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        ["Try e.g. a desk, i.e. a table etc. before you go. ", "Then stop."],
+        ["Steps: ", "(1) Find it. ", "(2) Take it. ", "Done."],
+        ["Do it in order: ", "1. Find it. ", "2. Go to desk 1. ", "3. Stop."],
+        ["'take X' works. ", "Don't stop. ", "The players' cups stay. ", "Go."],
+        ['It says "Nothing happens." ', "Then try again."],
+        ["Find X → take X → go to Y. ", "Never hold two."],
+        ["See https://a.org/b.c?d=1. ", "Run scripts/x.py. ", "Use v1.2.3 now."],
+        ["Use `a. B`. ", "Fill {x. Y}. ", "Write <answer>It is. Yes</answer>. ", "End"],
+        ["Find X. ", "(2) Go to desk 1. ", "Really? ", "Yes!"],
+        ["A hard\nwrapped line. ", "And\nmore."],
+        ["One.\n\n", "Two."],
+        ["(An aside.) ", "Step 1: go. ", "Step 2: stop."],
+    ],
+)
+def test_sentences_end_where_a_reader_ends_them(pieces: list[str]) -> None:
+    assert sentences("".join(pieces)) == pieces
+
+
+def test_every_kind_of_protected_span_is_found() -> None:
+    text = (
+        "Run `make x` with {name}, {{slot}}, ${HOME}, $USER, <object>, </tag>, [Entity] and [text](a/b.md). "
+        "See https://a.org/x(1), scripts/run.py, ../data/in.csv and SKILL.md. Not and/or, $5, a < b, i.e."
+    )
+    assert protected_spans(text) == (
+        *("`make x`", "{name}", "{{slot}}", "${HOME}", "$USER", "<object>", "</tag>", "[Entity]"),
+        *("[text](a/b.md)", "https://a.org/x", "scripts/run.py", "../data/in.csv", "SKILL.md"),
+    )
+
+
+def test_a_code_block_is_one_span_even_unclosed() -> None:
+    assert protected_spans("Do:\n\n```py\nx = {1}\n```\nGo.") == ("```py\nx = {1}\n```",)
+    assert protected_spans("Do:\n\n~~~\nx = `1`\n") == ("~~~\nx = `1`",)
+
+
+def test_published_principles_are_cut_into_whole_sentences(shared_data: Path) -> None:
+    count = 0
+    for path in sorted(shared_data.glob("skillrl/*.json")):
+        for entry in json.loads(path.read_text("utf-8"))["general_skills"]:
+            text = entry["principle"]
+            assert is_plain(text)
+            assert "".join(sentences(text)) == text
+            assert all(len(piece.split()) > 2 for piece in sentences(text))
+            count += 1
+    assert count > 30
