@@ -87,9 +87,7 @@ def test(python: Path, pytest_arguments: list[str]) -> int:
         "pytest": ["pytest", *pytest_arguments],
     }
     failed = [
-        name
-        for name, words in checks.items()
-        if run([python, "-m", *words], check=False, environment=environment)
+        name for name, words in checks.items() if run([python, "-m", *words], check=False, environment=environment)
     ]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
@@ -131,8 +129,7 @@ def use_new_enough_python() -> None:
     found = next((path for minor in (13, 12, 11) if (path := shutil.which(f"python3.{minor}"))), None)
     if found is None:
         raise SetupError(
-            f"this is Python {platform.python_version()} and no newer one is on the path; "
-            "install Python 3.11 or newer"
+            f"this is Python {platform.python_version()} and no newer one is on the path; install Python 3.11 or newer"
         )
     os.execv(found, [found, *sys.argv])
 
@@ -228,7 +225,7 @@ def built_wheel(python: Path, cmake_args: str) -> Path:
         return found[-1]
     need_compiler()
     cores = os.cpu_count() or 1
-    say(f"compiling llama.cpp for this CPU on {cores} cores, about {max(1, round(10 / cores))} minutes, once")
+    say(f"compiling llama.cpp for this CPU on {cores} cores, about {max(1, round(14 / cores))} minutes, once")
     say(f"CMAKE_ARGS={cmake_args}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     environment = {

@@ -134,9 +134,7 @@ def test_the_checker_sees_what_it_must(tmp_path: Path) -> None:
 def loaded_by(code: str) -> set[str]:
     """The modules that a fresh interpreter has loaded after `code`, less those it starts with."""
     script = (
-        "import sys, json; before = set(sys.modules)\n"
-        f"{code}\n"
-        "print(json.dumps(sorted(set(sys.modules) - before)))"
+        f"import sys, json; before = set(sys.modules)\n{code}\nprint(json.dumps(sorted(set(sys.modules) - before)))"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return set(json.loads(run.stdout))
@@ -159,12 +157,7 @@ def test_public_names_resolve_to_what_type_checkers_are_told() -> None:
 
     tree = ast.parse((ROOT / "runtime/masa/__init__.py").read_text("utf-8"))
     block = next(n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
-    told = {
-        alias.name: node.module
-        for node in block.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
+    told = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert sorted(told) == sorted(masa.__all__)
     for name, owner in told.items():
         value = getattr(masa, name)

@@ -122,14 +122,12 @@ def test_the_sdist_holds_what_is_needed_to_build_test_and_read(sdist_names: set[
 def test_the_sdist_holds_neither_weights_nor_what_tools_left_behind(sdist_names: set[str]) -> None:
     models = {f"models/{name}" for name in shipped_models()}
     for name in sdist_names:
-        assert not {".venv", "__pycache__", ".git", ".mypy_cache", ".ruff_cache"} & set(name.split("/")), name
+        assert not {".venv", "__pycache__", ".git", ".mypy_cache", ".masa"} & set(name.split("/")), name
         allowed = name in models or name.startswith("tests/fixtures/")
         assert allowed or not name.endswith((".gguf", ".part")), name
 
 
-def test_an_editable_install_is_path_entries_and_no_copy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_editable_install_is_path_entries_and_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hatchling = pytest.importorskip("hatchling.build")
     monkeypatch.chdir(ROOT)
     name = hatchling.build_editable(str(tmp_path))
@@ -144,9 +142,7 @@ def test_weights_that_no_manifest_lists_stay_out(tmp_path: Path) -> None:
     shipped = _hook().shipped
     folder = tmp_path / "rewriters" / "mine"
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(
-        json.dumps({"files": {"adapter.gguf": {"sha256": "0", "bytes": 1}}})
-    )
+    (folder / "manifest.json").write_text(json.dumps({"files": {"adapter.gguf": {"sha256": "0", "bytes": 1}}}))
     (folder / "adapter.gguf").write_bytes(b"x")
     (folder / "experiment.gguf").write_bytes(b"x")
     assert [path.name for path in shipped(tmp_path)] == ["adapter.gguf", "manifest.json"]

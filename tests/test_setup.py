@@ -31,9 +31,7 @@ SKYLAKE_SERVER = """\
 model name\t: Intel(R) Xeon(R) Gold 6148
 flags\t\t: sse4_2 avx f16c fma avx2 bmi2 avx512f avx512dq avx512cd avx512bw avx512vl
 """
-ALDER_LAKE = (
-    "model name\t: 12th Gen Intel(R) Core(TM) i7\nflags\t\t: sse4_2 avx f16c fma avx2 bmi2 avx_vnni\n"
-)
+ALDER_LAKE = "model name\t: 12th Gen Intel(R) Core(TM) i7\nflags\t\t: sse4_2 avx f16c fma avx2 bmi2 avx_vnni\n"
 HASWELL = "model name\t: Intel(R) Core(TM) i5-4570\nflags\t\t: pni ssse3 sse4_2 avx f16c fma avx2 bmi2\n"
 SANDY_BRIDGE = "model name\t: Intel(R) Core(TM) i5-2400\nflags\t\t: pni ssse3 sse4_2 avx\n"
 ATOM = "model name\t: Intel(R) Atom(TM) CPU N450\nflags\t\t: fpu mmx sse sse2 pni ssse3\n"
@@ -135,9 +133,7 @@ def test_an_old_compiler_gets_a_slower_build_instead_of_a_failing_one() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="asks a compiler of Unix")
-def test_the_compiler_is_asked_and_its_absence_is_no_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_compiler_is_asked_and_its_absence_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = tmp_path / "cc"
     compiler.write_text('#!/bin/sh\ncase "$1" in -mknown) exit 0;; *) exit 1;; esac\n')
     compiler.chmod(0o755)
@@ -221,9 +217,7 @@ def pip_calls(calls: list[list[str]], word: str) -> list[list[str]]:
     return [call for call in calls if call[1:4] == ["-m", "pip", word]]
 
 
-def test_set_up_compiles_once_and_the_second_call_does_nothing(
-    dev: ModuleType, calls: list[list[str]]
-) -> None:
+def test_set_up_compiles_once_and_the_second_call_does_nothing(dev: ModuleType, calls: list[list[str]]) -> None:
     python = dev.set_up(("llama",))
     assert len(pip_calls(calls, "wheel")) == 1
     assert pip_calls(calls, "install")[-1][-1] == f"{ROOT}[llama]"
@@ -316,9 +310,7 @@ def test_the_script_explains_itself_to_a_bare_python() -> None:
     script = ROOT / "scripts" / "dev.py"
     run = subprocess.run([sys.executable, "-S", script], capture_output=True, text=True, check=False)
     assert run.returncode == 0 and "dev.py test" in run.stdout
-    run = subprocess.run(
-        [sys.executable, "-S", script, "deploy"], capture_output=True, text=True, check=False
-    )
+    run = subprocess.run([sys.executable, "-S", script, "deploy"], capture_output=True, text=True, check=False)
     assert run.returncode == 2
 
 

@@ -175,9 +175,7 @@ def _own_file(folder: Path, name: str, entry: FileEntry, verify: bool) -> Path:
     return path
 
 
-def _packaged_file(
-    folder: Path, asked: str | os.PathLike[str], name: str, entry: PackagedEntry, verify: bool
-) -> Path:
+def _packaged_file(folder: Path, asked: str | os.PathLike[str], name: str, entry: PackagedEntry, verify: bool) -> Path:
     problems: list[str] = []
     for path in find_packaged(entry):
         problem = damage(path, entry, verify=verify)

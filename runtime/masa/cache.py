@@ -122,9 +122,7 @@ class RewriteCache:
             allow_nan=False,
         ).encode("ascii")
         if len(data) > self.max_bytes:
-            self._tell(
-                "large", f"a rewrite of {len(data):,} bytes exceeds the cache's limit of {self.max_bytes:,}"
-            )
+            self._tell("large", f"a rewrite of {len(data):,} bytes exceeds the cache's limit of {self.max_bytes:,}")
             return False
         try:
             before = _size(path)
@@ -189,9 +187,7 @@ class RewriteCache:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            self._tell(
-                "read", f"{path}: the cached rewrite cannot be read ({reason(error)}) and is made again"
-            )
+            self._tell("read", f"{path}: the cached rewrite cannot be read ({reason(error)}) and is made again")
             return None
         try:
             content = json.loads(data)

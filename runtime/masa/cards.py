@@ -275,9 +275,7 @@ def resolve_backbone(
         detected = servers.detect_server(spec, model=model, timeout=timeout, api_key=api_key)
     else:
         if model is not None:
-            raise CardError(
-                f"{spec}: a model name ({model!r}) goes with the address of a server, not with this"
-            )
+            raise CardError(f"{spec}: a model name ({model!r}) goes with the address of a server, not with this")
         path = _existing(spec)
         if path is None:
             return merge(shipped=find_shipped(spec), user=user)

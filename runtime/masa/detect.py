@@ -41,12 +41,8 @@ def detect_gguf(path: Path) -> Detected:
     parts = positive(metadata.get("split.count")) or 1
     if name is None:
         if parts > 1:
-            raise CardError(
-                f"{path}: a later part of a split model; give its first part, …-00001-of-{parts:05d}.gguf"
-            )
-        raise CardError(
-            f"{path}: has no general.architecture, so it is no language model; give a model's GGUF"
-        )
+            raise CardError(f"{path}: a later part of a split model; give its first part, …-00001-of-{parts:05d}.gguf")
+        raise CardError(f"{path}: has no general.architecture, so it is no language model; give a model's GGUF")
     if not header.tensors and parts == 1:
         raise CardError(f"{path}: {_NO_MODEL['vocab']}")
     parameters = positive(metadata.get("general.parameter_count")) or _count_elements(header, parts)
@@ -131,9 +127,7 @@ def detect_folder(folder: Path) -> Detected:
         [name] if isinstance(name, str) and name.strip() else [],
         (_folder_name(folder),),
         _count_safetensors(folder),
-        architecture=_label(
-            kind if isinstance(kind, str) else None, experts, bool(heads) and not _recurrent(text)
-        ),
+        architecture=_label(kind if isinstance(kind, str) else None, experts, bool(heads) and not _recurrent(text)),
         num_layers=layers,
         hidden_size=hidden,
         num_attention_heads=heads,
@@ -210,9 +204,7 @@ def _config(folder: Path) -> dict[str, Any]:
         raise CardError(f"{folder}: has no config.json; give a Hugging Face model folder or a GGUF file")
     content = _json(path)
     if not isinstance(content, dict):
-        raise CardError(
-            f"{path}: must hold a JSON object, found {type(content).__name__}; give a model's folder"
-        )
+        raise CardError(f"{path}: must hold a JSON object, found {type(content).__name__}; give a model's folder")
     return content
 
 
@@ -226,9 +218,7 @@ def _json(path: Path) -> Any:
     except FormatError as error:
         raise CardError(str(error)) from None
     except json.JSONDecodeError as error:
-        raise CardError(
-            f"{path}, line {error.lineno}: not valid JSON ({error.msg}); correct the file"
-        ) from None
+        raise CardError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); correct the file") from None
     except (RecursionError, ValueError) as error:
         raise CardError(f"{path}: not usable JSON ({error}); give a model's folder") from None
 

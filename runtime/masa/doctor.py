@@ -59,9 +59,7 @@ def examine(*, rewriter: str = DEFAULT_REWRITER, timeout: float = 120.0) -> list
     results.append(_guarded("llguidance", check_guidance))
     results.append(weights_check)
     results.append(_guarded("data folder", lambda: check_folder("data folder", _folder("data"), _ROOM)))
-    results.append(
-        _guarded("cache folder", lambda: check_folder("cache folder", _folder("cache"), 50_000_000))
-    )
+    results.append(_guarded("cache folder", lambda: check_folder("cache folder", _folder("cache"), 50_000_000)))
     results.append(_guarded("threads", check_threads))
     results.extend(check_extras())
     return results

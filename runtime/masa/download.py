@@ -60,9 +60,7 @@ def fetch_small(url: str, name: str, timeout: float, limit: int = 1 << 20) -> by
     return data
 
 
-def fetch_file(
-    url: str, target: Path, name: str, entry: FileEntry, progress: Progress, timeout: float
-) -> None:
+def fetch_file(url: str, target: Path, name: str, entry: FileEntry, progress: Progress, timeout: float) -> None:
     """Make `target` the file that `entry` promises, continuing `target`.part where a former try ended.
 
     A transfer that breaks off is continued up to `ATTEMPTS` times.
@@ -169,9 +167,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         if req.full_url.startswith("https:") and not newurl.startswith("https:"):
-            raise ArtifactError(
-                f"{_host(req.full_url)} redirects to {newurl[:80]}, which is no https; refused"
-            )
+            raise ArtifactError(f"{_host(req.full_url)} redirects to {newurl[:80]}, which is no https; refused")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

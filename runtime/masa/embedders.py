@@ -6,6 +6,7 @@ at every decision. Both are safe to use from several threads.
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import os
@@ -81,9 +82,7 @@ class LlamaEmbedder(_RememberingEmbedder):
         BackendError: if the file is missing or is no model that llama.cpp can load.
     """
 
-    def __init__(
-        self, model: Path, *, context: int = 512, threads: int | None = None, gpu_layers: int = 0
-    ) -> None:
+    def __init__(self, model: Path, *, context: int = 512, threads: int | None = None, gpu_layers: int = 0) -> None:
         super().__init__()
         try:
             import llama_cpp
@@ -113,8 +112,9 @@ class LlamaEmbedder(_RememberingEmbedder):
             raise BackendError("this embedder is closed; make a new one")
         vectors: list[NDArray[np.float32]] = []
         for text in texts:  # one by one: batches need a sequence count that the library sets to one
+            text = text.encode("utf-8", "replace").decode()  # a lone surrogate is no text to the tokenizer
             try:
-                tokens = len(self._llama.tokenize(text.encode("utf-8", "replace")))
+                tokens = len(self._llama.tokenize(text.encode()))
                 if tokens > self._context:
                     logger.warning("a text of %d tokens is cut to %d for embedding", tokens, self._context)
                 vector = np.asarray(self._llama.embed(text, normalize=False, truncate=True), dtype=np.float32)
@@ -167,9 +167,7 @@ class ServerEmbedder(_RememberingEmbedder):
         if self._api_key_env is not None:
             key = os.environ.get(self._api_key_env, "").strip()
             if not key:
-                raise BackendError(
-                    f"the environment variable {self._api_key_env} is not set; put the key there"
-                )
+                raise BackendError(f"the environment variable {self._api_key_env} is not set; put the key there")
             headers["Authorization"] = f"Bearer {key}"
         body = json.dumps({"model": self.model, "input": texts, "encoding_format": "float"}).encode()
         try:
@@ -179,14 +177,10 @@ class ServerEmbedder(_RememberingEmbedder):
         except urllib.error.HTTPError as error:
             with error:
                 said = " ".join(error.read(2000).decode("utf-8", "replace").split())[:300]
-            raise BackendError(
-                f"{self.url}: HTTP {error.code} {error.reason}: {said or 'no explanation'}"
-            ) from error
-        except (TimeoutError, urllib.error.URLError, OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise BackendError(
-                f"{self.url}: no answer ({reason}); is the embedding server running?"
-            ) from error
+            raise BackendError(f"{self.url}: HTTP {error.code} {error.reason}: {said or 'no explanation'}") from error
+        except (OSError, http.client.HTTPException, ValueError) as error:  # URLError and timeouts are OSErrors
+            reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
+            raise BackendError(f"{self.url}: no answer ({reason}); is the embedding server running?") from error
         return self._vectors_of(raw, len(texts))
 
     def _vectors_of(self, raw: bytes, count: int) -> list[NDArray[np.float32]]:
@@ -198,8 +192,7 @@ class ServerEmbedder(_RememberingEmbedder):
             vectors = [np.asarray(by_index[place], dtype=np.float32) for place in range(count)]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BackendError(
-                f"{self.url}: the answer holds no embeddings for {count} texts; "
-                f"is {self.model!r} an embedding model?"
+                f"{self.url}: the answer holds no embeddings for {count} texts; is {self.model!r} an embedding model?"
             ) from error
         if not all(vector.ndim == 1 and vector.size for vector in vectors):
             raise BackendError(f"{self.url}: the answer's embeddings are no vectors; use another model")

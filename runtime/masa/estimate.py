@@ -41,6 +41,7 @@ def measure(backend: Backend, slots: int) -> tuple[float, float]:
     try:
         session.share(sample[:16])
         session.begin(0, sample[:32])
+        session.release(0)
         begun = time.perf_counter()
         session.begin(0, sample)
         prompt_speed = len(sample) / (time.perf_counter() - begun)

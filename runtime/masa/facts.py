@@ -122,9 +122,7 @@ def _action(value: Any, where: str) -> ActionForm:
 
 def _mapping(value: Any, known: tuple[str, ...], where: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise FormatError(
-            f"{where}: found {_kind(value)} where a mapping with the keys {', '.join(known)} belongs"
-        )
+        raise FormatError(f"{where}: found {_kind(value)} where a mapping with the keys {', '.join(known)} belongs")
     for key in value:
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
@@ -137,9 +135,7 @@ def _items(value: Any, where: str) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise FormatError(
-            f"{where}: found {_kind(value)} where a list belongs; put each entry on a line with '- '"
-        )
+        raise FormatError(f"{where}: found {_kind(value)} where a list belongs; put each entry on a line with '- '")
     return value
 
 

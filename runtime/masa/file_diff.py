@@ -32,9 +32,7 @@ def _contents(path: Path, file_name: str) -> dict[str, bytes]:
             return {e.relative.as_posix(): e.path.read_bytes() for e in walk(path) if e.kind == "file"}
         return {file_name: path.read_bytes()}
     except OSError as error:
-        raise FormatError(
-            f"{path}: cannot be read ({error.strerror}); there is nothing to compare"
-        ) from error
+        raise FormatError(f"{path}: cannot be read ({error.strerror}); there is nothing to compare") from error
 
 
 def _file_diff(name: str, old: bytes | None, new: bytes | None) -> str:
@@ -49,6 +47,4 @@ def _file_diff(name: str, old: bytes | None, new: bytes | None) -> str:
         "/dev/null" if old is None else old_name,
         "/dev/null" if new is None else new_name,
     )
-    return "".join(
-        line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
-    )
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)

@@ -72,8 +72,7 @@ def decode(data: bytes, where: str) -> str:
     except UnicodeDecodeError as error:
         found = "it looks like UTF-16; " if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         raise FormatError(
-            f"{where}: not UTF-8, byte 0x{data[error.start]:02x} at offset {error.start}; "
-            f"{found}save the file as UTF-8"
+            f"{where}: not UTF-8, byte 0x{data[error.start]:02x} at offset {error.start}; {found}save the file as UTF-8"
         ) from None
 
 

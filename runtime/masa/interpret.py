@@ -14,6 +14,7 @@ from typing import Any
 from masa.edits import apply_plan, available_edits
 from masa.guard import Violation, check
 from masa.languages import (
+    MAX_WARNINGS,
     ParseError,
     parse_blocks,
     parse_plan,
@@ -30,6 +31,9 @@ TEXT_GROWTH = 2.5
 
 _PLAN_TOKENS_PER_SKILL = 24
 
+CAUTIOUS_EDITS = ("keep", "condition-action", "steps", "syntax", "example", "emphasise")
+"""Edits that keep every statement of a skill: all that a rewriter may choose that was not trained to choose."""
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -42,12 +46,14 @@ class Work:
     """1-based numbers in `whole` of the skills that stay as they are."""
     allowed: tuple[tuple[str, ...], ...]
     """Plan language: the edits that each skill of `request.group` admits."""
+    warnings: int = MAX_WARNINGS
+    """Plan language: how many warnings may be added."""
 
     def grammar(self) -> tuple[str, bool]:
         """The constraint of the output, and whether it is a regular expression (else a Lark grammar)."""
         if self.language == "text":
             return text_pattern(len(self.request.group)), True
-        return plan_grammar(self.allowed), False
+        return plan_grammar(self.allowed, warnings=self.warnings), False
 
     def most_tokens(self, prompt_tokens: int) -> int:
         """The longest output, in tokens, that is waited for."""
@@ -64,6 +70,8 @@ class Work:
         facts = self.request.facts
         return {
             "language": self.language,
+            "allowed": [list(names) for names in self.allowed],
+            "warnings": self.warnings,
             "group": self.whole.key,
             "skills": [[s.skill_id, s.title, s.principle, s.when_to_apply] for s in self.whole.skills],
             "pinned": sorted(self.pinned),
@@ -74,19 +82,20 @@ class Work:
         }
 
 
-def prepare(request: Request, pinned: frozenset[str], language: str) -> Work:
-    """`pinned` are skill ids; `request.group` is the whole group."""
+def prepare(request: Request, pinned: frozenset[str], language: str, *, cautious: bool = False) -> Work:
+    """`pinned` are skill ids; `request.group` is the whole group; `cautious` admits `CAUTIOUS_EDITS` only."""
     whole = request.group
     fixed = frozenset(n for n, skill in enumerate(whole.skills, start=1) if skill.skill_id in pinned)
     free = tuple(skill for n, skill in enumerate(whole.skills, start=1) if n not in fixed)
-    allowed: tuple[tuple[str, ...], ...] = ()
-    if language == "plan":
-        allowed = tuple(
-            # The first skill is at the front already.
-            tuple(edit for edit in available_edits(skill, request.facts) if n or edit != "first")
-            for n, skill in enumerate(free)
-        )
-    return Work(whole, replace(request, group=Group(whole.task_type, free)), language, fixed, allowed)
+    allowed: list[tuple[str, ...]] = []
+    for place, skill in enumerate(free if language == "plan" else ()):
+        names = available_edits(skill, request.facts)
+        # The first skill is at the front already and has none above it.
+        useless = ("first", "merge-up") if place == 0 else ()
+        allowed.append(tuple(n for n in names if n not in useless and (not cautious or n in CAUTIOUS_EDITS)))
+    group = Group(whole.task_type, free)
+    warnings = 0 if cautious else MAX_WARNINGS
+    return Work(whole, replace(request, group=group), language, fixed, tuple(allowed), warnings)
 
 
 def accept(work: Work, raw: str, control_tokens: Sequence[str]) -> GroupResult:
@@ -104,7 +113,8 @@ def accept(work: Work, raw: str, control_tokens: Sequence[str]) -> GroupResult:
         prompt_text=INSTRUCTIONS[work.language],
     )
     fates = fates_of(work.whole, draft, work.pinned)
-    changed = any(fate.status not in ("kept", "pinned") for fate in fates)
+    order = [fate.outputs[0] for fate in fates if fate.outputs]
+    changed = order != sorted(order) or any(fate.status not in ("kept", "pinned") for fate in fates)
     added = tuple(i for i, sources in enumerate(draft.sources) if not sources)
     if violations:
         reason = "; ".join(dict.fromkeys(violation.message for violation in violations))
@@ -157,9 +167,9 @@ def _read(work: Work, raw: str) -> Draft:
     group = work.request.group
     if work.language == "text":
         blocks = parse_blocks(raw, len(group))
-        made = Group(group.task_type, skills_from_blocks(blocks, work.whole))
+        made = Group(group.task_type, skills_from_blocks(blocks, group, work.whole))
         return Draft(made, tuple(block.sources for block in blocks))
-    plan = parse_plan(raw, work.allowed)
+    plan = parse_plan(raw, work.allowed, warnings=work.warnings)
     planned = apply_plan(group, plan, work.request.facts)
     names = tuple(tuple(str(call) for call in line.edits) for line in plan.lines)
     return Draft(planned.group, planned.sources, names)

@@ -25,7 +25,7 @@ Plan language, one line a source skill, then the warnings to add::
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from masa.edits import EDITS, WARN_KINDS, EditCall, Plan, PlanLine
@@ -76,9 +76,7 @@ def numbered(group: Group) -> tuple[Block, ...]:
 def text_pattern(sources: int) -> str:
     """Regular expression of all texts that rewrite a group of `sources` skills (Rust and Python syntax)."""
     number = "(?:" + "|".join(str(n) for n in range(sources, 0, -1)) + ")"
-    block = (
-        rf"## \[(?:\+|{number}(?:,{number})*)\] [^\n]+\nWhen:(?: [^\n]+)?\n{_BODY_LINE}(?:\n+{_BODY_LINE})*"
-    )
+    block = rf"## \[(?:\+|{number}(?:,{number})*)\] [^\n]+\nWhen:(?: [^\n]+)?\n{_BODY_LINE}(?:\n+{_BODY_LINE})*"
     return rf"{block}(?:\n\n{block})*"
 
 
@@ -140,9 +138,7 @@ def _needs_escape(line: str, *, edge: bool) -> bool:
 def _escape(text: str) -> str:
     lines = text.split("\n")
     last = len(lines) - 1
-    return "\n".join(
-        "\\" + line if _needs_escape(line, edge=i in (0, last)) else line for i, line in enumerate(lines)
-    )
+    return "\n".join("\\" + line if _needs_escape(line, edge=i in (0, last)) else line for i, line in enumerate(lines))
 
 
 def _unescape(text: str) -> str:
@@ -163,11 +159,11 @@ def render_plan(plan: Plan) -> str:
     return "\n".join([*lines, *(f"+ warn {kind}" for kind in plan.warnings)])
 
 
-def parse_plan(text: str, allowed: Sequence[Sequence[str]]) -> Plan:
+def parse_plan(text: str, allowed: Sequence[Sequence[str]], *, warnings: int = MAX_WARNINGS) -> Plan:
     """The plan that `text` is, for a group whose i-th skill admits the edits `allowed[i]`.
 
     Raises:
-        ParseError: if `text` is not in the language of `plan_grammar(allowed)`.
+        ParseError: if `text` is not in the language of `plan_grammar(allowed, warnings=warnings)`.
     """
     lines = text.split("\n")
     if len(lines) < len(allowed):
@@ -182,26 +178,29 @@ def parse_plan(text: str, allowed: Sequence[Sequence[str]]) -> Plan:
     if allowed and not surviving:
         raise ParseError("the plan drops every skill")
     rest = lines[len(allowed) :]
-    if not re.fullmatch(_warnings_pattern(), "".join(f"\n{line}" for line in rest)):
+    if not re.fullmatch(_warnings_pattern(warnings), "".join(f"\n{line}" for line in rest)):
         raise ParseError(f"line {len(allowed) + 1}: not a list of warnings: {rest[0][:60]!r}")
     return Plan(tuple(parsed), tuple(line.removeprefix("+ warn ") for line in rest))
 
 
-def plan_grammar(allowed: Sequence[Sequence[str]]) -> str:
+def plan_grammar(allowed: Sequence[Sequence[str]], *, warnings: int = MAX_WARNINGS) -> str:
     """Lark grammar (llguidance) of all plans for a group whose i-th skill admits the edits `allowed[i]`.
+
+    At most `warnings` lines at the end add a warning.
 
     Every source skill has exactly one line. At least one skill survives, nothing is merged up while no
     skill above it survives; a group that cannot be dropped entirely is a matter of the grammar, not of luck.
     """
     rules = []
     count = len(allowed)
+    ending = "warnings" if warnings else ""
     for number, names in enumerate(allowed, start=1):
         last = number == count
         # `bare_i`: no skill above line i survives; `open_i`: one does.
         for state, surviving in (("bare", False), ("open", True)):
             options = _sieve(names, surviving)
             survivors = [name for name in options if name != "drop"]
-            rest = "warnings" if last else rf'"\n" open_{number + 1}'
+            rest = ending if last else rf'"\n" open_{number + 1}'
             rules.append(f"{state}_{number}: {_terminal(number, survivors)} {rest}")
             if "drop" in options:
                 dropped = f'"{number} drop"'
@@ -209,8 +208,10 @@ def plan_grammar(allowed: Sequence[Sequence[str]]) -> str:
                     rules[-1] += f" | {dropped} {rest}"
                 elif not last:
                     rules[-1] += rf' | {dropped} "\n" bare_{number + 1}'
-    start = "start: bare_1" if allowed else "start: warnings"
-    return "\n".join([start, *rules, f"warnings: /{_warnings_pattern()}/"])
+    start = "start: bare_1" if allowed else 'start: ""'
+    if warnings:
+        rules.append(f"warnings: /{_warnings_pattern(warnings)}/")
+    return "\n".join([start, *rules])
 
 
 def _sieve(names: Sequence[str], surviving: bool) -> list[str]:
@@ -244,9 +245,9 @@ def _call_pattern(name: str) -> str:
     return name if arguments is None else f"{name} (?:{'|'.join(arguments)})"
 
 
-def _warnings_pattern() -> str:
-    """Up to `MAX_WARNINGS` different kinds, in canonical order, each on a line of its own."""
-    return _warning_tail(tuple(WARN_KINDS), MAX_WARNINGS)
+def _warnings_pattern(most: int) -> str:
+    """Up to `most` different kinds, in canonical order, each on a line of its own."""
+    return _warning_tail(tuple(WARN_KINDS), most)
 
 
 def _warning_tail(kinds: Sequence[str], depth: int) -> str:
@@ -265,29 +266,24 @@ def _parse_line(number: int, line: str) -> PlanLine:
     return PlanLine(number, tuple(calls))
 
 
-def allowed_edits(group: Group, available: Mapping[int, Sequence[str]]) -> tuple[tuple[str, ...], ...]:
-    """`available` by 1-based number as the sequence that the plan language takes; `keep` where it is silent."""
-    return tuple(tuple(available.get(n, ("keep",))) for n in range(1, len(group) + 1))
-
-
-def skills_from_blocks(blocks: Sequence[Block], source: Group) -> tuple[Skill, ...]:
+def skills_from_blocks(blocks: Sequence[Block], source: Group, bank_group: Group | None = None) -> tuple[Skill, ...]:
     """Skills for the blocks of a rewritten group.
 
     A block keeps the identifier and the unknown fields of its first source that no earlier block took;
-    a block without one gets a new identifier that the group does not use.
+    a block without one gets a new identifier that `bank_group` (the group with its pinned skills; default
+    `source`) does not use.
     """
     taken: set[str] = set()
-    reserved = {skill.skill_id for skill in source.skills}
+    everything = bank_group or source
+    reserved = {skill.skill_id for skill in everything.skills}
     skills = []
     for block in blocks:
         origins = [source.skills[n - 1] for n in block.sources]
         origin = next((skill for skill in origins if skill.skill_id not in taken), None)
         if origin is not None:
-            skill = Skill(
-                origin.skill_id, block.title, block.principle, block.when_to_apply, extra=origin.extra
-            )
+            skill = Skill(origin.skill_id, block.title, block.principle, block.when_to_apply, extra=origin.extra)
         else:
-            identifier = _fresh_identifier(taken | reserved, source)
+            identifier = _fresh_identifier(taken | reserved, everything)
             skill = Skill(identifier, block.title, block.principle, block.when_to_apply)
         taken.add(skill.skill_id)
         skills.append(skill)

@@ -104,9 +104,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         fields.fail(f"format {version}, this masa reads {FORMAT}; upgrade masa or re-export")
     prompt_version = fields.integer("prompt_version")
     if prompt_version > PROMPT_VERSION:
-        fields.fail(
-            f"prompt_version {prompt_version}, this masa reads {PROMPT_VERSION}; upgrade masa or re-export"
-        )
+        fields.fail(f"prompt_version {prompt_version}, this masa reads {PROMPT_VERSION}; upgrade masa or re-export")
     fields.only(
         "format name version kind language prompt_version base_model weights adapter chat_template stop "
         "context_length quantization training_data licence files packaged"
@@ -278,8 +276,7 @@ class _Fields:
     def segments(self, key: str) -> Segments:
         def accepts(value: Any) -> bool:
             return isinstance(value, list) and all(
-                isinstance(v, list) and len(v) == 2 and isinstance(v[0], str) and isinstance(v[1], bool)
-                for v in value
+                isinstance(v, list) and len(v) == 2 and isinstance(v[0], str) and isinstance(v[1], bool) for v in value
             )
 
         pairs = self.get(key, accepts, 'a list of pairs ["text", is control: true or false]')

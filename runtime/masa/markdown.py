@@ -30,9 +30,7 @@ _PROTECTED = (
     re.compile(r"<!--.*?-->", re.DOTALL),
     re.compile(r"!?\[[^\[\]\n]*\]\([^()\s]*(?:\s+[\"'][^\"'\n]*[\"'])?\)"),  # [text](target "title")
     re.compile(r"\b(?:https?|ftp|file)://[^\s<>()\[\]{}\"'`“”‘’]*[^\s<>()\[\]{}\"'`“”‘’.,;:!?]"),
-    re.compile(
-        rf"(?<![\w/.])(?:~?\.{{0,2}}/)?(?:[\w.-]+/)*[\w-][\w.-]*\.{_EXTENSION}\b(?![\w/])"
-    ),  # scripts/x.py
+    re.compile(rf"(?<![\w/.])(?:~?\.{{0,2}}/)?(?:[\w.-]+/)*[\w-][\w.-]*\.{_EXTENSION}\b(?![\w/])"),  # scripts/x.py
     re.compile(r"\$?\{\{[^{}\n]{1,80}\}\}|\$?\{[^{}\n]{1,80}\}|\$[A-Za-z_]\w*"),  # {x} {{x}} ${X} $X
     re.compile(r"</?[A-Za-z][^<>\n]{0,80}>"),  # <object>, <search>, </search>
     re.compile(r"\[[^\[\]\n]{1,80}\]"),  # [object], [1]
@@ -43,9 +41,7 @@ _LITERAL = (
     re.compile(r"\"[^\"\n]+\""),
     re.compile(r"“[^”\n]+”|‘[^‘\n]*?’(?!\w)"),
 )
-_ENUMERATOR = re.compile(
-    r"[(\[]?(?:\d{1,2}|[A-Za-z])[.)\]]+|(?i:step|cycle|sub-?q|rule)\s*\d+[.:)]", re.ASCII
-)
+_ENUMERATOR = re.compile(r"[(\[]?(?:\d{1,2}|[A-Za-z])[.)\]]+|(?i:step|cycle|sub-?q|rule)\s*\d+[.:)]", re.ASCII)
 _LAST_NUMBER = re.compile(r"(?<=[:;.!?]\s)\(?\d{1,2}[.)]\s+\Z")
 _LEAD_IN = re.compile(r":\s+(?=\(?[1aA]\)\s|1\.\s)")
 _PARENTHESES = re.compile(r"\([^()\n]*(?:\([^()\n]*\)[^()\n]*)*\)")
@@ -117,9 +113,7 @@ def sentences(text: str) -> list[str]:
 
     masked = _mask(text)
     pieces = [str(piece) for piece in sentencex.segment("en", masked)]
-    if sum(map(len, pieces)) != len(
-        masked
-    ):  # the splitter promises it; without it every offset would be wrong
+    if sum(map(len, pieces)) != len(masked):  # the splitter promises it; without it every offset would be wrong
         return [text]
     cuts = {0, len(text)}
     position = 0

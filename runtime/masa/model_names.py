@@ -195,9 +195,7 @@ def _size_fits(shipped: ModelCard, target: Name, names: Sequence[Name], detected
 def _agreed(cards: Sequence[ModelCard], without: Sequence[str]) -> ModelCard:
     first = cards[0]
     drop = [
-        name
-        for name in FIELDS
-        if name in without or any(getattr(card, name) != getattr(first, name) for card in cards)
+        name for name in FIELDS if name in without or any(getattr(card, name) != getattr(first, name) for card in cards)
     ]
     return replace(first, **dict.fromkeys(drop))  # type: ignore[arg-type]
 

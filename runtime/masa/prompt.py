@@ -57,8 +57,8 @@ warn KIND: add a warning
 limit N: at most N sentences
 Example of a plan for three skills:
 1 shorten
-2 first steps
-3 keep"""
+2 keep
+3 condition-action"""
 
 INSTRUCTIONS: Mapping[str, str] = {"text": _TEXT_INSTRUCTION, "plan": _PLAN_INSTRUCTION}
 _ASK: Mapping[str, str] = {
@@ -150,9 +150,7 @@ def render_prompt(
         ValueError: if the language or the prompt version is unknown.
     """
     if version not in SUPPORTED_VERSIONS:
-        raise ValueError(
-            f"prompt version {version}; this masa knows {', '.join(map(str, SUPPORTED_VERSIONS))}"
-        )
+        raise ValueError(f"prompt version {version}; this masa knows {', '.join(map(str, SUPPORTED_VERSIONS))}")
     if language not in INSTRUCTIONS:
         raise ValueError(f"unknown output language {language!r}; known: {', '.join(INSTRUCTIONS)}")
     shared = (

@@ -44,7 +44,7 @@ class GroupResult:
     Attributes:
         key: the group's key in its bank.
         source, output: before and after; equal where the group fell back or was cancelled.
-        status: `rewritten` if any skill changed, moved into another or was added; `kept` if none did.
+        status: `rewritten` if any skill changed, moved or was added; `kept` if none did.
         reason: why the group fell back or was cancelled; else empty.
         violations: the guard's findings on the refused output.
         fates: one entry per source skill, in order.

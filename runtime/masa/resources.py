@@ -32,9 +32,7 @@ def models_dir() -> Path:
         if (candidate / "rewriters").is_dir() or (candidate / "cards").is_dir():
             return candidate
     looked = " and ".join(str(candidate) for candidate in candidates)
-    raise MasaError(
-        f"{looked}: no shipped models there; the installation is incomplete, reinstall masa-skills"
-    )
+    raise MasaError(f"{looked}: no shipped models there; the installation is incomplete, reinstall masa-skills")
 
 
 def data_dir() -> Path:
@@ -78,9 +76,7 @@ def _user_home() -> Path:
     try:
         return Path.home()
     except RuntimeError:
-        raise MasaError(
-            f"this user has no home folder for masa's data; set {HOME_VARIABLE} to a folder"
-        ) from None
+        raise MasaError(f"this user has no home folder for masa's data; set {HOME_VARIABLE} to a folder") from None
 
 
 def _expand(value: str) -> str:

@@ -87,9 +87,7 @@ def select(
         task_type = _pick_task_type(bank, scorer)
     candidates = bank.task_specific[task_type] if task_type is not None else ()
     if method == "task-type":
-        return Selection(
-            bank.general[:general], candidates[:specific], task_type, picked and task_type is not None
-        )
+        return Selection(bank.general[:general], candidates[:specific], task_type, picked and task_type is not None)
     # One corpus for both: a word's weight is then its rarity among everything the agent could be told.
     scores = scorer.scores([skill.text for skill in (*bank.general, *candidates)])
     return Selection(

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from masa import __version__
 from masa.artifact import Artifact, load_artifact
 from masa.cache import RewriteCache, cache_key
-from masa.decoding import Completion, Job, Sampling, Tick, decode
+from masa.decoding import Completion, Job, Sampling, decode
 from masa.errors import BackendError, MasaError
 from masa.estimate import Estimate, GroupEstimate, measure, seconds
 from masa.interpret import Work, accept, from_cache, prepare, refuse, to_cache
@@ -83,8 +83,10 @@ class Rewriter:
         language: str | None = None,
         cache: RewriteCache | None = None,
         keep_warm: bool = False,
+        cautious: bool | None = None,
     ) -> None:
         self.artifact = artifact
+        self.cautious = not artifact.trained if cautious is None else cautious
         self.language = language or artifact.language
         if self.language not in LANGUAGES:
             raise BackendError(f"unknown output language {self.language!r}; known: {', '.join(LANGUAGES)}")
@@ -110,6 +112,7 @@ class Rewriter:
         batch: int = 512,
         cache: RewriteCache | bool = True,
         keep_warm: bool = False,
+        cautious: bool | None = None,
         llama: Any = None,
         verify: bool = True,
     ) -> Rewriter:
@@ -122,6 +125,8 @@ class Rewriter:
             batch: most prompt tokens computed at once; memory grows with it.
             cache: True for the user's cache folder, False for none, or a cache of yours.
             keep_warm: keep the KV memory between rewrites, so that the shared prefix is not computed again.
+            cautious: let a plan choose only among edits that keep every statement; default for artifacts that
+                were not trained to rewrite.
             llama: an open `llama_cpp.Llama` of yours whose weights are the artifact's base model; it is used
                 and not closed.
             verify: check the sha256 of the artifact's files (remembered per file).
@@ -131,9 +136,7 @@ class Rewriter:
         """
         found = artifact if isinstance(artifact, Artifact) else load_artifact(artifact, verify=verify)
         if found.kind != "gguf":
-            raise BackendError(
-                f"{found.path}: an artifact of kind {found.kind!r}; this masa runs GGUF artifacts only"
-            )
+            raise BackendError(f"{found.path}: an artifact of kind {found.kind!r}; this masa runs GGUF artifacts only")
         if cache is True:
             from masa.resources import cache_dir
 
@@ -146,7 +149,14 @@ class Rewriter:
                 return LlamaBackend.borrow(llama, threads=threads, batch=batch)
             return LlamaBackend.load(found.weights_path, threads=threads, gpu_layers=gpu_layers, batch=batch)
 
-        return cls(found, open_backend, language=language, cache=cache or None, keep_warm=keep_warm)
+        return cls(
+            found,
+            open_backend,
+            language=language,
+            cache=cache or None,
+            keep_warm=keep_warm,
+            cautious=cautious,
+        )
 
     def rewrite(self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]) -> RewriteResult:
         """Rewrite a bank for the backbone that the card describes; see `Options`.
@@ -182,9 +192,7 @@ class Rewriter:
                     pending.append((work, key))
             yield from self._decode(pending, sampling, tracker, options.get("cancel", lambda: False))
 
-    async def rewrite_async(
-        self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]
-    ) -> RewriteResult:
+    async def rewrite_async(self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]) -> RewriteResult:
         """`rewrite` in a thread. Cancelling the awaiting task stops the decoding."""
         stopped = threading.Event()
         outer = options.get("cancel", lambda: False)
@@ -311,7 +319,9 @@ class Rewriter:
             options.get("facts"),
         )
         return [
-            prepare(replace(request, group=group), pinned, self.language) for group in groups if len(group)
+            prepare(replace(request, group=group), pinned, self.language, cautious=self.cautious)
+            for group in groups
+            if len(group)
         ]
 
     def _drop_session(self) -> None:
@@ -340,9 +350,7 @@ class Rewriter:
         return from_cache(work, value) if value is not None else None
 
     def _tokens(self, backend: Backend, work: Work) -> tuple[list[int], list[int]]:
-        prompt = render_prompt(
-            work.request, self.language, self._template, version=self.artifact.prompt_version
-        )
+        prompt = render_prompt(work.request, self.language, self._template, version=self.artifact.prompt_version)
         return backend.tokenize(prompt.shared), backend.tokenize(prompt.own)
 
     def _misfit(self, backend: Backend, needed: int) -> str:

@@ -54,9 +54,7 @@ def _address(spec: str, model: str | None) -> tuple[SplitResult, bool, str | Non
     if not valid:
         raise CardError(f"{address}: not a server's address; write it like http://localhost:11434#MODEL")
     if "@" in url.netloc:
-        raise CardError(
-            "the server's address carries a user name or password; leave it out and give an API key"
-        )
+        raise CardError("the server's address carries a user name or password; leave it out and give an API key")
     named = {name.strip() for name in (url.fragment, behind, model or "") if name.strip()}
     if len(named) > 1:
         raise CardError(f"{address}: more than one model is named ({', '.join(sorted(named))}); name one")
@@ -97,9 +95,7 @@ def _choose(client: _Client, model: str | None) -> tuple[Mapping[str, Any], str]
         )
     data = answer.get("data") if isinstance(answer, dict) else None
     if status != 200 or not isinstance(data, list):
-        raise CardError(
-            f"{client.where}/v1/models: answered with status {status} and no list of models{_said(answer)}"
-        )
+        raise CardError(f"{client.where}/v1/models: answered with status {status} and no list of models{_said(answer)}")
     entries = {str(item["id"]): item for item in data if isinstance(item, dict) and item.get("id")}
     if not entries:
         raise CardError(f"{client.where}: the server has no model; load one first")
@@ -139,16 +135,12 @@ def _from_entry(entry: Mapping[str, Any], identifier: str) -> Detected:
 def _plain_id(identifier: str) -> str:
     """A model id without what servers add: the folder of a GGUF file, its ending, Ollama's ":latest"."""
     name = identifier.strip().lower().removesuffix(":latest")
-    return (
-        name.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".gguf") if name.endswith(".gguf") else name
-    )
+    return name.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".gguf") if name.endswith(".gguf") else name
 
 
 def _said(answer: Any) -> str:
     """The server's own words on an error, as " (…)"; llama.cpp, vLLM and Ollama each have their shape."""
-    error = (
-        answer.get("error", answer.get("detail", answer.get("message"))) if isinstance(answer, dict) else None
-    )
+    error = answer.get("error", answer.get("detail", answer.get("message"))) if isinstance(answer, dict) else None
     error = error.get("message") if isinstance(error, dict) else error
     return f" ({' '.join(error.split())[:200]})" if isinstance(error, str) and error.strip() else ""
 
@@ -174,9 +166,7 @@ class _Client:
         self._deadline = time.monotonic() + timeout
         self.where = root.geturl()
 
-    def request(
-        self, path: str, body: Mapping[str, Any] | None = None, *, probe: bool = False
-    ) -> tuple[int, Any]:
+    def request(self, path: str, body: Mapping[str, Any] | None = None, *, probe: bool = False) -> tuple[int, Any]:
         """Status and decoded JSON of a GET, or of a POST with a body; None instead of what is no JSON.
 
         A `probe` asks a server that may not know the path: whatever it answers is an answer.
@@ -200,9 +190,7 @@ class _Client:
         answer = _decode(data)
         if answer is None and status == 200:
             start = data[:60].decode("utf-8", errors="replace")
-            raise CardError(
-                f"{self.where}{path}: the answer is not JSON ({start!r}); is this the model's server?"
-            )
+            raise CardError(f"{self.where}{path}: the answer is not JSON ({start!r}); is this the model's server?")
         return status, answer
 
     def _send(self, path: str, data: bytes | None) -> tuple[int, bytes]:
@@ -221,9 +209,7 @@ class _Client:
                 with error:
                     if 300 <= error.code < 400:
                         target = error.headers.get("Location", "elsewhere")
-                        raise CardError(
-                            f"{url}: redirects to {target}; give that address if you trust it"
-                        ) from None
+                        raise CardError(f"{url}: redirects to {target}; give that address if you trust it") from None
                     return error.code, self._read(error, url)
         except TimeoutError:
             raise self._late() from None
@@ -232,9 +218,7 @@ class _Client:
             if isinstance(reason, TimeoutError):
                 raise self._late() from None
             said = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-            raise CardError(
-                f"{self.where}: no server answers ({said}); start it or correct the address"
-            ) from None
+            raise CardError(f"{self.where}: no server answers ({said}); start it or correct the address") from None
 
     def _read(self, response: Any, url: str) -> bytes:
         """The body, within size and time; a server that sends byte by byte does not hold us up."""
@@ -244,9 +228,7 @@ class _Client:
             chunks.append(chunk)
             size += len(chunk)
             if size > _LONGEST:
-                raise CardError(
-                    f"{url}: the answer is longer than {_LONGEST:,} bytes; is this the model's server?"
-                )
+                raise CardError(f"{url}: the answer is longer than {_LONGEST:,} bytes; is this the model's server?")
             self._left()
         return b"".join(chunks)
 

@@ -9,15 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 GENERAL = "general_skills"
 """Key of the general group; every other group's key is its task type."""
-
-
-def _nothing() -> Mapping[str, Any]:
-    return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +32,7 @@ class Skill:
     title: str
     principle: str
     when_to_apply: str = ""
-    extra: Mapping[str, Any] = field(default_factory=_nothing, compare=False, repr=False)
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def text(self) -> str:
@@ -97,8 +92,7 @@ class SkillBank:
             self.group(key)
         general = groups[GENERAL].skills if GENERAL in groups else self.general
         specific = {
-            name: groups[name].skills if name in groups else skills
-            for name, skills in self.task_specific.items()
+            name: groups[name].skills if name in groups else skills for name, skills in self.task_specific.items()
         }
         return replace(self, general=general, task_specific=specific)
 

@@ -267,9 +267,7 @@ def _read(folder: Path) -> Variant:
     try:
         content = json.loads(where.read_text(encoding="utf-8"))
         if content["format"] > FORMAT:
-            raise FormatError(
-                f"{where}: format {content['format']}, this masa reads 1–{FORMAT}; upgrade masa"
-            )
+            raise FormatError(f"{where}: format {content['format']}, this masa reads 1–{FORMAT}; upgrade masa")
         record = Record(**{item.name: content[item.name] for item in fields(Record)})
         if not isinstance(record.card, dict):
             raise TypeError(f"card is {record.card!r}")
@@ -278,9 +276,7 @@ def _read(folder: Path) -> Variant:
     except FormatError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FormatError(
-            f"{where}: no complete variant; rewrite the bank again and remove the folder"
-        ) from error
+        raise FormatError(f"{where}: no complete variant; rewrite the bank again and remove the folder") from error
     if not output.exists():
         raise FormatError(f"{output}: the variant's bank is missing; rewrite it and remove {folder}")
     return Variant(folder, output, record, created, before, after)

@@ -63,6 +63,7 @@ principles = st.one_of(
     st.lists(st.one_of(_paragraph, st.sampled_from(_BLOCKS)), min_size=1, max_size=6).map("\n\n".join),
     st.lists(st.one_of(_paragraph, st.sampled_from(_BLOCKS), _noise), min_size=1, max_size=4).map("\n".join),
 ).filter(str.strip)
+principles = st.one_of(principles, principles, principles.map(lambda text: text.replace("\n", "\r\n") + "\r\n"))
 conditions = st.sampled_from(
     (
         "",

@@ -451,9 +451,7 @@ def test_a_corrupt_memo_is_replaced(tmp_path: Path, computed: list[Path], memo: 
 
 
 @pytest.mark.parametrize("remembered", ["0" * 64, None, 7, []])
-def test_a_wrong_memory_never_refuses_an_intact_file(
-    tmp_path: Path, computed: list[Path], remembered: object
-) -> None:
+def test_a_wrong_memory_never_refuses_an_intact_file(tmp_path: Path, computed: list[Path], remembered: object) -> None:
     path = age(write_artifact(tmp_path / "a") / "weights.gguf")
     load_artifact(tmp_path / "a")
     memo_path = cache_dir() / "checksums.json"

@@ -53,9 +53,7 @@ def test_a_key_does_not_depend_on_order(parts: dict[str, Any], data: st.DataObje
 @settings(max_examples=60, deadline=None)
 @given(one=json_objects, two=json_objects)
 def test_different_parts_have_different_keys(one: dict[str, Any], two: dict[str, Any]) -> None:
-    assert (cache_key(one) == cache_key(two)) == (
-        json.dumps(one, sort_keys=True) == json.dumps(two, sort_keys=True)
-    )
+    assert (cache_key(one) == cache_key(two)) == (json.dumps(one, sort_keys=True) == json.dumps(two, sort_keys=True))
 
 
 def test_the_order_of_a_list_counts() -> None:

@@ -43,9 +43,7 @@ VALUES = {str: texts, int: st.integers(1, 2**63), bool: st.booleans()}
 cards = st.builds(
     ModelCard,
     **{name: st.none() | VALUES[kind] for name, kind in FIELDS.items()},
-    sources=st.dictionaries(
-        st.sampled_from(list(FIELDS)), st.just("https://example.org/a?b=c#d"), max_size=3
-    ),
+    sources=st.dictionaries(st.sampled_from(list(FIELDS)), st.just("https://example.org/a?b=c#d"), max_size=3),
 )
 
 
@@ -183,9 +181,7 @@ def test_the_fingerprint_ignores_order_quotes_nulls_and_sources(
     class Dumper(yaml.SafeDumper):
         pass
 
-    Dumper.add_representer(
-        Quoted, lambda d, v: d.represent_scalar("tag:yaml.org,2002:str", str(v), style=quote)
-    )
+    Dumper.add_representer(Quoted, lambda d, v: d.represent_scalar("tag:yaml.org,2002:str", str(v), style=quote))
     content = {key: Quoted(value) if isinstance(value, str) else value for key, value in items}
     text = yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=40)
     if content:
@@ -234,9 +230,7 @@ def test_user_wins_over_detected_over_shipped_field_by_field() -> None:
     shipped = ModelCard(
         family="S", variant="S", num_layers=1, strengths="s", sources={"strengths": "page", "num_layers": "p"}
     )
-    detected = replace(
-        ModelCard(variant="D", num_layers=2), origins={"variant": "gguf", "num_layers": "gguf"}
-    )
+    detected = replace(ModelCard(variant="D", num_layers=2), origins={"variant": "gguf", "num_layers": "gguf"})
     card = merge(detected, shipped, ModelCard(variant="U"))
     assert card.fields() == {"family": "S", "variant": "U", "num_layers": 2, "strengths": "s"}
     assert card.origins == {
@@ -250,9 +244,7 @@ def test_user_wins_over_detected_over_shipped_field_by_field() -> None:
 
 @given(cards, cards, cards)
 @settings(max_examples=30, deadline=None)
-def test_merging_never_loses_or_invents_a_value(
-    user: ModelCard, detected: ModelCard, shipped: ModelCard
-) -> None:
+def test_merging_never_loses_or_invents_a_value(user: ModelCard, detected: ModelCard, shipped: ModelCard) -> None:
     card = merge(detected, shipped, user)
     for row in explain(card):
         given_values = [getattr(layer, row.field) for layer in (user, detected, shipped)]

@@ -91,9 +91,7 @@ def test_without_kv_heads_a_gguf_has_as_many_as_heads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("per_layer", "kv_heads"), [([4, 4, 4], 4), ([4, 0, 4], None), ([2, 4, 4], None)])
-def test_heads_that_differ_by_layer_are_unknown(
-    tmp_path: Path, per_layer: list[int], kv_heads: int | None
-) -> None:
+def test_heads_that_differ_by_layer_are_unknown(tmp_path: Path, per_layer: list[int], kv_heads: int | None) -> None:
     metadata = {"llama.attention.head_count": 8, "llama.attention.head_count_kv": per_layer}
     assert detect_gguf(write_gguf(tmp_path / "m.gguf", metadata)).card.num_kv_heads == kv_heads
 
@@ -214,9 +212,7 @@ def test_the_config_file_itself_is_a_backbone_too(tmp_path: Path) -> None:
 def test_the_text_part_of_a_multimodal_model_is_read(tmp_path: Path) -> None:
     card = detect_folder(folder(tmp_path / "gemma-3-4b-it", GEMMA3)).card
     assert (card.num_layers, card.hidden_size) == (34, 2560)
-    assert (
-        card.num_attention_heads is None
-    )  # of the text model nothing is said, the vision model's 16 are not it
+    assert card.num_attention_heads is None  # of the text model nothing is said, the vision model's 16 are not it
     assert card.base_or_instruct == "instruct"
 
 
@@ -227,9 +223,7 @@ def test_what_a_nested_config_leaves_out_comes_from_the_shipped_card(tmp_path: P
 
 
 def test_the_hub_cache_knows_the_name_by_its_folder(tmp_path: Path) -> None:
-    path = folder(
-        tmp_path / "models--Qwen--Qwen3-4B" / "snapshots" / "1cfa9a7208912126459214e8b04321603b3df60c", QWEN3
-    )
+    path = folder(tmp_path / "models--Qwen--Qwen3-4B" / "snapshots" / "1cfa9a7208912126459214e8b04321603b3df60c", QWEN3)
     assert detect_folder(path).outer == ("Qwen/Qwen3-4B",)
     assert resolve_backbone(path).name == "Qwen3-4B"
 
@@ -260,9 +254,7 @@ def test_experts_and_recurrent_layers_are_noticed(tmp_path: Path, extra: dict[st
 
 def safetensors(path: Path, shapes: dict[str, list[int]], dtype: str = "BF16") -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    header |= {
-        name: {"dtype": dtype, "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()
-    }
+    header |= {name: {"dtype": dtype, "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
     content = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(content)) + content)
 
@@ -326,9 +318,7 @@ def test_a_folder_without_config_says_what_it_has_instead(tmp_path: Path) -> Non
 
 def test_positive_takes_whole_numbers_only() -> None:
     assert [positive(v) for v in (3, 3.0, [3, 3], (3,))] == [3, 3, 3, 3]
-    assert [positive(v) for v in (0, -1, 3.5, True, "3", None, [], [3, 4], float("nan"), float("inf"))] == [
-        None
-    ] * 10
+    assert [positive(v) for v in (0, -1, 3.5, True, "3", None, [], [3, 4], float("nan"), float("inf"))] == [None] * 10
 
 
 @pytest.mark.model

@@ -57,9 +57,7 @@ def test_a_build_for_a_lesser_cpu_is_a_warning_and_names_what_is_unused() -> Non
 def test_the_recommended_build_passes() -> None:
     probe = Probe("decode", "decode", "0.3.36", INFO)
     assert doctor.check_build(probe, WITH_AMX).status == "ok"
-    assert doctor.check_run(probe, WITH_AMX) == Check(
-        "llama.cpp run", "ok", "loads the weights and computes tokens"
-    )
+    assert doctor.check_run(probe, WITH_AMX) == Check("llama.cpp run", "ok", "loads the weights and computes tokens")
 
 
 @pytest.mark.parametrize(
@@ -155,9 +153,7 @@ def test_missing_llama_cpp_is_one_failure_with_the_line_that_installs_it(
     assert "llama.cpp run" not in checks
 
 
-def test_missing_weights_are_said_with_what_fetches_them(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_missing_weights_are_said_with_what_fetches_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MASA_HOME", str(tmp_path))
     monkeypatch.setattr(doctor, "run_probe", lambda weights, timeout: Probe("import", "import", "0", INFO))
     checks = by_name(doctor.examine(rewriter="no-such-rewriter"))

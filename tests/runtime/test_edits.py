@@ -26,9 +26,7 @@ from masa.facts import ActionForm, Facts
 from masa.markdown import protected_spans
 from masa.skills import Group, Skill
 
-calls = st.sampled_from(
-    [(name, argument) for name, edit in EDITS.items() for argument in edit.argument or (None,)]
-)
+calls = st.sampled_from([(name, argument) for name, edit in EDITS.items() for argument in edit.argument or (None,)])
 
 
 def skill(principle: str, condition: str = "", title: str = "Title") -> Skill:
@@ -256,9 +254,7 @@ def test_condition_action_leaves_a_conditional_principle_alone() -> None:
 
 
 def test_condition_action_stands_above_a_list() -> None:
-    assert (
-        edited("condition-action", "- take it\n- go", "When cooking.") == "When cooking:\n\n- take it\n- go"
-    )
+    assert edited("condition-action", "- take it\n- go", "When cooking.") == "When cooking:\n\n- take it\n- go"
 
 
 @pytest.mark.parametrize(
@@ -303,6 +299,16 @@ def test_steps_goes_on_counting_around_code_and_starts_again_below_a_heading() -
     assert edited("steps", text) == (
         "1. Find it.\n2. Take it.\n\n```\na. b\n```\n\n3. Go.\n4. Drop it.\n\n# Next\n\n1. Look.\n2. Wait."
     )
+
+
+def test_a_skill_md_body_keeps_its_frame_under_condition_action() -> None:
+    body = "# Forms\r\n\r\n- read it\r\n- fill it\r\n"
+    assert edited("condition-action", body, "When filling a form.") == (
+        "# Forms\r\n\r\nWhen filling a form:\r\n\r\n- read it\r\n- fill it\r\n"
+    )
+    warned = edited("warn", body, argument="loop")
+    assert warned.startswith(f"{body}\r\nWarning: ")
+    assert warned.endswith(".\r\n")
 
 
 def test_syntax_appends_the_forms_the_skill_speaks_of() -> None:
@@ -367,15 +373,11 @@ def test_emphasise_marks_the_first_command_once() -> None:
 def test_limit_keeps_the_first_sentences_and_every_literal() -> None:
     text = "Find it. Take it. Look around. Say 'go to desk 1'. Wait. Run `x`."
     assert edited("limit", text, argument="1") == "Find it. Say 'go to desk 1'. Run `x`."
-    assert (
-        edited("limit", text, argument="4") == "Find it. Take it. Look around. Say 'go to desk 1'. Run `x`."
-    )
+    assert edited("limit", text, argument="4") == "Find it. Take it. Look around. Say 'go to desk 1'. Run `x`."
 
 
 def test_limit_on_markdown_drops_items_renumbers_and_keeps_code() -> None:
-    text = (
-        "# How\n\n1. find it\n2. look at it\n3. run `x`\n\nThen this:\n\n```\ncode. More.\n```\n\nDone. Rest."
-    )
+    text = "# How\n\n1. find it\n2. look at it\n3. run `x`\n\nThen this:\n\n```\ncode. More.\n```\n\nDone. Rest."
     assert edited("limit", text, argument="1") == (
         "# How\n\n1. find it\n2. run `x`\n\nThen this:\n\n```\ncode. More.\n```"
     )

@@ -41,9 +41,7 @@ def test_a_write_in_pieces_writes_everything(tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "x").read_bytes() == bytes(range(100))
 
 
-def test_a_full_disk_leaves_the_old_file_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "bank.json"
     path.write_bytes(b"old")
     written = 0

@@ -77,9 +77,7 @@ def test_tensors_are_listed_as_the_reference_reader_lists_them(sample: Path) -> 
     assert [(t.name, t.shape, t.type) for t in header.tensors] == [
         (t.name, tuple(int(n) for n in t.shape), int(t.tensor_type)) for t in reference.tensors
     ]
-    assert [header.data_offset + t.offset for t in header.tensors] == [
-        t.data_offset for t in reference.tensors
-    ]
+    assert [header.data_offset + t.offset for t in header.tensors] == [t.data_offset for t in reference.tensors]
     assert [t.bytes for t in header.tensors] == [t.n_bytes for t in reference.tensors]
     assert header.elements == 3 * 5 + 4 * 64
 
@@ -91,16 +89,12 @@ def test_block_sizes_are_those_of_ggml() -> None:
 
 
 @pytest.mark.parametrize("lost", [1, 31, 32, 100])
-def test_lost_tensor_data_are_noticed_and_the_check_can_be_left_out(
-    sample: Path, tmp_path: Path, lost: int
-) -> None:
+def test_lost_tensor_data_are_noticed_and_the_check_can_be_left_out(sample: Path, tmp_path: Path, lost: int) -> None:
     expected = read_header(sample).expected_size
     assert expected is not None
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(sample.read_bytes()[: expected - lost])
-    with pytest.raises(
-        FormatError, match=rf"cut\.gguf: {expected - lost:,} bytes.* need {expected:,};.*truncated"
-    ):
+    with pytest.raises(FormatError, match=rf"cut\.gguf: {expected - lost:,} bytes.* need {expected:,};.*truncated"):
         read_header(cut)
     assert read_header(cut, check_size=False).elements == read_header(sample).elements
 
@@ -167,17 +161,11 @@ def test_noise_behind_the_magic_number_is_a_format_error_or_an_empty_model(sampl
             "the metadata 'k' is there twice",
         ),
         (
-            b"GGUF"
-            + struct.pack("<IQQ", 3, 0, 1)
-            + struct.pack("<Q1sI", 1, b"k", 9)
-            + struct.pack("<IQ", 9, 1) * 9,
+            b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q1sI", 1, b"k", 9) + struct.pack("<IQ", 9, 1) * 9,
             "arrays inside arrays",
         ),
         (
-            b"GGUF"
-            + struct.pack("<IQQ", 3, 0, 1)
-            + struct.pack("<Q1sIIQ", 1, b"k", 9, 8, 2**61)
-            + b"\0" * 99,
+            b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q1sIIQ", 1, b"k", 9, 8, 2**61) + b"\0" * 99,
             "in the middle of the metadata 'k'",
         ),
         (b"GGUF" + struct.pack("<IQQQ1sI", 3, 1, 0, 1, b"t", 9) + b"\0" * 99, "'t'. has 9 dimensions"),

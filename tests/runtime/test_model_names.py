@@ -36,9 +36,7 @@ GEMMA = ModelCard(
     training_data_size="6T tokens",
     strengths="fine-tuning",
 )
-GEMMA_IT = replace(
-    GEMMA, variant="270M-it", base_or_instruct="instruct", strengths="chat", release_date="2025-08"
-)
+GEMMA_IT = replace(GEMMA, variant="270M-it", base_or_instruct="instruct", strengths="chat", release_date="2025-08")
 LLAMA = ModelCard(
     family="Llama-3.2",
     variant="1B-Instruct",
@@ -103,9 +101,7 @@ def test_a_name_is_split_into_words_size_and_kind(
 
 
 def test_sizes_are_read_and_written_as_people_do() -> None:
-    assert [
-        size_label(n) for n in (134_515_008, 596_049_920, 1_235_814_400, 4_022_468_096, 70_553_706_496)
-    ] == [
+    assert [size_label(n) for n in (134_515_008, 596_049_920, 1_235_814_400, 4_022_468_096, 70_553_706_496)] == [
         "135M",
         "596M",
         "1.2B",
@@ -147,9 +143,7 @@ def borrowed(found: Detected) -> ModelCard | None:
         (detected(outer=("qwen3:4b",), num_layers=36), QWEN),
         (detected(outer=("Qwen3-4B-Instruct",), kind="instruct"), QWEN),
         (
-            detected(
-                "Smollm2 135M 8k Lc100K Mix1 Ep2", outer=("SmolLM2-135M-Instruct.gguf",), kind="instruct"
-            ),
+            detected("Smollm2 135M 8k Lc100K Mix1 Ep2", outer=("SmolLM2-135M-Instruct.gguf",), kind="instruct"),
             SMOL,
         ),
         (detected(outer=("gemma-3-270m-it",), kind="instruct"), GEMMA_IT),
@@ -169,6 +163,7 @@ def borrowed(found: Detected) -> ModelCard | None:
         ),
         # a file that somebody renamed says nothing against what is written inside
         (detected("Qwen3 4B", outer=("my-model.gguf",)), QWEN),
+        (detected("Qwen3 4B", outer=("my-qwen-agent.gguf",)), QWEN),
     ],
 )
 def test_a_backbone_finds_its_card(found: Detected, card: ModelCard) -> None:
@@ -218,9 +213,7 @@ def test_where_base_or_instruct_is_open_only_what_holds_for_both_is_borrowed() -
 
 
 def test_the_name_is_spelled_as_the_shipped_card_spells_it() -> None:
-    found = Detected(
-        ModelCard(family="qwen3", variant="4.0B", parameter_count="4.0B", num_layers=36), ("qwen3 4B",)
-    )
+    found = Detected(ModelCard(family="qwen3", variant="4.0B", parameter_count="4.0B", num_layers=36), ("qwen3 4B",))
     result = match(found, CARDS)
     card = merge(result.detected, result.shipped)
     assert (card.family, card.variant, card.parameter_count, card.num_layers) == ("Qwen3", "4B", "4B", 36)

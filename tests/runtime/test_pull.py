@@ -59,9 +59,7 @@ class Hub:
     statuses: list[int] = field(default_factory=list)  # the next answers, 0 for a normal one
     redirect: str = ""
 
-    def serve(
-        self, files: dict[str, bytes], repo: str = "owner/repo", revision: str = "main", **changes: Any
-    ) -> None:
+    def serve(self, files: dict[str, bytes], repo: str = "owner/repo", revision: str = "main", **changes: Any) -> None:
         contents = {**files, "manifest.json": json.dumps(manifest(files, **changes)).encode()}
         self.files = {f"/{repo}/resolve/{revision}/{name}": data for name, data in contents.items()}
 
@@ -127,9 +125,7 @@ def refuse(spec: str, kind: type[MasaError] = ArtifactError) -> str:
 def left_overs() -> list[str]:
     """Everything below the home that is neither an artifact, a part to continue, nor the memo."""
     found = [p.relative_to(data_dir()) for p in data_dir().rglob("*") if p.is_file()]
-    return [
-        str(p) for p in found if p.parts[0] != "cache" and (p.parts[0] != "rewriters" or p.parts[1][0] == ".")
-    ]
+    return [str(p) for p in found if p.parts[0] != "cache" and (p.parts[0] != "rewriters" or p.parts[1][0] == ".")]
 
 
 # --- from the hub ----------------------------------------------------------------------------------
@@ -186,9 +182,7 @@ def test_a_transfer_that_breaks_off_is_continued(hub: Hub) -> None:
 def test_the_next_pull_continues_where_the_last_one_gave_up(hub: Hub) -> None:
     hub.serve(FILES)
     hub.breaks = [1000, 1000, 1000]
-    assert f"broke off after 3,000 of {len(BIG):,} bytes; pull again to continue there" in refuse(
-        "hf:owner/repo"
-    )
+    assert f"broke off after 3,000 of {len(BIG):,} bytes; pull again to continue there" in refuse("hf:owner/repo")
     assert "repo" not in list_artifacts()
     hub.asked.clear()
     seen: list[tuple[int, int, str]] = []
@@ -251,9 +245,7 @@ def test_a_silent_server_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
             pull("hf:owner/repo", timeout=0.2)
 
 
-@pytest.mark.parametrize(
-    ("status", "meaning"), [(404, "no such repository"), (401, "private, gated"), (403, "gated")]
-)
+@pytest.mark.parametrize(("status", "meaning"), [(404, "no such repository"), (401, "private, gated"), (403, "gated")])
 def test_what_the_server_refuses_is_told(hub: Hub, status: int, meaning: str) -> None:
     hub.statuses = [status]
     assert f"answers {status}" in (message := refuse("hf:owner/repo")) and meaning in message

@@ -14,9 +14,7 @@ from masa.resources import cache_dir, data_dir, models_dir
 
 def run_in_copy(package: Path, code: str) -> str:
     """Run `code` with `masa` imported from `package`, as another installation would."""
-    shutil.copytree(
-        Path(masa.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "_models")
-    )
+    shutil.copytree(Path(masa.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "_models"))
     result = subprocess.run(
         [sys.executable, "-S", "-c", code],
         env={"PYTHONPATH": str(package.parent), "HOME": str(package.parent)},

@@ -109,15 +109,9 @@ def ollama(models: dict[str, Any]) -> Callable[[str, str, Any], Answer]:
     def answer(method: str, path: str, body: Any) -> Answer:
         if (method, path) == ("POST", "/api/show"):
             name = body["model"] if ":" in body["model"] else body["model"] + ":latest"
-            return (
-                (200, models[name])
-                if name in models
-                else (404, {"error": f"model '{body['model']}' not found"})
-            )
+            return (200, models[name]) if name in models else (404, {"error": f"model '{body['model']}' not found"})
         if (method, path) == ("GET", "/v1/models"):
-            entries = [
-                {"id": name, "object": "model", "created": 1, "owned_by": "library"} for name in models
-            ]
+            entries = [{"id": name, "object": "model", "created": 1, "owned_by": "library"} for name in models]
             return 200, {"object": "list", "data": entries}
         return 404, b"404 page not found"
 

@@ -18,7 +18,13 @@ from masa.formats.skill_md import (
     save_skill_folder,
     validate_skill_folder,
 )
-from masa.formats.skill_md_document import EXTRA, Document, parse_document
+from masa.formats.skill_md_document import (
+    EXTRA,
+    Document,
+    _headings,
+    _split_front_matter,
+    parse_document,
+)
 from masa.formats.skill_md_render import render_document
 from masa.skills import Group, Skill
 
@@ -126,7 +132,7 @@ def test_dashes_inside_the_yaml_and_the_body_do_not_end_the_front_matter() -> No
         ("---\nname: x\nlist: [1, 2\n---\nbody\n", "SKILL.md, line 4.*not valid YAML"),
         ("---\nname: x\n\tkey: tab\n---\nbody\n", "line 3.*not valid YAML"),
         ("---\nname: x\nwhen: 2024-99-99\n---\nbody\n", "not valid YAML"),
-        ("---\nname: x\nkey: " + "[" * 5000 + "\n---\nbody\n", "not valid YAML"),
+        ("---\nname: x\nkey: " + "[" * 2000 + "\n---\nbody\n", "not valid YAML"),
         ("---\nname: \x01\n---\nbody\n", "not valid YAML"),
         ("---\ndescription: y\n---\nbody\n", "no name"),
         ("---\n---\nbody\n", "no name"),
@@ -148,7 +154,7 @@ def test_a_broken_skill_md_gets_one_clear_sentence(tmp_path: Path, text: str | b
 
 
 def test_a_folder_without_skill_md_and_no_folder_at_all_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="no SKILL.md"):
+    with pytest.raises(FormatError, match=r"no SKILL\.md"):
         load_skill_folder(tmp_path)
     with pytest.raises(FormatError, match="does not exist"):
         load_skill_folder(tmp_path / "nowhere")
@@ -500,13 +506,13 @@ def test_whatever_a_rewrite_does_every_section_is_read_again(raw: bytes, data: s
         assert written.startswith(document.head.encode())
         assert again.fields == document.fields
         # Text of ours may bring headings of its own, so the titles are a subsequence of what is read.
-        sections = [text for s in again.sections for text in (*s.lead.splitlines(), s.title)]
-        found = iter([*again.head.splitlines(), *sections, *again.tail.splitlines()])
+        body = _split_front_matter(written.decode(), "test")[2]
+        found = iter([title for *_, title in _headings(body)])
         expected = [skill.title for skill in output]
         if output[0].title == document.name and document.sections[0].level == 0:
             expected = expected[1:]
         for title in expected:
-            assert any(title in text for text in found), (title, written)
+            assert title in found, (title, written)  # `in` moves the iterator on
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: ("---\n" + text + "\n---\nx").encode()))

@@ -173,9 +173,7 @@ def test_a_temporary_folder_another_process_may_still_write_is_left_alone(bank: 
     "damage",
     ["", "[]", "{}", "\xff", '{"format": 99}', '{"format": "1"}'],
 )
-def test_damaged_records_are_passed_over_and_logged(
-    bank: Path, damage: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_records_are_passed_over_and_logged(bank: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     good = store(bank, writes("good"), RECORD)
     bad = variants_dir(bank) / "bad"
     bad.mkdir()
@@ -272,9 +270,7 @@ def test_a_fingerprint_does_not_follow_links(tmp_path: Path) -> None:
     assert fingerprint(tmp_path / "a") == before
 
 
-def test_storing_in_a_folder_without_permission_is_one_sentence(
-    bank: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_storing_in_a_folder_without_permission_is_one_sentence(bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 

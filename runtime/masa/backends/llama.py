@@ -42,6 +42,7 @@ class LlamaBackend:
         self._adapters: dict[str, Any] = {}
         self._grammar_tokenizer: Any = None
         self._lock = threading.Lock()
+        self._buffer = ctypes.create_string_buffer(512)
         self._vocab = self._llama.llama_model_get_vocab(model)
         self.vocabulary = int(self._llama.llama_vocab_n_tokens(self._vocab))
         self.context_length = int(self._llama.llama_model_n_ctx_train(model))
@@ -75,9 +76,7 @@ class LlamaBackend:
             llama.llama_backend_init()
             model = llama.llama_model_load_from_file(str(path).encode(), params)
         if not model:
-            why = next(
-                (line for line in messages if "error" in line.lower() or "invalid" in line.lower()), ""
-            )
+            why = next((line for line in messages if "error" in line.lower() or "invalid" in line.lower()), "")
             raise BackendError(
                 f"{path}: llama.cpp cannot load this file"
                 + (f" ({why.strip()})" if why else "")
@@ -114,41 +113,57 @@ class LlamaBackend:
         return list(buffer[:count])
 
     def detokenize(self, tokens: Sequence[int]) -> bytes:
-        pieces = []
-        buffer = ctypes.create_string_buffer(512)
-        for token in tokens:
-            size = self._llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
-            pieces.append(buffer.raw[: max(size, 0)])
-        return b"".join(pieces)
+        return b"".join(self._piece(token) for token in tokens if self._control_piece(token) is None)
 
     def token_id(self, text: str) -> int | None:
         tokens = self._tokenize(text, special=True)
-        if len(tokens) != 1 or not self._is_control(tokens[0]):
-            return None
-        return tokens[0]
+        return tokens[0] if len(tokens) == 1 and self._control_piece(tokens[0]) is not None else None
 
     def control_tokens(self) -> tuple[str, ...]:
-        buffer = ctypes.create_string_buffer(512)
-        found = []
-        for token in range(self.vocabulary):
-            if self._is_control(token):
-                size = self._llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, True)
-                found.append(buffer.raw[: max(size, 0)].decode("utf-8", "replace"))
-        return tuple(text for text in found if text.strip())
+        controls = (piece for token in range(self.vocabulary) if (piece := self._control_piece(token)))
+        return tuple(piece.decode("utf-8", "replace") for piece in controls)
 
-    def _is_control(self, token: int) -> bool:
+    def _piece(self, token: int) -> bytes:
+        """The token's spelling, special or not."""
+        size = self._llama.llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, True)
+        return self._buffer.raw[: max(size, 0)]
+
+    def _control_piece(self, token: int) -> bytes | None:
+        """The spelling of a special token, None for text (which "user defined" tokens such as long blanks may be)."""
         kind = self._llama.llama_vocab_get_attr(self._vocab, token)
-        return bool(kind & (self._llama.LLAMA_TOKEN_ATTR_CONTROL | self._llama.LLAMA_TOKEN_ATTR_USER_DEFINED))
+        if kind & self._llama.LLAMA_TOKEN_ATTR_CONTROL:
+            return self._piece(token)
+        if kind & self._llama.LLAMA_TOKEN_ATTR_USER_DEFINED:
+            piece = self._piece(token)
+            if piece.startswith(b"<") and piece.endswith(b">"):
+                return piece
+        return None
 
     def grammar_tokenizer(self) -> Any:
         with self._lock:
             if self._grammar_tokenizer is None:
-                try:
-                    from llguidance.llamacpp import lltokenizer_from_vocab
-                except ImportError:
-                    raise MissingExtraError("constrained decoding", "llama") from None
-                self._grammar_tokenizer = lltokenizer_from_vocab(self._vocab)
+                self._grammar_tokenizer = self._make_grammar_tokenizer()
             return self._grammar_tokenizer
+
+    def _make_grammar_tokenizer(self) -> Any:
+        """As `llguidance.llamacpp.lltokenizer_from_vocab`, without its deprecated call for every token."""
+        try:
+            from llguidance import LLTokenizer
+        except ImportError:
+            raise MissingExtraError("constrained decoding", "llama") from None
+        # 0xff occurs in no UTF-8 text: llguidance's mark of tokens that no text may match.
+        spellings = [
+            b"\xff" + control if (control := self._control_piece(token)) is not None else self._piece(token)
+            for token in range(self.vocabulary)
+        ]
+        function = ctypes.cast(self._llama.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value
+        return LLTokenizer.from_llamacpp(
+            tokens=spellings,
+            vocab_ptr=self._vocab,
+            tokenize_fptr=function,
+            eos_token=self._llama.llama_vocab_eos(self._vocab),
+            slices=None,
+        )
 
     def session(self, *, slots: int, length: int) -> LlamaSession:
         if length > self.context_length:
@@ -256,9 +271,9 @@ class LlamaSession:
         if self._shared:
             self._llama.llama_memory_seq_cp(self._memory, 0, stream, -1, -1)
         entries = [(stream, token, self._shared + i) for i, token in enumerate(tokens)]
-        logits = self._compute(entries, wanted=1)
+        logits: NDArray[np.float32] = self._compute(entries, wanted=1)[0]
         self._used[slot] = self._shared + len(tokens)
-        return logits[0]
+        return logits
 
     def step(self, feeds: Sequence[Feed], wanted: Sequence[int]) -> list[NDArray[np.float32]]:
         self._close_gaps()
@@ -322,9 +337,7 @@ class LlamaSession:
             self._compute_rows(piece, ())
         return self._compute_rows(pieces[-1], range(len(pieces[-1]) - wanted, len(pieces[-1])))
 
-    def _compute_rows(
-        self, entries: Sequence[tuple[int, int, int]], rows: Sequence[int]
-    ) -> NDArray[np.float32]:
+    def _compute_rows(self, entries: Sequence[tuple[int, int, int]], rows: Sequence[int]) -> NDArray[np.float32]:
         """Compute entries (stream, token, position) and return the logits of the named ones, in order."""
         import numpy as np
 

@@ -84,9 +84,7 @@ _FAMILIES = tuple(
         "inventory carrying holding",
     )
 )
-_CONTROL = re.compile(
-    r"<\|[^<>\n]*\|>|<(?:start|end)_of_turn>|\[/?INST\]|</?s>|<<SYS>>|<(?:bos|eos|pad|unk)>"
-)
+_CONTROL = re.compile(r"<\|[^<>\n]*\|>|<(?:start|end)_of_turn>|\[/?INST\]|</?s>|<<SYS>>|<(?:bos|eos|pad|unk)>")
 
 
 def with_syntax(skill: Skill, facts: Facts | None) -> str:
@@ -108,18 +106,16 @@ def missing_forms(skill: Skill, facts: Facts | None) -> tuple[ActionForm, ...]:
     """The forms that `syntax` would append, in the order of the facts."""
     if facts is None or SYNTAX_LEAD in skill.principle:
         return ()
-    forms = [
-        form for form in facts.actions if _safe(form.form) and "`" not in form.form and "\n" not in form.form
-    ]
+    forms = [form for form in facts.actions if _safe(form.form) and "`" not in form.form and "\n" not in form.form]
     speaks_of = [form for form in forms if _speaks_of(skill.text, form)] or forms
     return tuple(form for form in speaks_of if form.form not in skill.principle)
 
 
 def _speaks_of(text: str, form: ActionForm) -> bool:
     words = frozenset(re.findall(r"[a-z]{2,}", text.lower()))
-    verbs = re.findall(
-        r"[a-z]{2,}", re.sub(r"\{[^{}]*\}|<[^<>]*>|\[[^\[\]]*\]", " ", form.form.lower())
-    ) or re.findall(r"[a-z]{2,}", form.form.lower())
+    verbs = re.findall(r"[a-z]{2,}", re.sub(r"\{[^{}]*\}|<[^<>]*>|\[[^\[\]]*\]", " ", form.form.lower())) or re.findall(
+        r"[a-z]{2,}", form.form.lower()
+    )
     verb = verbs[:1]
     related = frozenset(verb).union(*(family for family in _FAMILIES if verb and verb[0] in family))
     return bool(words & related) or any(word.rstrip("sed") in related for word in words if len(word) > 4)
@@ -141,7 +137,7 @@ def chosen_example(skill: Skill, facts: Facts | None) -> str | None:
     if facts is None:
         return None
     examples = [example.strip() for example in facts.examples if example.strip() and _safe(example)]
-    if not examples or any(example in skill.principle for example in examples):
+    if not examples or any(example in skill.principle.replace("\r\n", "\n") for example in examples):
         return None
     words = content_words(skill.text)
     return max(examples, key=lambda example: len(words & content_words(example)))  # the first of equals
@@ -170,11 +166,7 @@ def _known(kind: str, facts: Facts | None) -> str:
     """What interface facts add to a warning: the forms it is about."""
     if facts is None:
         return ""
-    safe = [
-        form.form
-        for form in facts.actions
-        if _safe(form.form) and "`" not in form.form and "\n" not in form.form
-    ]
+    safe = [form.form for form in facts.actions if _safe(form.form) and "`" not in form.form and "\n" not in form.form]
     if kind == "invalid-action":
         return f" Actions: {_quoted(safe)}." if safe else ""
     verbs = _WARNING_VERBS.get(kind, frozenset())
@@ -197,10 +189,11 @@ def appended(principle: str, addition: str, *, own_line: bool = False) -> str:
     Unchanged where Markdown would swallow the addition, as behind a code fence that is never closed.
     """
     body = principle.rstrip()
+    ending = principle[len(body) :]
     if is_plain(principle) and "\n" not in body and not own_line and not body.endswith(":"):
-        return f"{closed(body)} {addition}"
+        return f"{closed(body)} {addition}{ending}"
     before = [part.kind for part in blocks(body)]
-    result = f"{body}\n\n{addition}"
+    result = f"{body}\n\n{addition}{ending}"
     after = [part.kind for part in blocks(result)]
     if after[: len(before)] != before or len(after) <= len(before):
         return principle

@@ -57,17 +57,14 @@ def check_plan(group: Group, plan: Plan) -> None:
     numbers = [line.source for line in plan.lines]
     if numbers != list(range(1, len(group) + 1)):
         raise ValueError(
-            f"the plan has lines for {numbers or 'no'} skills, the group has 1 to {len(group)}; "
-            "give each one line"
+            f"the plan has lines for {numbers or 'no'} skills, the group has 1 to {len(group)}; give each one line"
         )
     survivor = False
     for line, skill in zip(plan.lines, group.skills, strict=True):
         _check_line(line)
         name = line.edits[0].name
         if name == "merge-up" and not survivor:
-            raise ValueError(
-                f"line {line.source}: 'merge-up' with no surviving skill above; keep one above it"
-            )
+            raise ValueError(f"line {line.source}: 'merge-up' with no surviving skill above; keep one above it")
         if name == "drop" and not droppable(skill):
             raise ValueError(
                 f"line {line.source}: 'drop' of a skill with code, links or placeholders; keep or merge it"
@@ -97,13 +94,9 @@ def _check_line(line: PlanLine) -> None:
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         if edit.structural and len(line.edits) > 1:
-            raise ValueError(
-                f"{where}: {call.name!r} stands alone on its line, found {len(line.edits)} edits"
-            )
+            raise ValueError(f"{where}: {call.name!r} stands alone on its line, found {len(line.edits)} edits")
         if order.index(call.name) <= last:
-            raise ValueError(
-                f"{where}: {call.name!r} out of order or repeated; the order is {', '.join(order[3:])}"
-            )
+            raise ValueError(f"{where}: {call.name!r} out of order or repeated; the order is {', '.join(order[3:])}")
         last = order.index(call.name)
 
 
@@ -140,7 +133,8 @@ def _joined_texts(first: str, second: str) -> str:
     body, addition = first.rstrip(), second.strip("\r\n")
     plain = is_plain(first) and is_plain(second) and "\n" not in body + addition.strip()
     if not plain or body.endswith(":"):
-        return f"{body}\n\n{addition}"
+        gap = "\r\n\r\n" if "\r\n" in body else "\n\n"
+        return f"{body}{gap}{addition}"
     return f"{closed(body)} {addition.strip()}"
 
 

@@ -44,19 +44,20 @@ _FINITE = re.compile(
 def conditioned(text: str, condition: str) -> str:
     """`When <condition>: <text>`, or `text` itself if it already opens with a condition or none is known.
 
-    The text stands unchanged behind the condition; where it is more than a paragraph, the condition is a
-    line above.
+    The text stands word for word behind the condition. Headings stay on top; in front of a list, a table or
+    code the condition is a line of its own.
     """
     phrase = condition_phrase(condition)
     parts = blocks(text)
-    opening = next((part for part in parts if part.kind != "other"), None)
-    if not phrase or opening is None:
+    index = next((i for i, part in enumerate(parts) if part.kind not in ("other", "heading")), None)
+    if not phrase or index is None or phrase in text:
         return text
-    if (opening.prose and starts_with_condition(opening.text)) or text.lstrip().startswith(phrase):
+    opening = parts[index]
+    if opening.prose and starts_with_condition(opening.text):
         return text
     if opening.kind != "paragraph":
-        return f"{phrase}\n\n{text}"
-    return join(part.with_text(f"{phrase} {part.text}") if part is opening else part for part in parts)
+        return f"{join(parts[:index])}{phrase}\n\n{join(parts[index:])}"
+    return join([*parts[:index], opening.with_text(f"{phrase} {opening.text}"), *parts[index + 1 :]])
 
 
 def condition_phrase(condition: str) -> str:
@@ -73,11 +74,7 @@ def condition_phrase(condition: str) -> str:
         verb = "When you have " if _OBSERVED.match(phrase) else "When "
         return f"{verb}{lowered(phrase)}:"
     if _PERIOD.match(phrase):
-        return (
-            f"At {lowered(phrase)}:"
-            if phrase.lower().startswith(("every", "each"))
-            else f"For {lowered(phrase)}:"
-        )
+        return f"At {lowered(phrase)}:" if phrase.lower().startswith(("every", "each")) else f"For {lowered(phrase)}:"
     if _SUBORDINATE.match(phrase):
         return f"{capitalized(phrase)}:"
     return f"{'When' if _FINITE.match(phrase) else 'For'} {lowered(phrase)}:"

@@ -65,11 +65,7 @@ def _keep_parents(parts: tuple[Block, ...], kept: list[Block | None]) -> None:
         if kept[index] is not None:
             below = part
         elif part.kind in ("paragraph", "item"):
-            below = (
-                below
-                if part.kind == "item" and below is not None and _indent(below) < _indent(part)
-                else None
-            )
+            below = below if part.kind == "item" and below is not None and _indent(below) < _indent(part) else None
 
 
 def _indent(part: Block) -> int:
@@ -84,13 +80,7 @@ def _closed_up(kept: list[Block | None]) -> list[Block]:
     for remaining in kept:
         if remaining is None:
             gone = True
-        elif (
-            gone
-            and remaining.kind == "other"
-            and not remaining.raw.strip()
-            and result
-            and not result[-1].raw.strip()
-        ):
+        elif gone and remaining.kind == "other" and not remaining.raw.strip() and result and not result[-1].raw.strip():
             gone = False
         else:
             result.append(remaining)

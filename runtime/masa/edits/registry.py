@@ -7,6 +7,7 @@ title or principle empty; where a change would break that, the skill stays as it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -70,6 +71,8 @@ class Edit:
         if self._principle is None:
             return skill
         principle = self._principle(skill, argument or "", facts)
+        if "\r\n" in skill.principle:
+            principle = re.sub(r"(?<!\r)\n", "\r\n", principle)  # the line breaks of the file it came from
         kept = principle.strip() and all(span in principle for span in protected_spans(skill.principle))
         return replace(skill, principle=principle) if kept and principle != skill.principle else skill
 
@@ -171,7 +174,7 @@ EDITS: Mapping[str, Edit] = MappingProxyType({edit.name: edit for edit in _REGIS
 
 def droppable(skill: Skill) -> bool:
     """Whether a skill may be dropped: it carries nothing that must survive."""
-    return not protected_spans(skill.text)
+    return not any(map(protected_spans, (skill.title, skill.when_to_apply, skill.principle)))
 
 
 def available_edits(skill: Skill, facts: Facts | None = None) -> tuple[str, ...]:

@@ -163,9 +163,7 @@ def _mended(left: str, original: str) -> str:
 
 def _asides(body: str) -> list[tuple[int, int]]:
     if re.search(r"\(\w{1,2}\)", body):  # (a) … and (b) …: brackets number things here
-        return [
-            m.span() for m in _ASIDE.finditer(body) if re.match(r"\s*\((?:e\.g\.|i\.e\.|such as|like)", m[0])
-        ]
+        return [m.span() for m in _ASIDE.finditer(body) if re.match(r"\s*\((?:e\.g\.|i\.e\.|such as|like)", m[0])]
     return [
         match.span()
         for match in _ASIDE.finditer(body)
@@ -227,12 +225,7 @@ def _leading(body: str, condition: str) -> list[tuple[int, int]]:
     if purpose and is_imperative(body[purpose.end() :]):
         return [purpose.span()]
     clause = _CONDITION_FIRST.match(body)
-    if (
-        not condition
-        or not clause
-        or not starts_with_condition(body)
-        or not is_imperative(body[clause.end() :])
-    ):
+    if not condition or not clause or not starts_with_condition(body) or not is_imperative(body[clause.end() :]):
         return []
     stated, said = content_words(condition), content_words(clause[0])
     command = re.split(r"[,;—]", body[clause.end() :])[0]

@@ -27,31 +27,42 @@ _OBJECT = re.compile(
 def numbered(text: str) -> str:
     """Text whose top-level paragraphs of two or more steps are numbered lists; lists, code and headings stay.
 
-    The numbering goes on from paragraph to paragraph and starts again below a heading.
+    The numbering goes on from paragraph to paragraph and starts again below a heading or a line that leads
+    in. Paragraphs that lead in to a list or comment on one stay as they are.
     """
     parts = _as_paragraph(blocks(text))
     result: list[str] = []
     count = 0
+    listed = False  # whether a list of the text itself stands right above
     for position, part in enumerate(parts):
+        if part.kind == "other" and not part.raw.strip():
+            result.append(part.raw)
+            continue
+        free = part.kind == "paragraph" and not listed and not _bound(parts[position + 1 :])
+        lines = step_lines(part.text) if free else None
         if part.kind in ("heading", "item"):
             count = 0
-        lines = step_lines(part.text) if part.kind == "paragraph" else None
+        listed = part.kind in ("item", "inner")
         if lines is None:
             result.append(part.raw)
             continue
         lead, steps, rest = lines
-        listed = [f"{count + index}. {step}" for index, step in enumerate(steps, 1)]
-        count = 0 if rest else count + len(steps)
-        opening = [lead, ""] if lead and listed[0][:2] != "1." else [lead] if lead else []
-        block = "\n".join([*opening, *listed]) + (f"\n\n{rest}" if rest else "")
-        following = parts[position + 1] if position + 1 < len(parts) else None
-        blank = (
-            following is not None
-            and not following.raw.startswith(("\n", "\r"))
-            and following.kind == "paragraph"
-        )
-        result.append(part.prefix + block + part.suffix + ("\n" if blank else ""))
+        count = 0 if lead else count
+        block = "\n".join([*([lead] if lead else []), *(f"{n}. {step}" for n, step in enumerate(steps, count + 1))])
+        count += len(steps)
+        if rest:
+            block += f"\n\n{rest}"
+            count = 0
+        result.append(part.prefix + block + part.suffix)
     return "".join(result)
+
+
+def _bound(following: tuple[Block, ...]) -> bool:
+    """Whether what follows belongs to the paragraph above it, or would be swallowed by a list above it."""
+    if following and following[0].kind == "item":
+        return True
+    below = next((part for part in following if part.kind != "other"), None)
+    return below is not None and below.kind == "code" and below.raw.startswith(("    ", "\t", " \t", "  \t"))
 
 
 def _as_paragraph(parts: tuple[Block, ...]) -> tuple[Block, ...]:
@@ -81,9 +92,7 @@ def step_lines(text: str) -> tuple[str, list[str], str] | None:
             lead = piece
         elif (steps and not has_command(piece) and not starts_with_condition(piece)) or (
             steps
-            and re.match(
-                r"(?:e\.g\.|for example|examples?\b|otherwise\b|if (?:so|not|yes|no),)", piece, re.IGNORECASE
-            )
+            and re.match(r"(?:e\.g\.|for example|examples?\b|otherwise\b|if (?:so|not|yes|no),)", piece, re.IGNORECASE)
         ):
             steps[-1] += f" {piece}"
         else:
@@ -125,9 +134,7 @@ def _enumerated(text: str, run: list[re.Match[str]]) -> tuple[str, list[str], st
 
 def _finished(piece: str) -> str:
     """One step as a sentence of its own."""
-    body = (
-        re.sub(r"[,;]?\s+(?:and|then|and then)?\s*$|[,;]\s*$", "", piece.strip() + " ").strip().rstrip(",;")
-    )
+    body = re.sub(r"[,;]?\s+(?:and|then|and then)?\s*$|[,;]\s*$", "", piece.strip() + " ").strip().rstrip(",;")
     body = capitalized(body)
     return body if re.search(r"[.!?:…][\"'”’)]*$", body) else body + "."
 
@@ -144,9 +151,7 @@ def _clauses(sentence: str) -> list[str]:
             sentence, match.start()
         ):
             continue
-        commanded = (
-            commanded or is_imperative(before) or (match["semicolon"] is not None and has_command(before))
-        )
+        commanded = commanded or is_imperative(before) or (match["semicolon"] is not None and has_command(before))
         joiner = _JOINER.match(after)
         clause = after[joiner.end() :] if joiner else after
         if match["semicolon"]:

@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from masa.errors import FormatError
@@ -22,6 +21,7 @@ from masa.skills import GENERAL, Skill, SkillBank
 _SPECIFIC_KEYS = ("task_specific_skills", "query_type_skills")
 _SKILL_FIELDS = ("skill_id", "title", "principle", "when_to_apply")
 _ORDER = "__key_order__"
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class _Layout:
     ensure_ascii: bool
     ending: str
     bom: bool
+    literals: Mapping[str, str]
+    """Strings that the file spells otherwise than `json.dumps` would (a file may mix escapes), by the latter."""
 
 
 def load_bank(path: str | Path) -> SkillBank:
@@ -68,9 +70,7 @@ def loads_bank(data: bytes, *, where: str = "skill bank") -> SkillBank:
     try:
         document = json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, where))
     except json.JSONDecodeError as error:
-        raise FormatError(
-            f"{where}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})"
-        ) from None
+        raise FormatError(f"{where}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
     except RecursionError:
         raise FormatError(f"{where}: not a skill bank (JSON nested too deeply)") from None
     if not isinstance(document, dict):
@@ -78,9 +78,7 @@ def loads_bank(data: bytes, *, where: str = "skill bank") -> SkillBank:
     present = [key for key in _SPECIFIC_KEYS if key in document]
     if GENERAL not in document and not present:
         keys = ", ".join(sorted(document)[:6]) or "none"
-        raise FormatError(
-            f"{where}: not a skill bank (keys: {keys}); expected {GENERAL} and task_specific_skills"
-        )
+        raise FormatError(f"{where}: not a skill bank (keys: {keys}); expected {GENERAL} and task_specific_skills")
     if len(present) == 2:
         raise FormatError(f"{where}: has both {present[0]} and {present[1]}; keep one")
     specific_key = present[0] if present else _SPECIFIC_KEYS[0]
@@ -99,7 +97,9 @@ def loads_bank(data: bytes, *, where: str = "skill bank") -> SkillBank:
         raise FormatError(f"{where}: the bank is empty (no general and no task-specific skills)")
 
     bank = SkillBank(general, by_type, tuple(mistakes))
-    layout = _Layout(data, document, specific_key, _content(bank), *_style(text), data[:3] == b"\xef\xbb\xbf")
+    style = _style(text)
+    bom = data[:3] == b"\xef\xbb\xbf"
+    layout = _Layout(data, document, specific_key, _content(bank), *style, bom, _spellings(text, style[2]))
     return SkillBank(general, by_type, tuple(mistakes), layout)
 
 
@@ -122,6 +122,8 @@ def dump_bank(bank: SkillBank) -> bytes:
         indent=layout.indent if layout else 2,
         separators=layout.separators if layout else (",", ": "),
     )
+    if layout and layout.literals:
+        text = _STRING.sub(lambda match: layout.literals.get(match.group(), match.group()), text)
     text += layout.ending if layout else "\n"
     if layout and "\r\n" in layout.ending:
         text = text.replace("\r\n", "\n").replace("\n", "\r\n")
@@ -150,9 +152,7 @@ def _skills(items: Any, where: str) -> tuple[Skill, ...]:
 
 def _skill(item: Any, where: str) -> Skill:
     if not isinstance(item, dict):
-        raise FormatError(
-            f"{where} is a {_kind(item)}, expected a skill (an object with title and principle)"
-        )
+        raise FormatError(f"{where} is a {_kind(item)}, expected a skill (an object with title and principle)")
     for name in ("title", "principle"):
         if name not in item:
             raise FormatError(f"{where} has no {name!r}; its keys are {', '.join(item) or 'none'}")
@@ -166,7 +166,7 @@ def _skill(item: Any, where: str) -> Skill:
         item["title"],
         item["principle"],
         item.get("when_to_apply", ""),
-        MappingProxyType(extra),
+        extra,
     )
 
 
@@ -198,6 +198,15 @@ def _style(text: str) -> tuple[int | str | None, tuple[str, str], bool, str]:
     separators = (comma, colon.group(1) if colon else ": ")
     stripped = text.rstrip()
     return indent, separators, text.isascii(), text[len(stripped) :]
+
+
+def _spellings(text: str, ensure_ascii: bool) -> dict[str, str]:
+    found = {}
+    for literal in _STRING.findall(text):
+        usual = json.dumps(json.loads(literal), ensure_ascii=ensure_ascii)
+        if usual != literal:
+            found[usual] = literal
+    return found
 
 
 def _kind(value: Any) -> str:

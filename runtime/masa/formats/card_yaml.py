@@ -78,9 +78,7 @@ def _compose(text: str, where: str) -> Any:
                 raise CardError(f"{where}: nested too deeply for a model card; its keys are flat")
         root = yaml.compose(text, Loader=loader)
     except UnicodeEncodeError:
-        raise CardError(
-            f"{where}: holds half of a surrogate pair, which is no text; correct the file"
-        ) from None
+        raise CardError(f"{where}: holds half of a surrogate pair, which is no text; correct the file") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
@@ -105,9 +103,7 @@ def _pairs(node: Any, where: str, what: str) -> Iterator[tuple[str, Any, int]]:
             raise CardError(f"{where}, line {line}: a key must be a word, found {_found(key_node)}")
         key = key_node.value
         if key in seen:
-            raise CardError(
-                f"{where}, line {line}: the key {key!r} is already on line {seen[key]}; delete one of them"
-            )
+            raise CardError(f"{where}, line {line}: the key {key!r} is already on line {seen[key]}; delete one of them")
         seen[key] = line
         yield key, value_node, line
 

@@ -191,9 +191,7 @@ def _version(path: Path, start: bytes) -> int:
     if start[:4] != MAGIC:
         old = _OLD_MAGICS.get(start[:4])
         if old is not None:
-            raise FormatError(
-                f"{path}: a model in the old format {old}, which llama.cpp no longer loads; convert it"
-            )
+            raise FormatError(f"{path}: a model in the old format {old}, which llama.cpp no longer loads; convert it")
         found = "it is empty" if not start else f"it begins with {start[:4]!r}"
         raise FormatError(f"{path}: not a GGUF file, {found}; give a model file that ends in .gguf")
     if len(start) < 8:
@@ -202,9 +200,7 @@ def _version(path: Path, start: bytes) -> int:
     if version not in (2, 3):
         if version and version & 0xFFFF == 0:
             raise FormatError(f"{path}: a big-endian GGUF; masa reads little-endian ones, convert it")
-        raise FormatError(
-            f"{path}: GGUF version {version}, this masa reads 2 and 3; convert the model or upgrade masa"
-        )
+        raise FormatError(f"{path}: GGUF version {version}, this masa reads 2 and 3; convert the model or upgrade masa")
     return version
 
 

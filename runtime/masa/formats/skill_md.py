@@ -71,16 +71,12 @@ def load_skill_folder(path: Path) -> SkillBank:
         content = _read(file, root)
         document = parse_document(content, str(file))
         if document.name in documents:
-            raise FormatError(
-                f"{file}: {root / files[document.name]} is also called {document.name!r}; rename one"
-            )
+            raise FormatError(f"{file}: {root / files[document.name]} is also called {document.name!r}; rename one")
         documents[document.name] = document
         files[document.name] = file.relative_to(root)
         raw[document.name] = content
     if not documents:
-        raise FormatError(
-            f"{root}: no SKILL.md here or in the folders directly below; is this a skill folder?"
-        )
+        raise FormatError(f"{root}: no SKILL.md here or in the folders directly below; is this a skill folder?")
     groups = {name: document.skills() for name, document in documents.items()}
     return SkillBank(general=(), task_specific=groups, source=SkillFolders(documents, files, raw))
 
@@ -104,14 +100,10 @@ def save_skill_folder(bank: SkillBank, original_path: Path, out_path: Path) -> N
     if not isinstance(source, SkillFolders) or source.documents.keys() != bank.task_specific.keys():
         raise FormatError(f"{root}: this bank was not loaded from these skill folders; save it as bank JSON")
     if bank.general:
-        raise FormatError(
-            f"{root}: a skill folder has no place for general skills; save the bank as bank JSON"
-        )
+        raise FormatError(f"{root}: a skill folder has no place for general skills; save the bank as bank JSON")
     out = Path(out_path).absolute()
     if out.resolve().is_relative_to(root.resolve()) or root.resolve().is_relative_to(out.resolve()):
-        raise FormatError(
-            f"{out}: lies in the original skill folder or around it; originals are never overwritten"
-        )
+        raise FormatError(f"{out}: lies in the original skill folder or around it; originals are never overwritten")
     if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
         raise FormatError(f"{out}: already exists; choose a new folder or remove it first")
     replaced: dict[Path, bytes] = {}
@@ -173,9 +165,7 @@ def _field_problems(fields: Mapping[str, Any], folder: str) -> Iterator[str]:
         if key not in _FIELDS:
             yield f"unknown field {key!r} in the front matter; the specification has {', '.join(_FIELDS)}"
         elif key == "metadata":
-            if not isinstance(value, dict) or not all(
-                isinstance(s, str) for pair in value.items() for s in pair
-            ):
+            if not isinstance(value, dict) or not all(isinstance(s, str) for pair in value.items() for s in pair):
                 yield "metadata must map texts to texts; put numbers and dates in quotes"
         elif key == "allowed-tools" and isinstance(value, list):
             if not all(isinstance(tool, str) for tool in value):
@@ -239,6 +229,4 @@ def _read(file: Path, root: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise FormatError(
-            f"{file}: cannot be read ({error.strerror}); check that it is a readable file"
-        ) from error
+        raise FormatError(f"{file}: cannot be read ({error.strerror}); check that it is a readable file") from error

@@ -22,9 +22,7 @@ EXTRA = "skill_md"
 """Key of `Skill.extra` under which a section's origin is kept: {"level", "section", "description"}."""
 
 _BOM = "\ufeff"
-_LINE = re.compile(
-    r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+"
-)  # the line ends of YAML and CommonMark; splitlines() has more
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")  # the line ends of YAML and CommonMark; splitlines() has more
 LINE_BREAK = re.compile(r"\r\n|\n|\r")
 _BLANK_LINES = re.compile(r"(?:[ \t]*(?:\r\n|\n|\r))*")
 _BLANK = " \t\r\n"
@@ -125,9 +123,7 @@ def _split_front_matter(text: str, where: str) -> tuple[str, str, str]:
         elif marker:
             return text[:position], text[yaml_start : match.start()], text[position:]
     if yaml_start is None:
-        raise FormatError(
-            f"{where}: no front matter; the first line must be `---`, then name and description"
-        )
+        raise FormatError(f"{where}: no front matter; the first line must be `---`, then name and description")
     raise FormatError(f"{where}: the front matter is not terminated; end it with a line `---`")
 
 
@@ -140,9 +136,7 @@ def _load_yaml(text: str, where: str) -> Mapping[str, Any]:
         mark = error.problem_mark or error.context_mark
         line = "" if mark is None else f", line {mark.line + 2}"  # counted from 0, below the opening `---`
         problem = error.problem or error.context or "invalid YAML"
-        raise FormatError(
-            f"{where}{line}: the front matter is not valid YAML ({problem}); correct it"
-        ) from error
+        raise FormatError(f"{where}{line}: the front matter is not valid YAML ({problem}); correct it") from error
     # PyYAML also leaks ValueError, KeyError, AttributeError and RecursionError on odd input.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -177,9 +171,7 @@ def _split_body(name: str, fields: Mapping[str, Any], front: str, body: str, whe
         sections.append(Section(lead, body[start:text_start], level, title, gap, text, tail))
         lead = ""
     if not sections:
-        raise FormatError(
-            f"{where}: the body below the front matter has no text; there is nothing to rewrite"
-        )
+        raise FormatError(f"{where}: the body below the front matter has no text; there is nothing to rewrite")
     if not sections[0].level:  # blank lines above the first text belong to the top of the file
         head, sections[0] = head + sections[0].gap, replace(sections[0], gap="")
     breaks = Counter(LINE_BREAK.findall(front + body))

@@ -12,10 +12,11 @@ not, so a source that contains them is never accepted as its own rewrite, and it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from types import MappingProxyType
 
 from masa.facts import Facts
-from masa.guard import degeneration, invention, structure, survival, tokens
+from masa.guard import degeneration, invention, orders, structure, survival, tokens
 from masa.guard.case import Limits, Rule, Violation, make_case
 from masa.guard.tokens import CONTROL_TOKENS
 from masa.skills import Group
@@ -25,13 +26,15 @@ __all__ = ["CONTROL_TOKENS", "RULES", "Limits", "Rule", "Violation", "check"]
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         rule.name: rule
-        for module in (structure, tokens, degeneration, survival, invention)
+        for module in (structure, tokens, degeneration, survival, invention, orders)
         for rule in module.RULES
     }
 )
 """Every rule by name, in the order in which violations are reported."""
 
 _DEFAULT = Limits()
+_MOST_FINDINGS = 20
+"""Findings of one rule that are reported; a broken generation can break one rule thousands of times."""
 _TOO_LONG = frozenset({"group-length", "skill-length", "skill-count"})
 
 
@@ -52,7 +55,8 @@ def check(
     Args:
         facts: interface facts that the rewriter was given. What they say is not invented, their length is
             allowed on top, and their commands must survive where the source quotes them.
-        control_tokens: special tokens of the tokenizers at hand (rewriter, backbone), refused like `CONTROL_TOKENS`.
+        control_tokens: special tokens of the tokenizers at hand (rewriter, backbone), refused like
+            `CONTROL_TOKENS`; of the vocabulary's types only "control", since user-defined ones include HTML.
         prompt_text: the rewriter's instruction; an output that repeats eight words of it in a row is refused.
     """
     case = make_case(source, output, facts, control_tokens, prompt_text, limits)
@@ -63,5 +67,5 @@ def check(
         return tuple(found)
     for rule in RULES.values():
         if rule not in structure.RULES:
-            found += rule.check(case)
+            found += islice(rule.check(case), _MOST_FINDINGS)
     return tuple(found)

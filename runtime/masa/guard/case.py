@@ -84,6 +84,13 @@ class Case:
     texts: tuple[str, ...]
     folded: tuple[str, ...]
 
+    def new_texts(self) -> Iterator[tuple[int, str]]:
+        """Index and folded text of the output skills that are not a verbatim copy of one of the source."""
+        kept = {(skill.skill_id, skill.text) for skill in self.source.skills}
+        for index, skill in enumerate(self.output.skills):
+            if (skill.skill_id, skill.text) not in kept:
+                yield index, self.folded[index]
+
 
 Check = Callable[[Case], Iterator[Violation]]
 
@@ -117,7 +124,7 @@ def make_case(
         prompt_text=prompt_text,
         limits=limits,
         facts_text=facts_text,
-        known=fold("\n".join([*(skill.skill_id for skill in source.skills), raw_source, facts_text])),
+        known=fold("\n".join([*(f"{skill.skill_id}\n{skill.text}" for skill in source.skills), facts_text])),
         raw_source=raw_source,
         raw_output=group_text(output.skills),
         texts=texts,
@@ -148,6 +155,8 @@ IGNORABLE = (
 )
 _IGNORABLE = re.compile(f"[{IGNORABLE}]+")
 
+# One Arabic ligature decomposes into 18 characters, another into 8.
+_EXPANDING = re.compile("[\ufdfa\ufdfb]")
 # Brackets and bars that look like those of control tokens; NFKD already maps the full-width ones.
 _LOOKALIKES = str.maketrans(
     {
@@ -171,7 +180,8 @@ def fold(text: str) -> str:
     """
     if text.isascii():
         return text
-    return unicodedata.normalize("NFKD", _IGNORABLE.sub("", text)).translate(_LOOKALIKES)
+    visible = _EXPANDING.sub(" ", _IGNORABLE.sub("", text))
+    return unicodedata.normalize("NFKD", visible).translate(_LOOKALIKES)
 
 
 def quote(text: str, length: int = 40) -> str:

@@ -1,7 +1,7 @@
-"""Rules against what a model makes up: secrets, links, paths, shell tricks, orders to the agent, its own prompt.
+"""Rules against what a model makes up: secrets, links and file paths.
 
-Each rule extracts findings from source, facts and output in the same way and refuses those that only the output
-has, so that what a source says may stay. All work on folded text, run by run, in linear time.
+Each rule extracts findings from source, facts and output in the same way and refuses those that only the
+output has, so that what a source says may stay. All work on folded text, in linear time.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from masa.guard.case import Case, Rule, Violation, fold, quote, where
+from masa.guard.case import Case, Check, Rule, Violation, quote, where
 
 Extract = Callable[[str], Iterator[str]]
 
@@ -17,12 +17,12 @@ _RUN = re.compile(r"[^\s\"'`<>()\[\]{},;|*→≠“”‘’…]+")
 _TRAILING = ".,;:!?)]}'\"*_~"
 
 
-def _invented(
-    rule: str, what: str, extract: Extract, *, show: bool = True
-) -> Callable[[Case], Iterator[Violation]]:
+def invented(rule: str, what: str, extract: Extract, *, show: bool = True) -> Check:
+    """A check that refuses what `extract` finds in the output and neither in the source nor in the facts."""
+
     def check(case: Case) -> Iterator[Violation]:
         known: set[str] | None = None
-        for index, text in enumerate(case.folded):
+        for index, text in case.new_texts():
             found = dict.fromkeys(extract(text))
             if found and known is None:
                 known = set(extract(case.known))
@@ -43,7 +43,7 @@ _KEY_PREFIXES = re.compile(
     r"|gh[opsur]_[A-Za-z0-9]{16,255}|github_pat_\w{16,255}|glpat-[\w-]{16,64}|xox[abeprs]-[\w-]{8,255}"
     r"|A(?:KIA|SIA|BIA|CCA)[A-Z0-9]{12,32}|AIza[\w-]{20,64}|ya29\.[\w-]{16,255}|hf_[A-Za-z0-9]{16,64}"
     r"|npm_[A-Za-z0-9]{16,64}|pypi-[\w-]{16,255}|SG\.[\w-]{10,64}\.[\w-]{10,64}|dop_v1_[a-f0-9]{16,80}"
-    r"|eyJ[\w-]{8,2000}\.[\w-]{4,2000}(?:\.[\w-]{0,2000})?|-----BEGIN [A-Z ]{1,40}-----"
+    r"|eyJ[\w-]{8,300}\.[\w-]{4,300}|-----BEGIN [A-Z ]{1,40}-----"
 )
 _ASSIGNMENT = re.compile(
     r"(?:pass(?:word|wd|phrase|code)|pwd|secret|credentials?|(?:api|access|auth|secret|private)[-_ ]?(?:key|token)"
@@ -66,9 +66,7 @@ def secrets(text: str) -> Iterator[str]:
     for match in _ASSIGNMENT.finditer(text):
         value = match["value"].rstrip(_TRAILING)
         # "password: the one the user gave" is prose; a password has a digit or a symbol in it, or follows "=".
-        if len(value) >= 4 and (
-            any(c.isdigit() for c in value) or "=" in match.group()[: -len(match["value"])]
-        ):
+        if len(value) >= 4 and (any(c.isdigit() for c in value) or "=" in match.group()[: -len(match["value"])]):
             yield value
     for match in _CHUNK.finditer(text):
         chunk = match.group()
@@ -89,30 +87,38 @@ def _looks_random(chunk: str) -> bool:
 _URL = re.compile(
     r"[a-z][a-z0-9+.-]{1,30}://[^\s<>\"'`]+|(?:mailto|javascript):[^\s<>\"'`]+|data:\w{1,20}/[^\s<>]+", re.I
 )
-_TLDS = frozenset(
-    "com org net io ai dev co gov edu mil info biz app xyz top site online shop club link click ly gg tv cc ru cn uk de "
-    "fr jp br us eu nl ch ca onion".split()
+_TLDS = re.compile(
+    "com|org|net|io|ai|dev|co|gov|edu|mil|info|biz|app|xyz|top|site|online|shop|club|link|click|ly|gg|tv|cc|ru|cn"
+    "|uk|de|fr|jp|br|us|eu|nl|ch|ca|onion"
 )
 _IP = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])")
 
 
 def links(text: str) -> Iterator[str]:
     """URLs, host names, IP addresses and e-mail addresses, in lower case and without trailing punctuation."""
-    for match in _URL.finditer(text):
-        yield match.group().rstrip(_TRAILING).casefold()
+    for url in _urls(text):
+        yield url.rstrip(_TRAILING).casefold()
     for match in _IP.finditer(text):
         yield match.group()
-    for match in _RUN.finditer(_URL.sub(" ", text)):
+    for match in _RUN.finditer(_without_urls(text)):
         run = match.group()
         if "." in run:
             yield from _hosts(run.strip(_TRAILING).casefold())
+
+
+def _urls(text: str) -> list[str]:
+    return _URL.findall(text) if ":" in text else []
+
+
+def _without_urls(text: str) -> str:
+    return _URL.sub(" ", text) if ":" in text else text
 
 
 def _hosts(run: str) -> Iterator[str]:
     for part in run.split("@")[-8:]:
         host = re.split(r"[/:?#\\]", part, maxsplit=1)[0]
         labels = host.split(".")
-        named = len(labels) > 1 and all(labels) and labels[-1] in _TLDS
+        named = len(labels) > 1 and all(labels) and _TLDS.fullmatch(labels[-1]) is not None
         if (named and len(labels[-2]) > 1) or host.startswith("www."):
             yield run
             return
@@ -123,12 +129,11 @@ def _hosts(run: str) -> Iterator[str]:
 
 # --- file paths
 
-_EXTENSIONS = (
-    "py pyc ipynb sh bash zsh ps1 bat cmd exe dll so dylib md rst txt csv tsv json jsonl yaml yml toml ini cfg conf env "
-    "xml html htm css ts tsx jsx mjs java class jar c cc cpp h hpp rs go rb pl php sql db sqlite log lock pem key crt "
-    "pdf doc docx xls xlsx ppt pptx png jpg jpeg gif svg zip tar gz tgz xz bz2 7z gguf onnx safetensors pt pkl bin"
+_FILE = re.compile(
+    r"[\w@-]\.(?:pyc?|ipynb|(?:ba|z)?sh|ps1|bat|cmd|exe|dll|so|dylib|md|rst|txt|csv|tsv|jsonl?|ya?ml|toml|ini|cfg"
+    r"|conf|env|xml|html?|css|m?js|jsx|tsx?|java|class|jar|c|cc|cpp|h|hpp|rs|go|rb|pl|php|sql|db|sqlite|log|lock|pem"
+    r"|key|crt|pdf|docx?|xlsx?|pptx?|png|jpe?g|gif|svg|zip|tar|t?gz|xz|bz2|7z|gguf|onnx|safetensors|pt|pkl|bin)$"
 )
-_FILE = re.compile(rf"[\w@-]\.(?:{'|'.join(_EXTENSIONS.split())})$")
 # A bare "go.so" or "key.h" is rather a missing space than a file, unless a folder stands before it.
 _BARE_FILE = re.compile(
     r"[\w@-]\.(?:py|ipynb|sh|bash|ps1|bat|exe|md|txt|csv|tsv|jsonl?|ya?ml|toml|cfg|conf|xml|html?|sql|sqlite|log|pem|pdf"
@@ -143,8 +148,8 @@ _ROOTED = re.compile(
 
 def paths(text: str) -> Iterator[str]:
     """File paths: rooted ones, and names with a known file extension. "in/on" and "clean/heat/cool" are none."""
-    for match in _RUN.finditer(_URL.sub(" ", text)):
-        run = match.group().strip("!?:_~=").rstrip(_TRAILING) if len(match.group()) < 4096 else match.group()
+    for match in _RUN.finditer(_without_urls(text)):
+        run = match.group().lstrip("!?:=").rstrip(_TRAILING + "=")
         if not run or not ("/" in run or "." in run or "\\" in run):
             continue
         tail = run[-40:]
@@ -152,107 +157,12 @@ def paths(text: str) -> Iterator[str]:
             yield run
 
 
-# --- shell
-
-_SHELL = re.compile(
-    r"\|[ \t]{0,4}(?:sudo[ \t]+)?(?:/[\w/]{1,20}/)?(?:ba|z|da|k|fi)?sh\b(?![ \t]*\|)"
-    r"|\b(?:curl|wget|iwr|invoke-webrequest)(?:[ \t]+-{1,2}[^\s`]{1,40}){0,8}[ \t]+(?:https?:|[\w-]{1,60}\.\w)[^\s`]{0,200}"
-    r"|\b(?:curl|wget|iwr)[ \t]+-\w|\brm[ \t]+-{1,2}[a-z]{1,12}|\bsudo[ \t]+[^\s`]{1,60}|\bchmod[ \t]+(?:[0-7]{3,4}|[ugoa]{0,4}\+)"
-    r"|\b(?:ba|z|da)?sh[ \t]+-[a-z]*[ci]\b|\bpython3?[ \t]+-c\b|\beval[ \t]*[(\"$`]|\$\([^)\n]{1,200}\)"
-    r"|\bpowershell(?:\.exe)?[ \t]+-\w+|\binvoke-expression\b|\biex[ \t]*\(|\bbase64[ \t]+(?:-d|--decode)\b"
-    r"|\bnc(?:at)?[ \t]+-[a-z]*[el]|>[ \t]{0,2}/dev/\w+|\bmkfs\.?\w*[ \t]+/|\bdd[ \t]+if=|:\(\)[ \t]*\{"
-    r"|\bos\.system[ \t]*\(|\bsubprocess\.\w+[ \t]*\(|\b__import__[ \t]*\(",
-    re.I,
-)
-
-# --- orders to the agent, and the rewriter's own prompt
-
-_OVERRIDE = re.compile(
-    r"\b(?:ignore|disregard|forget|override|bypass|do not (?:follow|obey)|stop following)\s+(?:all\s+|any\s+|every\s+)?"
-    r"(?:of\s+)?(?:the\s+|your\s+|these\s+|those\s+|my\s+|our\s+)?"
-    r"(?:previous|prior|above|earlier|preceding|initial|original|system|safety)\s+(?:\w+\s+)?"
-    r"(?:instructions?|prompts?|rules?|messages?|directions?|guidelines?|context)"
-    r"|\b(?:ignore|disregard|forget)\s+(?:all|any|your|these|the)\s+(?:of\s+)?(?:your\s+|the\s+)?"
-    r"(?:instructions?|guidelines|safety rules|system prompt)"
-    r"|\bforget\s+everything\b|\byou\s+are\s+(?:now|no\s+longer)\s+(?:an?\b|the\b|in\b|DAN\b|free\b|bound\b)"
-    r"|\b(?:reveal|print|repeat|show|leak|output|disclose|send)\s+(?:me\s+)?(?:your|the|all)\s+"
-    r"(?:hidden\s+|full\s+|entire\s+)?(?:system\s+(?:prompt|message)|credentials|passwords|secrets|api\s+keys?)"
-    r"|\b(?:reveal|print|repeat|show|leak|disclose)\s+your\s+(?:prompt|instructions)"
-    r"|\b(?:new|updated|real|actual)\s+(?:system\s+)?instructions?\s*:|\b(?:jailbreak|developer\s+mode|DAN\s+mode)\b"
-    r"|\bwithout\s+(?:any\s+)?(?:restrictions|safety|telling\s+the\s+user)\b|\bdo\s+not\s+(?:tell|inform)\s+the\s+user\b",
-    re.I,
-)
-_LEAK = re.compile(
-    r"^\s{0,3}(?:system|user|assistant|human|ai|model)\s{0,2}:(?=\s)"
-    r"|\b(?:as|i am|i'm)\s+an?\s+(?:ai|artificial intelligence|large language|language)\s*(?:language\s+)?(?:model|assistant)\b"
-    r"|\b(?:here\s+(?:is|are)|here's|below\s+(?:is|are))\s+(?:the|your|a|an|my)\s+(?:\w+\s+){0,2}"
-    r"(?:rewritten|revised|rewrite|improved|updated|adapted|modified|new\s+version|skills?\b|plan\s+of\s+edits)"
-    r"|^\s{0,3}(?:sure|certainly|of course|absolutely)[,!]\s"
-    r"|\bI(?:'m|\s+am)\s+(?:sorry|unable|not\s+able)\b|\bI\s+(?:cannot|can't|can\s+not)\s+(?:help|assist|comply|provide|fulfil)"
-    r"|\b(?:rewrite|rewriting|rewritten|adapt)\s+(?:the|these|this|each|all|every)\s+(?:\w+\s+)?(?:skills?|group|bank)\b"
-    r"|\b(?:rewritten|adapted|target)\s+(?:skills?|group|backbone)\b|\bmodel\s+card\b|\blet\s+me\s+know\s+if\b"
-    r"|^#{1,6}\s{0,3}(?:instructions?|response|input|output|system|user|assistant)\s*:?\s*$",
-    re.I | re.M,
-)
-
-
-def _phrases(pattern: re.Pattern[str]) -> Extract:
-    def extract(text: str) -> Iterator[str]:
-        for match in pattern.finditer(text):
-            yield " ".join(match.group().casefold().split())
-
-    return extract
-
-
-_ECHO_WORDS = 8
-_WORD = re.compile(r"\w+")
-
-
-def prompt_echo(case: Case) -> Iterator[Violation]:
-    if not case.prompt_text:
-        return
-    own = _runs_of_words(fold(case.prompt_text)) - _runs_of_words(case.known)
-    for index, text in enumerate(case.folded):
-        echoed = own & _runs_of_words(text)
-        if echoed:
-            message = f"{where(index)} repeats the rewriter's instruction: {quote(' '.join(min(echoed)), 60)}"
-            yield Violation("prompt-leak", message, index)
-
-
-def _runs_of_words(text: str) -> set[tuple[str, ...]]:
-    words = [word.casefold() for word in _WORD.findall(text)]
-    return set(zip(*(words[start:] for start in range(_ECHO_WORDS)), strict=False))
-
-
-_said_to_nobody = _invented("prompt-leak", "the words", _phrases(_LEAK))
-
-
-def prompt_leak(case: Case) -> Iterator[Violation]:
-    yield from _said_to_nobody(case)
-    yield from prompt_echo(case)
-
-
 RULES = (
     Rule(
         "secret",
         "Nothing invented that looks like a key, token, password or card number.",
-        _invented("secret", "what looks like a secret", secrets, show=False),
+        invented("secret", "what looks like a secret", secrets, show=False),
     ),
-    Rule("link", "No invented URL, host, IP or e-mail address.", _invented("link", "the link", links)),
-    Rule("path", "No invented file path.", _invented("path", "the file path", paths)),
-    Rule(
-        "shell",
-        "No invented shell command that runs, downloads or deletes.",
-        _invented("shell", "the shell command", _phrases(_SHELL)),
-    ),
-    Rule(
-        "override",
-        "No invented order to ignore instructions, change role or reveal a prompt.",
-        _invented("override", "the order", _phrases(_OVERRIDE)),
-    ),
-    Rule(
-        "prompt-leak",
-        "No words addressed to the rewriter or its user, and nothing of the rewriter's instruction.",
-        prompt_leak,
-    ),
+    Rule("link", "No invented URL, host, IP or e-mail address.", invented("link", "the link", links)),
+    Rule("path", "No invented file path.", invented("path", "the file path", paths)),
 )

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from masa.guard.case import Case, Rule, Violation, fold, quote, where
+from masa.guard.case import Case, Rule, Violation, quote, where
 from masa.skills import Skill
+
+# Hangul fillers count as letters and show nothing.
+_FILLERS = frozenset("\u115f\u1160\u3164\uffa0")
 
 
 def _says_something(text: str) -> bool:
-    return any(char.isalnum() for char in fold(text))
+    return any(char.isalnum() and char not in _FILLERS for char in text)
 
 
 def empty(case: Case) -> Iterator[Violation]:
@@ -27,9 +30,7 @@ def empty(case: Case) -> Iterator[Violation]:
 
 def _same_in_source(case: Case, skill: Skill) -> bool:
     # A file may hold a skill without a title or text; keeping it as it stands is no damage.
-    return any(
-        skill.title == other.title and skill.principle == other.principle for other in case.source.skills
-    )
+    return any(skill.title == other.title and skill.principle == other.principle for other in case.source.skills)
 
 
 def skill_ids(case: Case) -> Iterator[Violation]:
@@ -38,9 +39,7 @@ def skill_ids(case: Case) -> Iterator[Violation]:
     for index, skill in enumerate(case.output.skills):
         seen[skill.skill_id] += 1
         if seen[skill.skill_id] > max(1, allowed[skill.skill_id]):
-            yield Violation(
-                "skill-ids", f"{where(index)} repeats the skill_id {quote(skill.skill_id)}", index
-            )
+            yield Violation("skill-ids", f"{where(index)} repeats the skill_id {quote(skill.skill_id)}", index)
         elif not skill.skill_id.strip() and skill.skill_id not in allowed:
             yield Violation("skill-ids", f"{where(index)} has no skill_id", index)
 
@@ -50,9 +49,7 @@ def skill_count(case: Case) -> Iterator[Violation]:
     # Twice as many, and one more for each kind of warning: what a plan can ask for.
     most = 2 * before + 8 if before else 0
     if after > most:
-        yield Violation(
-            "skill-count", f"the group has {after} skills, more than the {most} that {before} may become"
-        )
+        yield Violation("skill-count", f"the group has {after} skills, more than the {most} that {before} may become")
 
 
 def group_length(case: Case) -> Iterator[Violation]:
@@ -60,14 +57,10 @@ def group_length(case: Case) -> Iterator[Violation]:
     facts = len(case.facts_text)
     most = max(min(limits.max_ratio * before, before + limits.max_growth), before + limits.allowance) + facts
     if after > most:
-        yield Violation(
-            "group-length", f"the group grew from {before:,} to {after:,} characters, over {most:,.0f}"
-        )
+        yield Violation("group-length", f"the group grew from {before:,} to {after:,} characters, over {most:,.0f}")
     least = limits.min_ratio * before
     if after < least:
-        yield Violation(
-            "group-length", f"the group shrank from {before:,} to {after:,} characters, under {least:,.0f}"
-        )
+        yield Violation("group-length", f"the group shrank from {before:,} to {after:,} characters, under {least:,.0f}")
 
 
 def skill_length(case: Case) -> Iterator[Violation]:
@@ -92,8 +85,6 @@ RULES = (
     Rule("empty", "A group keeps at least one skill, and every skill has a title and a principle.", empty),
     Rule("skill-ids", "No two skills of a group share a skill_id.", skill_ids),
     Rule("skill-count", "A group has at most twice the skills of its source, and eight more.", skill_count),
-    Rule(
-        "group-length", "The length of a group stays in bounds measured on published rewrites.", group_length
-    ),
+    Rule("group-length", "The length of a group stays in bounds measured on published rewrites.", group_length),
     Rule("skill-length", "No title, condition or skill is longer than any sensible rewrite.", skill_length),
 )

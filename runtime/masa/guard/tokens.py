@@ -79,13 +79,9 @@ TAGS: tuple[str, ...] = (
 or the facts have them; an output that brings them up by itself is a model that started to think or to call."""
 
 # SmolLM2 and StarCoder have tokens that are ordinary placeholders to everyone else.
-_PLACEHOLDERS = frozenset(
-    {"<filename>", "<reponame>", "<repo_name>", "<file_sep>", "<issue_start>", "<empty_output>"}
-)
+_PLACEHOLDERS = frozenset({"<filename>", "<reponame>", "<repo_name>", "<file_sep>", "<issue_start>", "<empty_output>"})
 
-_PATTERN = re.compile(
-    r"<\|[^<>\n]{1,80}\|>|<\|(?:im|start|end|eot|eom|bos|eos|begin|fim|python)_?\w{0,40}", re.I
-)
+_PATTERN = re.compile(r"<\|[^<>\n]{1,80}\|>|<\|(?:im|start|end|eot|eom|bos|eos|begin|fim|python)_?\w{0,40}", re.I)
 _FOLDED = tuple(dict.fromkeys(fold(token) for token in CONTROL_TOKENS))
 _FOLDED_TAGS = tuple(fold(token) for token in TAGS)
 
@@ -103,9 +99,7 @@ def control_tokens(case: Case) -> Iterator[Violation]:
         found.update(token for token in unless_known if token in folded)
         found.update(token for token in literal if token in raw)
         for token in sorted(found):
-            yield Violation(
-                "control-token", f"{where(index)} contains the control token {quote(token)}", index
-            )
+            yield Violation("control-token", f"{where(index)} contains the control token {quote(token)}", index)
 
 
 def _is_markup(token: str) -> bool:
@@ -132,9 +126,7 @@ def characters(case: Case) -> Iterator[Violation]:
         for char, count in Counter(_UNPRINTABLE.findall(text)).items():
             budget[char] -= count
             if budget[char] < 0:
-                yield Violation(
-                    "characters", f"{where(index)} contains the unprintable U+{ord(char):04X}", index
-                )
+                yield Violation("characters", f"{where(index)} contains the unprintable U+{ord(char):04X}", index)
         for char in sorted(set(_INVISIBLE.findall(text)) - invisible - set(_UNPRINTABLE.findall(text))):
             yield Violation("characters", f"{where(index)} contains the invisible U+{ord(char):04X}", index)
 
@@ -149,10 +141,10 @@ _CONFUSABLE = frozenset({"LATIN", "CYRILLIC", "GREEK"})
 
 
 def script(case: Case) -> Iterator[Violation]:
-    known = _scripts(f"{case.raw_source}\n{case.facts_text}")
+    source, facts = _scripts(case.raw_source), _scripts(case.facts_text)
     output = _scripts(case.raw_output)
     for name, count in output.most_common():
-        before, after = known[name] / max(1, known.total()), count / output.total()
+        before, after = max(_share(source, name), _share(facts, name)), _share(output, name)
         allowed = 4 * before + (_MIN_SHARE_LATIN if name == "LATIN" else _MIN_SHARE)
         if count >= _MIN_LETTERS and after > allowed:
             message = f"{after:.0%} of the letters are {name.title()}, in the source {before:.0%}"
@@ -162,13 +154,13 @@ def script(case: Case) -> Iterator[Violation]:
         if text.isascii():
             continue
         for word in dict.fromkeys(_WORD.findall(text)):
-            if (
-                not word.isascii()
-                and word not in known_words
-                and len(_CONFUSABLE & set(map(_script, word))) > 1
-            ):
+            if not word.isascii() and word not in known_words and len(_CONFUSABLE & set(map(_script, word))) > 1:
                 yield Violation("script", f"{where(index)} mixes alphabets in the word {quote(word)}", index)
                 break
+
+
+def _share(counts: Counter[str], name: str) -> float:
+    return counts[name] / max(1, counts.total())
 
 
 def _scripts(text: str) -> Counter[str]:

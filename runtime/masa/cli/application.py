@@ -1,0 +1,141 @@
+"""The root of the command: its sub-commands, what becomes of an error, and where the exit codes come from.
+
+Exit codes: 0 done, 1 an error that a person can put right, 2 wrong usage, 70 a bug of masa, 130 cancelled.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+import click
+
+from masa import __version__
+from masa.cli import plugins
+from masa.cli.output import clean
+from masa.errors import MasaError
+
+CANCELLED = 130
+BUG = 70
+DEBUG_VARIABLE = "MASA_DEBUG"
+
+# Sub-command -> module that defines a click command of that name; in the order of `masa --help`.
+_COMMANDS: Mapping[str, str] = {
+    "rewrite": "masa.cli.rewrite",
+    "card": "masa.cli.card",
+    "select": "masa.cli.selection",
+    "inspect": "masa.cli.inspection",
+    "variants": "masa.cli.variants",
+    "cache": "masa.cli.cache",
+    "pull": "masa.cli.pull",
+    "doctor": "masa.cli.doctor",
+    "completion": "masa.cli.completion",
+}
+
+
+class BugError(click.ClickException):
+    """An exception that nobody raised on purpose."""
+
+    exit_code = BUG
+
+
+class Root(click.Group):
+    """Loads a sub-command when it is needed, and turns every error into one sentence and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*_COMMANDS, *(name for name in plugins.commands() if name not in _COMMANDS)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _COMMANDS:
+            command: click.Command = import_module(_COMMANDS[cmd_name]).command
+            return command
+        return plugins.commands().get(cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = get_close_matches(args[0], self.list_commands(ctx), n=1)
+            hints = [f"Did you mean {near[0]}?"] if near else [f"({sentence})" for sentence in plugins.problems()]
+            raise click.UsageError("\n".join((error.message, *hints)), ctx) from error
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        # llama.cpp's threads wait for each other by spinning; where another program wants a core, that costs ten
+        # times the work itself (measured on two busy cores: 3 instead of 39 tokens/s). The process is ours here.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        for stream in (sys.stdout, sys.stderr):
+            # A terminal that is not UTF-8, or half a surrogate pair in a bank, must not end in a traceback.
+            reconfigure: Callable[..., None] | None = getattr(stream, "reconfigure", None)
+            if reconfigure is not None:
+                reconfigure(errors="replace")
+        return super().main(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if os.environ.get("NO_COLOR"):
+            ctx.color = False
+        handler = _log_to_stderr()
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("\nCancelled.", err=True)
+            ctx.exit(CANCELLED)
+        except MasaError as error:
+            raise click.ClickException(clean(str(error))) from error
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise
+            if isinstance(error, ModuleNotFoundError) and (sentence := plugins.missing(error, ctx)):
+                raise click.ClickException(sentence) from error
+            if os.environ.get(DEBUG_VARIABLE):
+                raise
+            raise BugError(
+                clean(f"{type(error).__name__}: {error}".strip().splitlines()[0])
+                + f"\nThis is a bug of masa {__version__}; set {DEBUG_VARIABLE}=1 for the traceback."
+            ) from error
+        finally:
+            logging.getLogger("masa").removeHandler(handler)
+
+
+class _StderrHandler(logging.Handler):
+    """Log records as lines on stderr, for as long as one command runs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from masa.cli.progress import interrupt_line
+
+        interrupt_line()
+        click.echo(f"{record.levelname.capitalize()}: {clean(record.getMessage())}", err=True)
+
+
+def _log_to_stderr() -> logging.Handler:
+    handler = _StderrHandler(logging.DEBUG if os.environ.get(DEBUG_VARIABLE) else logging.WARNING)
+    logger = logging.getLogger("masa")
+    logger.addHandler(handler)
+    if os.environ.get(DEBUG_VARIABLE):
+        logger.setLevel(logging.DEBUG)
+    return handler
+
+
+@click.group(
+    cls=Root,
+    name="masa",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="\b\nExamples:\n  masa rewrite bank.json --backbone model.gguf\n  masa card model.gguf\n  masa doctor",
+)
+@click.version_option(__version__, prog_name="masa")
+def root() -> None:
+    """Rewrite an agent's skills for the language model that will read them, on this device."""
+
+
+def main() -> None:
+    """Entry point of the command `masa`."""
+    root.main(prog_name="masa")

@@ -1,0 +1,182 @@
+"""What several commands take: a bank of either format, a backbone, a rewriter; and how shells complete them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from masa.errors import MasaError
+
+if TYPE_CHECKING:
+    from masa.cards import ModelCard
+    from masa.skills import SkillBank
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class BankFile:
+    """A bank and where it came from: `folder` for SKILL.md folders, else a bank JSON file.
+
+    `sha256` is the fingerprint of the original when it was loaded.
+    """
+
+    path: Path
+    bank: SkillBank
+    folder: bool
+    sha256: str
+
+    def write(self, bank: SkillBank, target: Path) -> None:
+        """Write `bank`, a rewrite of this one, in this one's format; completely or not at all."""
+        if self.folder:
+            try:
+                self.write_plainly(bank, target)
+            except OSError as error:
+                if isinstance(error, MasaError):
+                    raise
+                why = error.strerror or type(error).__name__
+                raise MasaError(f"{target}: cannot be written ({why}); check space and permissions") from error
+        else:
+            from masa.files import write_atomic
+
+            write_atomic(target, self.dump(bank))
+
+    def write_plainly(self, bank: SkillBank, target: Path) -> None:
+        """The same for where somebody else sees to completeness; raises OSError."""
+        if self.folder:
+            from masa.formats.skill_md import save_skill_folder
+
+            save_skill_folder(bank, self.path, target)
+        else:
+            target.write_bytes(self.dump(bank))
+
+    def dump(self, bank: SkillBank) -> bytes:
+        from masa.formats.bank_json import dump_bank
+
+        return dump_bank(bank)
+
+
+def load_bank_file(path: str) -> BankFile:
+    """Load a bank JSON file, a SKILL.md, a skill folder, or a folder of skill folders.
+
+    Raises:
+        FormatError: if it is none of these, or broken.
+    """
+    from masa.formats.bank_json import load_bank
+    from masa.formats.skill_md import load_skill_folder
+    from masa.formats.skill_md_tree import fingerprint
+
+    where = Path(path)
+    folder = where.is_dir() or where.name.lower() == "skill.md"
+    if folder and not where.is_dir():
+        where = where.parent
+    # The fingerprint comes first: whoever changes the file in between makes the variant stale, not wrong.
+    sha256 = ""
+    if where.exists():
+        try:
+            sha256 = fingerprint(where)
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            raise MasaError(f"{where}: cannot be read ({why}); check its permissions") from error
+    bank = load_skill_folder(where) if folder else load_bank(where)
+    return BankFile(where, bank, folder, sha256)
+
+
+def resolve_card(backbone: str, model: str | None, card: str | None, api_key_env: str | None) -> ModelCard:
+    """The model card of a backbone; the values of the card file `card` win."""
+    from masa.cards import load_card, resolve_backbone
+
+    key = None
+    if api_key_env is not None:
+        key = os.environ.get(api_key_env, "").strip()
+        if not key:
+            raise MasaError(f"the environment variable {api_key_env} is not set; put the server's key there")
+    user = load_card(card) if card is not None else None
+    return resolve_backbone(backbone, model=model, user=user, api_key=key)
+
+
+def backbone_options(*, required: bool) -> Callable[[Function], Function]:
+    """`--backbone` and what goes with it."""
+
+    def add(function: Function) -> Function:
+        for option in reversed(
+            (
+                click.option(
+                    "--backbone",
+                    required=required,
+                    metavar="MODEL",
+                    help="The model that will read the skills: a GGUF file, a Hugging Face folder, a server as "
+                    "URL#MODEL, a card file, or the name of a shipped card.",
+                    shell_complete=complete_backbone,
+                ),
+                *more_backbone_options(),
+            )
+        ):
+            function = option(function)
+        return function
+
+    return add
+
+
+def more_backbone_options() -> tuple[Callable[[Function], Function], ...]:
+    return (
+        click.option("--backbone-model", metavar="NAME", help="The model on the server, instead of #MODEL."),
+        click.option(
+            "--card", metavar="FILE", help="A card of yours; its values win over what is detected and shipped."
+        ),
+        click.option("--api-key-env", metavar="VARIABLE", help="The environment variable with the server's key."),
+    )
+
+
+def rewriter_option(function: Function) -> Function:
+    """`--rewriter`."""
+    return click.option(
+        "--rewriter",
+        default="smollm2-135m",
+        show_default=True,
+        metavar="NAME|DIR",
+        help="The artifact that rewrites.",
+        shell_complete=_complete_rewriter,
+    )(function)
+
+
+def complete_backbone(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from masa.cards import shipped_cards
+
+    try:
+        names = [name for name in shipped_cards() if name.lower().startswith(incomplete.lower())]
+    except MasaError:
+        names = []
+    if incomplete and names:
+        return [CompletionItem(name) for name in names]
+    return [CompletionItem(incomplete, type="file")]
+
+
+def _complete_rewriter(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from masa.artifact import list_artifacts
+
+    names = [name for name in list_artifacts() if name.startswith(incomplete)]
+    return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="dir")]
+
+
+def complete_group(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The groups of the bank that was typed before."""
+    # Before its value is typed, an option leaves the words before it unassigned.
+    path = ctx.params.get("bank") or next(iter(ctx.args), "")
+    try:
+        bank = load_bank_file(str(path)).bank
+    except MasaError:
+        return []
+    return [CompletionItem(group.key) for group in bank.groups() if group.key.startswith(incomplete)]
+
+
+def bank_argument(function: Function) -> Function:
+    """BANK, completed as a file."""
+    # Not checked by click: a missing file is the bank's own error, exit code 1 as for every bad input.
+    return click.argument("bank", metavar="BANK", type=click.Path(exists=False))(function)

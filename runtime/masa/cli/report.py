@@ -1,0 +1,208 @@
+"""The report of a rewrite for people: every skill before and after, a summary, an estimate."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from masa.cli.output import clean, count, duration, table, wrap
+
+if TYPE_CHECKING:
+    from masa.estimate import Estimate
+    from masa.provenance import GroupResult, RewriteResult, SkillFate
+    from masa.skills import Skill
+
+_STATUS_COLOURS = {"rewritten": "green", "fell back": "yellow", "cancelled": "yellow", "kept": "cyan"}
+_STRUCTURAL = ("keep", "drop", "merge-up")
+"""Edits that the status of a skill tells already."""
+_WORD = re.compile(r"\s+|[^\s]+")
+
+
+def diff_text(result: RewriteResult) -> str:
+    """Every group with every skill: what it was, what it is, by which edits."""
+    return "\n\n".join("\n".join(_group(group)) for group in result.groups)
+
+
+def summary_text(result: RewriteResult) -> str:
+    """A row per group, why groups fell back, totals, and whether the rewriter knows its job."""
+    rows = [
+        (
+            group.key,
+            group.status + (" (cached)" if group.cached else ""),
+            f"{len(group.source)} → {len(group.output)}",
+            _edits_used(group) or "–",
+            f"{group.tokens:,}",
+            f"{group.seconds:.1f}",
+        )
+        for group in result.groups
+    ]
+    lines = ["", table(rows, ("group", "status", "skills", "edits", "tokens", "s"), right=(4, 5)), ""]
+    reasons = [group for group in result.groups if group.reason]
+    for group in reasons:
+        lines.append(wrap(f"{group.key} {group.status}: {group.reason}", "", "  "))
+    lines += [""] if reasons else []
+    lines.append(_totals(result))
+    if not result.trained:
+        lines.append(
+            click.style("Note: ", fg="yellow")
+            + f"{clean(result.artifact)} has not been trained to rewrite yet: its choices are safe, but not good ones."
+        )
+    return "\n".join(lines)
+
+
+def estimate_text(estimate: Estimate) -> str:
+    """What a rewrite would take, a row per group."""
+    rows = [
+        (
+            group.key,
+            str(group.skills),
+            f"{group.prompt_tokens:,}",
+            f"{group.most_tokens:,}",
+            group.problem or "",
+        )
+        for group in estimate.groups
+    ]
+    fitting = [group for group in estimate.groups if not group.problem]
+    read = estimate.shared_tokens + sum(group.prompt_tokens for group in fitting)
+    written = sum(group.most_tokens for group in fitting)
+    return "\n".join(
+        (
+            table(rows, ("group", "skills", "reads", "writes at most", ""), right=(1, 2, 3)),
+            "",
+            f"{read:,} tokens to read ({estimate.shared_tokens:,} of them once for all groups) "
+            f"at {estimate.prompt_speed:.0f} tokens/s",
+            f"{written:,} tokens to write at most, at {estimate.decode_speed:.0f} tokens/s",
+            f"At most about {duration(estimate.seconds)}; groups in the cache cost nothing.",
+        )
+    )
+
+
+def estimate_json(estimate: Estimate) -> dict[str, Any]:
+    return {
+        "shared_tokens": estimate.shared_tokens,
+        "prompt_tokens_per_second": round(estimate.prompt_speed, 1),
+        "tokens_per_second": round(estimate.decode_speed, 1),
+        "most_seconds": round(estimate.seconds, 3),
+        "groups": [
+            {
+                "group": group.key,
+                "skills": group.skills,
+                "prompt_tokens": group.prompt_tokens,
+                "most_tokens": group.most_tokens,
+                "problem": group.problem or None,
+            }
+            for group in estimate.groups
+        ],
+    }
+
+
+def _group(group: GroupResult) -> Iterator[str]:
+    colour = _STATUS_COLOURS.get(group.status)
+    head = click.style(f"━━ {clean(group.key)} ", bold=True) + click.style(group.status, fg=colour)
+    if group.status == "rewritten":
+        head += f" · {len(group.source)} → {count(len(group.output), 'skill')}"
+    yield head
+    if group.reason:
+        yield wrap(group.reason, "   ", "   ")
+    if group.status in ("fell back", "cancelled"):
+        return
+    untouched: list[str] = []
+    for place, skill in enumerate(group.output.skills):
+        fates = [fate for fate in group.fates if place in fate.outputs]
+        sources = [group.source.skills[fate.number - 1] for fate in fates]
+        if len(fates) == 1 and skill == sources[0] and len(fates[0].outputs) == 1 and "first" not in fates[0].edits:
+            untouched.append(f"{clean(skill.skill_id or skill.title)}{' (pinned)' * (fates[0].status == 'pinned')}")
+            continue
+        yield ""
+        yield _title(skill, fates)
+        yield from _before_after(sources, skill)
+    for fate in group.fates:
+        if not fate.outputs:
+            gone = group.source.skills[fate.number - 1]
+            yield ""
+            yield _title(gone, [fate])
+            yield click.style(wrap(gone.principle, "   - ", "     "), fg="red")
+    if untouched:
+        yield ""
+        yield wrap(f"unchanged: {', '.join(untouched)}", "   ", "   ")
+
+
+def _title(skill: Skill, fates: Sequence[SkillFate]) -> str:
+    name = f"{clean(skill.skill_id)} " if skill.skill_id else ""
+    words = []
+    for fate in fates:
+        edits = [edit for edit in fate.edits if edit not in _STRUCTURAL]
+        word = fate.status if len(fates) == 1 else f"{clean(fate.skill_id) or fate.number}"
+        if "first" in edits and len(fates) == 1:
+            edits.remove("first")
+            word += ", moved to the front"
+        if fate.status == "kept" and edits:
+            word += ", next to nothing changed"
+        words.append(f"{word}: {', '.join(edits)}" if edits else word)
+    said = " + ".join(words) if len(fates) > 1 else (words[0] if words else "new")
+    if len(fates) > 1:
+        said = f"merged from {said}"
+    return f"   {name}{click.style(clean(skill.title), bold=True)}  {click.style(f'[{said}]', dim=True)}"
+
+
+def _before_after(sources: Sequence[Skill], skill: Skill) -> Iterator[str]:
+    for name in ("title", "when_to_apply", "principle"):
+        old = [getattr(source, name) for source in sources]
+        new = getattr(skill, name)
+        if not new and not any(old):
+            continue
+        if (len(old) == 1 and old[0] == new) or (not old and name == "title"):
+            continue
+        label = {"title": "title: ", "when_to_apply": "when: ", "principle": ""}[name]
+        was = [wrap(label + text, "   - ", "     ") for text in old if text]
+        now = wrap(label + new, "   + ", "     ") if new else ""
+        if len(was) == 1 and now:
+            yield from _marked(was[0], now)
+        else:
+            yield from (click.style(text, fg="red") for text in was)
+            if now:
+                yield click.style(now, fg="green")
+
+
+def _marked(old: str, new: str) -> Iterator[str]:
+    """Both texts, the words that differ in bold. Works on wrapped text: layout does not count as a difference."""
+    before, after = _WORD.findall(old), _WORD.findall(new)
+    left = [i for i, word in enumerate(before) if not word.isspace()]
+    right = [i for i, word in enumerate(after) if not word.isspace()]
+    matcher = difflib.SequenceMatcher(None, [before[i] for i in left], [after[i] for i in right], autojunk=False)
+    same_left: set[int] = set()
+    same_right: set[int] = set()
+    for a, b, length in matcher.get_matching_blocks():
+        same_left.update(left[a : a + length])
+        same_right.update(right[b : b + length])
+    for words, same, colour in ((before, same_left, "red"), (after, same_right, "green")):
+        yield "".join(
+            word
+            if word.isspace()
+            else click.style(word, fg=colour, bold=i not in same and word not in "+-", dim=i in same)
+            for i, word in enumerate(words)
+        )
+
+
+def _edits_used(group: GroupResult) -> str:
+    if group.status in ("fell back", "cancelled"):
+        return ""
+    used = Counter(edit for fate in group.fates for edit in fate.edits if edit != "keep")
+    words = [edit if number == 1 else f"{edit} ×{number}" for edit, number in used.most_common()]
+    words += [f"+{len(group.added)} new"] if group.added else []
+    return ", ".join(words)
+
+
+def _totals(result: RewriteResult) -> str:
+    skills = sum(len(group.fates) for group in result.groups)
+    by_status = Counter(fate.status for group in result.groups for fate in group.fates)
+    words = [f"{number} {status}" for status, number in by_status.most_common()]
+    said = f"{count(skills, 'skill')}: {', '.join(words)}" if words else "nothing to rewrite"
+    time = duration(result.seconds)
+    speed = f", {result.tokens:,} tokens" if result.tokens else ""
+    return f"{said} · for {clean(result.card)} in {time}{speed} · {clean(result.artifact)} ({result.language})"

@@ -1,0 +1,284 @@
+"""`masa rewrite`: a bank rewritten for a backbone."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from masa.cli import report
+from masa.cli.loading import (
+    BankFile,
+    backbone_options,
+    bank_argument,
+    complete_group,
+    load_bank_file,
+    resolve_card,
+    rewriter_option,
+)
+from masa.cli.output import clean, write_json
+from masa.cli.progress import RewriteProgress, interrupts
+from masa.cli.rewrite_checks import STDOUT, check_only, check_output, check_pinned
+from masa.errors import MasaError
+
+if TYPE_CHECKING:
+    from masa.cards import ModelCard
+    from masa.provenance import RewriteResult
+    from masa.rewriter import Rewriter
+    from masa.skills import SkillBank
+
+CANCELLED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """Where the rewritten bank is: a file or folder of the user's, a variant, or stdout (no path)."""
+
+    path: Path | None
+    variant: bool
+
+
+@click.command(
+    "rewrite",
+    short_help="Rewrite a skill bank for a backbone.",
+    epilog="\b\nExamples:\n"
+    "  masa rewrite bank.json --backbone model.gguf\n"
+    '  masa rewrite bank.json --backbone Qwen3-4B --only clean --environment "household robot"\n'
+    "  masa rewrite bank.json --backbone http://localhost:11434#qwen3:4b -o adapted.json\n"
+    "  masa rewrite skills/pdf --backbone model.gguf --facts facts.yaml\n"
+    "  masa rewrite bank.json --backbone model.gguf --dry-run\n"
+    "  masa rewrite bank.json --backbone model.gguf --json | jq .skills",
+)
+@bank_argument
+@backbone_options(required=True)
+@click.option("--task", default="", metavar="TEXT", help="What the agent does, in a few words.")
+@click.option("--environment", default="", metavar="TEXT", help="Where it does that, in a few words.")
+@click.option(
+    "--facts",
+    metavar="FILE",
+    help="Interface facts (YAML or JSON): the environment's commands and rules.",
+    type=click.Path(),
+)
+@rewriter_option
+@click.option("--language", type=click.Choice(["plan", "text"]), help="Output language, instead of the rewriter's own.")
+@click.option(
+    "--edits",
+    type=click.Choice(["safe", "all"]),
+    help="Plan language: what may be chosen. safe keeps every statement. [default: all, safe if untrained]",
+)
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="TYPE",
+    help="Rewrite this group only: a task type or general_skills. Repeatable.",
+    shell_complete=complete_group,
+)
+@click.option("--pin", multiple=True, metavar="SKILL_ID", help="Leave this skill as it is. Repeatable.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    type=click.Path(),
+    help="Write the bank there (- is stdout) instead of storing a variant beside BANK.",
+)
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads. [default: all cores]")
+@click.option(
+    "--gpu-layers",
+    type=click.IntRange(min=-1),
+    default=0,
+    metavar="N",
+    help="Layers to put on a GPU, -1 for all. [default: 0]",
+)
+@click.option(
+    "--parallel",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="Most groups written side by side.",
+)
+@click.option(
+    "--temperature", type=click.FloatRange(min=0, max=10), default=0.0, metavar="T", help="0 is greedy, the default."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="For a temperature above 0.")
+@click.option(
+    "--draft",
+    type=click.IntRange(min=0, max=64),
+    default=0,
+    metavar="N",
+    help="Guess up to N tokens ahead from the prompt; changes speed only.",
+)
+@click.option("--no-cache", is_flag=True, help="Neither read nor keep finished rewrites.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
+@click.option("--dry-run", is_flag=True, help="Tell the tokens and the time it would take; rewrite nothing.")
+@click.option("--diff/--no-diff", default=True, help="Show every skill before and after. [default: diff]")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no report; errors only.")
+def command(
+    bank: str,
+    backbone: str,
+    backbone_model: str | None,
+    card: str | None,
+    api_key_env: str | None,
+    facts: str | None,
+    only: tuple[str, ...],
+    pin: tuple[str, ...],
+    output: str | None,
+    as_json: bool,
+    dry_run: bool,
+    **options: Any,
+) -> None:
+    """Rewrite BANK for the model that will read it.
+
+    BANK is a skill bank JSON file or a SKILL.md folder. It is never changed: the result is stored as a
+    variant beside it (see `masa variants`), or written to OUT. A group whose rewrite is refused by the
+    guard keeps its original text, and the report says why.
+    """
+    from masa.decoding import Sampling
+    from masa.facts import load_facts
+
+    original = load_bank_file(bank)
+    check_output(original, output, as_json)
+    request: dict[str, Any] = {
+        "task": options["task"],
+        "environment": options["environment"],
+        "facts": load_facts(facts) if facts is not None else None,
+        "only": check_only(original, only),
+        "pinned": check_pinned(original, pin),
+        "sampling": Sampling(
+            temperature=options["temperature"],
+            seed=options["seed"],
+            parallel=options["parallel"],
+            draft=options["draft"],
+        ),
+    }
+    model_card = resolve_card(backbone, backbone_model, card, api_key_env)
+    quiet = bool(options["quiet"] or as_json)
+    with _load_rewriter(options) as rewriter:
+        if dry_run:
+            estimate = rewriter.estimate(original.bank, model_card, **request)
+            if as_json:
+                write_json(report.estimate_json(estimate))
+            else:
+                click.echo(report.estimate_text(estimate))
+            return
+        result = _rewrite(rewriter, original, model_card, request, quiet=quiet)
+        finished = sum(group.status != "cancelled" for group in result.groups)
+        written = None
+        if finished or not result.cancelled:
+            try:
+                written = _write(original, result, model_card, rewriter, output)
+            except MasaError as error:
+                if not options["no_cache"]:
+                    raise MasaError(f"{error}; the finished groups are in the cache") from error
+                raise
+    # The bank itself may be on stdout: then the report goes to the other stream.
+    aside = output == STDOUT
+    if as_json:
+        write_json(_json(original, result, written))
+    elif not options["quiet"]:
+        if options["diff"]:
+            click.echo(report.diff_text(result), err=aside)
+        click.echo(report.summary_text(result), err=aside)
+        if written is not None and written.path is not None:
+            kind = "Variant" if written.variant else "Bank"
+            click.echo(f"\n{kind}: {clean(str(written.path))}", err=aside)
+    if result.cancelled:
+        said = f"{finished} of {len(result.groups)} groups were finished"
+        if written is None:
+            said += "; nothing was written"
+        else:
+            said += " and written, the others are as they were"
+        again = "" if options["no_cache"] else "; the same command goes on from here"
+        click.echo(f"Cancelled: {said}{again}.", err=True)
+        click.get_current_context().exit(CANCELLED)
+
+
+def _load_rewriter(options: dict[str, Any]) -> Rewriter:
+    from masa.rewriter import Rewriter
+
+    return Rewriter.load(
+        options["rewriter"],
+        language=options["language"],
+        threads=options["threads"],
+        gpu_layers=options["gpu_layers"],
+        cache=not options["no_cache"],
+        cautious=None if options["edits"] is None else options["edits"] == "safe",
+    )
+
+
+def _rewrite(
+    rewriter: Rewriter, original: BankFile, card: ModelCard, request: dict[str, Any], *, quiet: bool
+) -> RewriteResult:
+    progress = RewriteProgress(quiet=quiet)
+    progress.message(f"Rewriting for {card.name} with {rewriter.artifact.name} ({rewriter.language}) …")
+    try:
+        with interrupts() as cancel:
+            return rewriter.rewrite(original.bank, card, on_progress=progress, cancel=cancel, **request)
+    finally:
+        progress.close()
+
+
+def _write(
+    original: BankFile, result: RewriteResult, card: ModelCard, rewriter: Rewriter, output: str | None
+) -> _Written:
+    if output == STDOUT:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(original.dump(result.bank))
+        sys.stdout.buffer.flush()
+        return _Written(None, False)
+    if output is not None:
+        original.write(result.bank, Path(output))
+        return _Written(Path(output), False)
+    from masa.variants import Record, store
+
+    bank, provenance = _with_earlier(original, result)
+    record = Record(
+        card_name=result.card,
+        card_fingerprint=result.card_fingerprint,
+        card=card.fields(),
+        artifact_name=result.artifact,
+        artifact_fingerprint=result.artifact_fingerprint,
+        prompt_version=rewriter.artifact.prompt_version,
+        provenance=provenance,
+    )
+    variant = store(
+        original.path,
+        lambda target: original.write_plainly(bank, target),
+        record,
+        original_sha256=original.sha256,
+    )
+    return _Written(variant.output, True)
+
+
+def _with_earlier(original: BankFile, result: RewriteResult) -> tuple[SkillBank, dict[str, Any]]:
+    """The bank and account to store. Groups that this run left alone are taken from the variant it replaces.
+
+    Without that, `--only` or Ctrl-C would put originals where an earlier run had put its rewrites.
+    """
+    from masa.variants import find, staleness
+
+    account = result.to_json()
+    done = {group.key for group in result.groups if group.status != "cancelled"}
+    left = {group.key for group in original.bank.groups()} - done
+    earlier = find(original.path, result.card_fingerprint, result.artifact) if left else None
+    if earlier is None or staleness(earlier, original.path, artifact_fingerprint=result.artifact_fingerprint):
+        return result.bank, account
+    before = load_bank_file(str(earlier.output)).bank
+    kept = {group.key: group for group in before.groups() if group.key in left}
+    told = [group for group in earlier.record.provenance.get("groups", ()) if group.get("group") in left]
+    account["groups"] = [group for group in account["groups"] if group["group"] in done] + told
+    return result.bank.with_groups(kept), account
+
+
+def _json(original: BankFile, result: RewriteResult, written: _Written | None) -> dict[str, Any]:
+    path = written.path if written else None
+    return {
+        "bank": str(original.path),
+        "output": str(path) if path else None,
+        "variant": str(path.parent) if path and written and written.variant else None,
+        "cancelled": result.cancelled,
+        **result.to_json(),
+    }
