@@ -46,18 +46,16 @@ RICH = Group(
         Skill(
             "r_1",
             "Build and run",
-            "Run the script first:\n\n```sh\nmake all\n./run.sh --fast\n```\n\nThen read `config[0]` and scripts/build.py.",
+            "Run this:\n\n```sh\nmake all\n./run.sh --fast\n```\n\nThen read `config[0]` and scripts/build.py.",
             "When the project was never built",
         ),
         Skill(
             "r_2",
             "Ask the server",
-            "Open [the guide](docs/guide.md) or https://example.com/api?v=2, put {name} into the request and set $TOKEN.",
+            "Open [the guide](docs/guide.md) or https://example.com/api?v=2, put {name} into it and set $TOKEN.",
             "When data is missing",
         ),
-        Skill(
-            "r_3", "Use the lamp", "Go to the desk, then 'use desklamp 1'. Search for \"[Entity] colour\" if unsure."
-        ),
+        Skill("r_3", "Light", "Go to the desk, then 'use desklamp 1'. Search for \"[Entity] colour\" if unsure."),
     ),
 )
 GROUPS = (PLAIN, RICH)
@@ -147,7 +145,7 @@ DAMAGES: dict[str, dict[str, Damage]] = {
     },
     "script": {
         "other script": _everywhere(lambda text: text + "请先检查每个抽屉然后拿走物体并放到桌子上" * 2),
-        "mixed alphabets": _append("Visit the dеsk first."),  # noqa: RUF001
+        "mixed alphabets": _append("Visit the dеsk first."),
     },
     "loop": {
         "word": _append("the " * 12),
@@ -167,7 +165,7 @@ DAMAGES: dict[str, dict[str, Damage]] = {
             + " ".join(f"Also {n * 'x'}. Always look behind you first." for n in range(2, 2 + len(group.skills)))
         )(group),
     },
-    "compression": {"long period": _append((" ".join(f"word{chr(97 + n % 26)}{n}" for n in range(40)) + ". ") * 8)},
+    "compression": {"long period": _append((" ".join(f"word{chr(97 + n % 26)}{n}" for n in range(40)) + ". ") * 5)},
     "noise": {
         "symbols": lambda group: _change(group, 0, principle="a ## $$ // ~~ ;; :: !! ?? ## $$ // ~~ ;; :: !! ?? b"),
         "endless word": _append("abcdefghij" * 7 + "klmnopqrst"),
@@ -274,7 +272,7 @@ def test_every_rule_has_a_planted_damage_and_a_promise() -> None:
 
 def test_protected_spans_survive_anywhere_in_the_group() -> None:
     text = " ".join(skill.principle for skill in RICH.skills)
-    text = text.replace("Run the script first:", "Run the script first:\n").replace("```\n\nThen", "```\nThen")
+    text = text.replace("Run this:", "Run this:\n").replace("```\n\nThen", "```\nThen")
     merged = Group(None, (Skill("r_1", "All in one", text),))
     assert rules_broken(RICH, merged) == set()
 
@@ -335,8 +333,8 @@ def test_tokens_of_the_tokenizer_are_refused_but_not_its_words() -> None:
 
 
 def test_the_rewriters_instruction_may_not_come_back() -> None:
-    prompt = "You adapt the skills of an agent to the machine that will read them tomorrow."
-    output = _append("Adapt the skills of an agent to the machine that will read.")(PLAIN)
+    prompt = "You turn the texts of an agent into those that the machine will read tomorrow."
+    output = _append("Turn the texts of an agent into those that the machine will like.")(PLAIN)
     assert check(PLAIN, output) == ()
     assert rules_broken(PLAIN, output, prompt_text=prompt) == {"prompt-leak"}
 
@@ -364,9 +362,12 @@ def test_a_slot_may_go_when_its_skill_is_rewritten() -> None:
 
 TEXT = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "Zs")), min_size=1, max_size=120)
 PROSE = st.lists(
-    st.sampled_from("go take find the desk mug lamp then open never, look. if it is closed; put".split()), min_size=3
+    st.sampled_from(
+        ("go", "take", "find", "the", "desk", "mug", "lamp", "then", "never,", "look.", "if", "closed;", "put")
+    ),
+    min_size=3,
 )
-SANE = PROSE.map(lambda words: " ".join(["Do"] + words))
+SANE = PROSE.map(lambda words: " ".join(["Do", *words]))
 
 
 @st.composite

@@ -92,7 +92,7 @@ def copies(case: Case) -> Iterator[Violation]:
     # Warnings and command lists may be added to every skill; more than one each is a loop.
     bound = max(case.limits.max_copies, len(case.output))
     often = {sentence: count for sentence, count in _sentences(case.raw_output).items() if count > bound}
-    known = _sentences(case.known) if often else Counter()
+    known = _sentences(f"{case.raw_source}\n{case.facts_text}") if often else Counter()
     for sentence, count in often.items():
         if count > known[sentence]:
             yield Violation("copies", f"the group says {quote(sentence)} {count} times")
@@ -130,7 +130,7 @@ def _compressed(text: str) -> float:
 def noise(case: Case) -> Iterator[Violation]:
     parts = [part for skill in case.source.skills for part in (skill.text, skill.principle)]
     bound = min([_MIN_WORD_SHARE, *map(_word_share, parts)])
-    known = set(_LONG_WORD.findall(case.known))
+    known = set(_LONG_WORD.findall(f"{case.raw_source}\n{case.facts_text}"))
     for index, skill in enumerate(case.output.skills):
         for part in (skill.text, skill.principle):
             share = _word_share(part)

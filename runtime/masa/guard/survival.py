@@ -77,6 +77,9 @@ def survival(case: Case) -> Iterator[Violation]:
             yield Violation("survival", f"skill {index + 1} opens a code block and never closes it", index)
 
 
+_CONTINUES = re.compile(r"[\w/]|[.?=&#%+-]\w")
+
+
 def _holds(text: str, span: str, *, whole: bool) -> bool:
     if not whole:
         return span in text or ("\n" in span and span in "\n".join(text.splitlines()))
@@ -84,9 +87,7 @@ def _holds(text: str, span: str, *, whole: bool) -> bool:
     start = text.find(span)
     while start >= 0:
         end = start + len(span)
-        if not (
-            text[start - 1 : start].isalnum() or text[end : end + 1].isalnum() or text[end : end + 1] in ("/", "_")
-        ):
+        if not text[start - 1 : start].isalnum() and not _CONTINUES.match(text, end):
             return True
         start = text.find(span, start + 1)
     return False
