@@ -253,7 +253,7 @@ class Transformers(Side):
     """
 
     name = "transformers"
-    install = "pip install torch==2.13.0 transformers==4.57.6 gguf==0.19.0 (the CPU build of torch)"
+    install = "pip install torch==2.13.0 transformers==4.57.6 gguf==0.19.0 accelerate (the CPU build of torch)"
 
     def __init__(self, setting: Setting, text: TextLoop) -> None:
         self._setting, self._text = setting, text

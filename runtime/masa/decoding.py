@@ -31,9 +31,10 @@ class Sampling:
         seed: with a temperature, each job draws from a generator seeded by (seed, job), so that the outcome
             depends neither on the neighbours nor on the order.
         parallel: most sequences decoded side by side.
-        draft: most tokens guessed ahead by prompt lookup and verified in the same step; 0 turns it off. It
-            changes speed only (greedy).
-        forced: feed tokens that the constraint leaves no choice about without asking the model.
+        draft: most tokens guessed ahead by prompt lookup and verified in the same step (greedy only); 0 turns it off.
+            It is meant to change speed only, but several tokens in one pass round otherwise than one by one, so
+            where two tokens are about equally likely the other one may be chosen.
+        forced: feed tokens that the constraint leaves no choice about without asking the model; the same holds.
     """
 
     temperature: float = 0.0

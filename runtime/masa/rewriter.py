@@ -330,7 +330,7 @@ class Rewriter:
             self._session = None
 
     def _key(self, work: Work, sampling: Sampling) -> str:
-        """Everything that the outcome of one group depends on, speed settings aside."""
+        """Everything that the outcome of one group depends on; how many run side by side is not among it."""
         return cache_key(
             {
                 "masa": __version__,
@@ -338,6 +338,8 @@ class Rewriter:
                 "adapter": self._adapter_key,
                 "temperature": sampling.temperature,
                 "seed": sampling.seed if sampling.temperature else 0,
+                "draft": 0 if sampling.temperature else sampling.draft,
+                "forced": sampling.forced,
                 **work.identity(),
             }
         )

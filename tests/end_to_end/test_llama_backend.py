@@ -129,11 +129,48 @@ def test_batched_and_one_by_one_decoding_write_the_same(quantized: Callable[[str
         backend.close()
 
 
-def test_drafts_and_forced_tokens_do_not_change_what_is_written(backend: LlamaBackend) -> None:
-    plain = written(backend, Sampling(forced=False))
-    assert written(backend, Sampling(draft=6, forced=False)) == plain
-    texts = {number: backend.detokenize(tokens) for number, tokens in written(backend, Sampling()).items()}
-    assert all(text.startswith(b"## [") for text in texts.values())
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q4_1"])
+def test_a_sequences_numbers_do_not_depend_on_its_neighbours(
+    quantized: Callable[[str], Path], smollm2: Path, name: str
+) -> None:
+    """To the bit, also past 512 tokens and where sequences take steps of different lengths."""
+    backend = LlamaBackend.load(smollm2 if name == "Q4_1" else quantized(name))
+    rng = np.random.default_rng(0)
+    shared = rng.integers(100, 40_000, 60).tolist()
+    prompts = [rng.integers(100, 40_000, length).tolist() for length in (50, 130, 500)]
+    lengths = ((1, 3, 2), (2, 1, 3), (4, 4, 1))
+    tokens = rng.integers(100, 40_000, (3, 8)).tolist()
+
+    def logits(which: list[int]) -> dict[tuple[int, int], np.ndarray]:
+        session = backend.session(slots=len(which), length=768)
+        session.share(shared)
+        found = {(i, -1): session.begin(slot, prompts[i]).copy() for slot, i in enumerate(which)}
+        for turn in range(3):
+            start = [sum(lengths[i][:turn]) for i in which]
+            feeds = [(s, tokens[i][start[s] : start[s] + lengths[i][turn]]) for s, i in enumerate(which)]
+            rows = session.step(feeds, [len(fed) for _, fed in feeds])
+            found |= {(i, turn): rows[s].copy() for s, i in enumerate(which)}
+        session.close()
+        return found
+
+    together = logits([0, 1, 2])
+    for i in range(3):
+        for key, alone in logits([i]).items():
+            assert np.array_equal(alone, together[key]), key
+    backend.close()
+
+
+def test_drafts_and_forced_tokens_save_passes(backend: LlamaBackend) -> None:
+    """Several tokens in one pass are rounded otherwise than one by one, so equal text is promised up to near ties."""
+    shared, work = jobs(backend, 40)
+    passes = {}
+    for sampling in (Sampling(forced=False), Sampling(draft=6)):
+        session = backend.session(slots=3, length=1024)
+        done = list(decode(session, shared, work, stop=[backend.token_id(STOP)], sampling=sampling))
+        session.close()
+        passes[sampling.draft] = sum(completion.steps for completion in done)
+        assert all(backend.detokenize(c.tokens).startswith(b"## [") for c in done)
+    assert passes[6] < passes[0]
 
 
 def test_rewinding_forgets_exactly_the_last_tokens(backend: LlamaBackend) -> None:

@@ -177,11 +177,12 @@ class LlamaBackend:
             self._llama,
             self._model,
             self._adapter,
-            self.vocabulary,
-            slots,
-            length,
-            self._threads,
-            self._batch,
+            vocabulary=self.vocabulary,
+            slots=slots,
+            length=length,
+            threads=self._threads,
+            batch=self._batch,
+            on_gpu=self._on_gpu,
         )
 
     def set_adapter(self, path: str | None, *, scale: float = 1.0) -> None:
@@ -286,19 +287,29 @@ class LlamaSession:
 
     def step(self, feeds: Sequence[Feed], wanted: Sequence[int]) -> list[NDArray[np.float32]]:
         self._close_gaps()
-        order = sorted(range(len(feeds)), key=lambda i: self._stream[feeds[i][0]])
-        entries: list[tuple[int, int, int]] = []
-        rows: list[int] = []
-        spans: dict[int, tuple[int, int]] = {}
-        for i in order:
-            slot, tokens = feeds[i]
-            first = self._used[slot]
-            entries += [(self._stream[slot], token, first + k) for k, token in enumerate(tokens)]
-            spans[i] = (len(rows), len(rows) + wanted[i])
-            rows += range(len(entries) - wanted[i], len(entries))
-            self._used[slot] = first + len(tokens)
-        logits = self._compute_rows(entries, rows)
-        return [logits[slice(*spans[i])] for i in range(len(feeds))]
+        # Feeds of one length are computed together, other lengths apart: llama.cpp would cut a mixed batch into
+        # pieces that depend on the neighbours, and a sequence's numbers must not.
+        lengths = sorted({len(tokens) for _, tokens in feeds})
+        results: dict[int, NDArray[np.float32]] = {}
+        for length in lengths:
+            chosen = [i for i, (_, tokens) in enumerate(feeds) if len(tokens) == length]
+            chosen.sort(key=lambda i: self._stream[feeds[i][0]])
+            entries: list[tuple[int, int, int]] = []
+            rows: list[int] = []
+            for i in chosen:
+                slot, tokens = feeds[i]
+                first = self._used[slot]
+                entries += [(self._stream[slot], token, first + k) for k, token in enumerate(tokens)]
+                rows += range(len(entries) - wanted[i], len(entries))
+                self._used[slot] = first + length
+            logits = self._compute_rows(entries, rows)
+            if length != lengths[-1]:
+                logits = logits.copy()  # the next batch overwrites llama.cpp's buffer
+            start = 0
+            for i in chosen:
+                results[i] = logits[start : start + wanted[i]]
+                start += wanted[i]
+        return [results[i] for i in range(len(feeds))]
 
     def rewind(self, slot: int, tokens: int) -> None:
         self._used[slot] -= tokens
