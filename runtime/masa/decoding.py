@@ -28,7 +28,7 @@ class Sampling:
 
     Attributes:
         temperature: 0 is greedy (the default); otherwise softmax sampling at this temperature.
-        seed: with a temperature, each job draws from a generator seeded by (seed, job), so that the outcome
+        seed: with a temperature, each job draws from a generator seeded by (seed, salt), so that the outcome
             depends neither on the neighbours nor on the order.
         parallel: most sequences decoded side by side.
         draft: most tokens guessed ahead by prompt lookup and verified in the same step (greedy only); 0 turns it off.
@@ -54,12 +54,16 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One sequence to decode: the prompt after the shared prefix, a limit, and what the output must look like."""
+    """One sequence to decode: the prompt after the shared prefix, a limit, and what the output must look like.
+
+    `salt` tells the job's random numbers from those of others; default its number.
+    """
 
     number: int
     prompt: Sequence[int]
     max_tokens: int
     constraint: Callable[[], Constraint] | None = None
+    salt: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +184,9 @@ class _Sequence:
         if self.sampling.temperature > 0:
             import numpy as np
 
-            self.generator = np.random.default_rng([self.sampling.seed, self.job.number])
+            self.generator = np.random.default_rng(
+                [self.sampling.seed, self.job.number if self.job.salt is None else self.job.salt]
+            )
 
     def choose(self, logits: NDArray[np.float32]) -> None:
         """Take the next token from the logits after the prompt, and prepare the next step."""

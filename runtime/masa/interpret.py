@@ -23,7 +23,7 @@ from masa.languages import (
     text_pattern,
 )
 from masa.prompt import INSTRUCTIONS, Request
-from masa.provenance import Draft, GroupResult, SkillFate, fates_of, unchanged_fates
+from masa.provenance import Draft, GroupResult, GroupStatus, SkillFate, fates_of, unchanged_fates
 from masa.skills import Group, Skill
 
 TEXT_GROWTH = 2.5
@@ -118,7 +118,7 @@ def accept(work: Work, raw: str, control_tokens: Sequence[str]) -> GroupResult:
     added = tuple(i for i, sources in enumerate(draft.sources) if not sources)
     if violations:
         reason = "; ".join(dict.fromkeys(violation.message for violation in violations))
-        return refuse(work, f"the guard refused the output: {reason}", violations)
+        return refuse(work, f"the guard refused the output: {reason}", violations=violations)
     return GroupResult(
         key=work.whole.key,
         source=work.whole,
@@ -137,23 +137,17 @@ def accept(work: Work, raw: str, control_tokens: Sequence[str]) -> GroupResult:
 
 
 def refuse(
-    work: Work,
-    reason: str,
-    violations: tuple[Violation, ...] = (),
-    *,
-    cancelled: bool = False,
-    pinned: bool = False,
+    work: Work, reason: str, status: GroupStatus = "fell back", violations: tuple[Violation, ...] = ()
 ) -> GroupResult:
-    """The group stays as it is."""
-    fate = "cancelled" if cancelled else "fell back"
+    """The group stays as it is: it fell back, was cancelled, or was kept because all of it is pinned."""
     return GroupResult(
         key=work.whole.key,
         source=work.whole,
         output=work.whole,
-        status="kept" if pinned else "cancelled" if cancelled else "fell back",
+        status=status,
         reason=reason,
         violations=violations,
-        fates=unchanged_fates(work.whole, "cancelled" if fate == "cancelled" else "fell back", work.pinned),
+        fates=unchanged_fates(work.whole, status, work.pinned),
         added=(),
         raw="",
         prompt_tokens=0,

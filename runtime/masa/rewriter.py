@@ -12,11 +12,11 @@ the result says why: a device never gets worse text because of a bad generation.
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -24,24 +24,22 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from masa import __version__
 from masa.artifact import Artifact, load_artifact
 from masa.cache import RewriteCache, cache_key
-from masa.decoding import Completion, Job, Sampling, decode
-from masa.errors import BackendError, MasaError
+from masa.decoding import Sampling
+from masa.engine import Engine, check_lent
+from masa.errors import BackendError
 from masa.estimate import Estimate, GroupEstimate, measure, seconds
-from masa.interpret import Work, accept, from_cache, prepare, refuse, to_cache
+from masa.interpret import Work, from_cache, prepare, refuse, to_cache
 from masa.languages import LANGUAGES
 from masa.lazy import LazyBank
 from masa.progress import Progress, Tracker
-from masa.prompt import ChatTemplate, Request, render_prompt
+from masa.prompt import Request
 from masa.provenance import GroupResult, RewriteResult
 from masa.skills import Group, SkillBank
 
 if TYPE_CHECKING:
-    from masa.backends import Backend, Session
+    from masa.backends import Backend
     from masa.cards import ModelCard
-    from masa.constraint import Constraint
     from masa.facts import Facts
-
-_log = logging.getLogger(__name__)
 
 
 class Options(TypedDict, total=False):
@@ -90,15 +88,11 @@ class Rewriter:
         self.language = language or artifact.language
         if self.language not in LANGUAGES:
             raise BackendError(f"unknown output language {self.language!r}; known: {', '.join(LANGUAGES)}")
-        self._open_backend = open_backend
+        self._engine = Engine(artifact, open_backend, self.language, keep_warm=keep_warm)
         self._cache = cache
-        self._keep_warm = keep_warm
-        self._template = ChatTemplate.from_artifact(artifact)
-        self._backend: Backend | None = None
-        self._session: Session | None = None
-        self._adapter = str(artifact.adapter_path) if artifact.adapter_path else None
         self._adapter_key = ""
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        self._owner: int | None = None
         self._closed = False
 
     @classmethod
@@ -129,7 +123,8 @@ class Rewriter:
                 were not trained to rewrite.
             llama: an open `llama_cpp.Llama` of yours whose weights are the artifact's base model; it is used
                 and not closed.
-            verify: check the sha256 of the artifact's files (remembered per file).
+            verify: check the sha256 of the artifact's files (remembered per file), and that a lent model is its
+                base model; without that check a lent model's rewrites are not cached.
 
         Raises:
             ArtifactError: if the artifact is missing, damaged or of another format.
@@ -137,6 +132,10 @@ class Rewriter:
         found = artifact if isinstance(artifact, Artifact) else load_artifact(artifact, verify=verify)
         if found.kind != "gguf":
             raise BackendError(f"{found.path}: an artifact of kind {found.kind!r}; this masa runs GGUF artifacts only")
+        if llama is not None and verify:
+            check_lent(found, llama)
+        elif llama is not None:
+            cache = False
         if cache is True:
             from masa.resources import cache_dir
 
@@ -178,19 +177,26 @@ class Rewriter:
         """
         sampling = options.get("sampling") or Sampling()
         works = self._works(bank, card, options)
-        with self._lock:
-            self._check_open()
+        with self._exclusive():
             tracker = Tracker(len(works), options.get("on_progress"))
-            pending = []
+            pending: list[tuple[Work, str]] = []
             for work in works:
                 key = self._key(work, sampling)
                 found = self._lookup(work, key)
-                if found is not None:
+                if found is None:
+                    pending.append((work, key))
+                else:
                     tracker.finish(found)
                     yield found
-                else:
-                    pending.append((work, key))
-            yield from self._decode(pending, sampling, tracker, options.get("cancel", lambda: False))
+            results = self._engine.run(
+                [work for work, _ in pending], sampling, tracker, options.get("cancel", lambda: False)
+            )
+            with contextlib.closing(results):
+                for index, result in results:
+                    if self._cache and result.status != "cancelled":
+                        self._cache.put(pending[index][1], to_cache(result))
+                    tracker.finish(result)
+                    yield result
 
     async def rewrite_async(self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]) -> RewriteResult:
         """`rewrite` in a thread. Cancelling the awaiting task stops the decoding."""
@@ -240,16 +246,14 @@ class Rewriter:
         """Tokens and time that a rewrite would take, cache aside. Measures the machine for about a second."""
         sampling = options.get("sampling") or Sampling()
         works = self._works(bank, card, options)
-        with self._lock:
-            backend = self._open()
+        with self._exclusive():
             shared: list[int] = []
             groups = []
             for work in works:
-                shared, own = self._tokens(backend, work)
+                shared, own, problem = self._engine.measure(work)
                 most = work.most_tokens(len(own))
-                problem = self._misfit(backend, len(shared) + len(own) + most)
                 groups.append(GroupEstimate(work.whole.key, len(work.whole), len(own), most, problem))
-            speeds = measure(backend, max(1, min(sampling.parallel, len(groups))))
+            speeds = measure(self._engine.backend(), max(1, min(sampling.parallel, len(groups))))
         return Estimate(len(shared), tuple(groups), *speeds, seconds(len(shared), groups, speeds))
 
     def use_adapter(self, path: str | os.PathLike[str] | None, *, scale: float = 1.0) -> None:
@@ -261,26 +265,24 @@ class Rewriter:
         from masa.checksums import sha256_file
         from masa.files import read_bytes
 
-        with self._lock:
-            self._check_open()
-            key = ""
-            if path is not None:
-                if not Path(path).is_file():
-                    read_bytes(path)
-                key = f"{sha256_file(Path(path))}*{scale}"
-            self._drop_session()
-            if self._backend is not None:
-                self._backend.set_adapter(str(path) if path is not None else None, scale=scale)
-            self._adapter, self._adapter_key = (str(path) if path is not None else None), key or "none"
+        with self._exclusive():
+            file = Path(path) if path is not None else None
+            if file is not None and not file.is_file():
+                read_bytes(file)  # says what is wrong with it
+            key = f"{sha256_file(file)}*{scale}" if file else "none"
+            self._engine.use_adapter(file, scale)
+            self._adapter_key = key
 
     def close(self) -> None:
-        """Free the model and its memory. Closing twice is allowed; a running rewrite is waited for."""
+        """Free the model and its memory. Closing twice is allowed; a rewrite in another thread is waited for."""
+        if self._owner == threading.get_ident():
+            # In the middle of a stream of this thread: its next step says that the rewriter is closed.
+            self._closed = True
+            self._engine.close()
+            return
         with self._lock:
             self._closed = True
-            self._drop_session()
-            if self._backend is not None:
-                self._backend.close()
-                self._backend = None
+            self._engine.close()
 
     def __enter__(self) -> Rewriter:
         return self
@@ -290,21 +292,19 @@ class Rewriter:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise BackendError(f"the rewriter {self.artifact.name} is closed; load it again")
-
-    def _open(self) -> Backend:
-        self._check_open()
-        if self._backend is None:
-            backend = self._open_backend()
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """One rewrite at a time. The lock is no RLock: a generator may be closed by another thread."""
+        if self._owner == threading.get_ident():
+            raise BackendError("this thread is in the middle of a stream of this rewriter; exhaust or close it first")
+        with self._lock:
+            if self._closed:
+                raise BackendError(f"the rewriter {self.artifact.name} is closed; load it again")
+            self._owner = threading.get_ident()
             try:
-                backend.set_adapter(self._adapter)
-            except MasaError:
-                backend.close()
-                raise
-            self._backend = backend
-        return self._backend
+                yield
+            finally:
+                self._owner = None
 
     def _works(self, bank: SkillBank, card: ModelCard, options: Options) -> list[Work]:
         """The groups to rewrite, empty ones left out."""
@@ -324,11 +324,6 @@ class Rewriter:
             if len(group)
         ]
 
-    def _drop_session(self) -> None:
-        if self._session is not None:
-            self._session.close()
-            self._session = None
-
     def _key(self, work: Work, sampling: Sampling) -> str:
         """Everything that the outcome of one group depends on; how many run side by side is not among it."""
         return cache_key(
@@ -347,98 +342,9 @@ class Rewriter:
     def _lookup(self, work: Work, key: str) -> GroupResult | None:
         if not work.request.group.skills:
             # Everything is pinned: there is nothing to ask.
-            return refuse(work, "", pinned=True)
+            return refuse(work, "", "kept")
         value = self._cache.get(key) if self._cache else None
         return from_cache(work, value) if value is not None else None
-
-    def _tokens(self, backend: Backend, work: Work) -> tuple[list[int], list[int]]:
-        prompt = render_prompt(work.request, self.language, self._template, version=self.artifact.prompt_version)
-        return backend.tokenize(prompt.shared), backend.tokenize(prompt.own)
-
-    def _misfit(self, backend: Backend, needed: int) -> str:
-        context = min(backend.context_length, self.artifact.context_length)
-        if needed <= context:
-            return ""
-        return f"needs {needed} tokens, the rewriter's context is {context}; split the group"
-
-    def _decode(
-        self,
-        pending: Sequence[tuple[Work, str]],
-        sampling: Sampling,
-        tracker: Tracker,
-        cancel: Callable[[], bool],
-    ) -> Iterator[GroupResult]:
-        if not pending:
-            return
-        if cancel():
-            for work, _ in pending:
-                yield refuse(work, "cancelled before it was reached", cancelled=True)
-            return
-        backend = self._open()
-        jobs: list[Job] = []
-        shared: list[int] = []
-        for number, (work, _) in enumerate(pending):
-            shared, own = self._tokens(backend, work)
-            most = work.most_tokens(len(own))
-            if problem := self._misfit(backend, len(shared) + len(own) + most):
-                result = refuse(work, problem)
-                tracker.finish(result)
-                yield result
-                continue
-            jobs.append(Job(number, own, most, self._constraint(backend, work)))
-        if not jobs:
-            return
-        tracker.expect(len(shared) + sum(len(job.prompt) for job in jobs))
-        length = len(shared) + max(len(job.prompt) + job.max_tokens for job in jobs)
-        session = self._acquire(backend, min(sampling.parallel, len(jobs)), length)
-        stop = [token for text in self._template.stop if (token := backend.token_id(text)) is not None]
-        completions = decode(
-            session, shared, jobs, stop=stop, sampling=sampling, on_tick=tracker.tick, cancelled=cancel
-        )
-        try:
-            for completion in completions:
-                work, key = pending[completion.number]
-                result = self._finish(backend, work, completion)
-                if self._cache and result.status != "cancelled":
-                    self._cache.put(key, to_cache(result))
-                tracker.finish(result)
-                yield result
-        finally:
-            completions.close()
-            if not self._keep_warm:
-                self._drop_session()
-
-    def _acquire(self, backend: Backend, slots: int, length: int) -> Session:
-        if self._session is not None and (self._session.slots < slots or self._session.length < length):
-            self._drop_session()
-        if self._session is None:
-            self._session = backend.session(slots=slots, length=length)
-        return self._session
-
-    def _constraint(self, backend: Backend, work: Work) -> Callable[[], Constraint]:
-        from masa.constraint import Constraint
-
-        tokenizer = backend.grammar_tokenizer()
-        grammar, regex = work.grammar()
-        return lambda: Constraint(tokenizer, grammar, regex=regex)
-
-    def _finish(self, backend: Backend, work: Work, completion: Completion) -> GroupResult:
-        raw = backend.detokenize(completion.tokens).decode("utf-8", "replace")
-        figures: Mapping[str, Any] = {
-            "raw": raw,
-            "prompt_tokens": completion.prompt_tokens,
-            "tokens": len(completion.tokens),
-            "steps": completion.steps,
-            "seconds": completion.seconds,
-        }
-        if completion.reason == "cancelled":
-            return replace(refuse(work, "cancelled while it was being written", cancelled=True), **figures)
-        if completion.reason == "length":
-            reason = f"the output was not finished after {len(completion.tokens)} tokens"
-            return replace(refuse(work, reason), **figures)
-        if completion.reason == "loop":
-            return replace(refuse(work, "the output had begun to repeat itself"), **figures)
-        return replace(accept(work, raw, self._template.controls), **figures)
 
     def _result(
         self, bank: SkillBank, card: ModelCard, results: Mapping[str, GroupResult], seconds: float

@@ -273,6 +273,18 @@ def test_a_lent_model_is_used_and_left_alone(smollm2: Path) -> None:
         LlamaBackend.borrow(host)
 
 
+def test_a_lent_model_of_another_kind_needs_the_hosts_word(quantized: Callable[[str], Path]) -> None:
+    import llama_cpp
+
+    host = llama_cpp.Llama(str(quantized("Q8_0")), n_ctx=64, verbose=False)
+    with pytest.raises(BackendError, match=r"Q8_0.gguf: the lent model is not smollm2-135m's base model"):
+        Rewriter.load("smollm2-135m", llama=host)
+    with Rewriter.load("smollm2-135m", llama=host, verify=False) as rewriter:
+        result = rewriter.rewrite(SkillBank(GROUPS[0].skills, {}), ModelCard(family="SmolLM2"))
+    assert result.groups[0].status in ("kept", "rewritten")
+    host.close()
+
+
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty", "missing"])
 def test_what_is_no_model_is_refused_in_words(
     smollm2: Path, tmp_path: Path, damage: str, capfd: pytest.CaptureFixture[str]

@@ -329,6 +329,51 @@ def test_leaving_a_stream_early_frees_the_rewriter(make: Make) -> None:
     assert rewriter.rewrite(BANK, CARD).bank
 
 
+def test_a_stream_in_the_middle_is_told_apart_from_a_deadlock(make: Make) -> None:
+    rewriter, backend = make(shorten_all)
+    stream = rewriter.stream(BANK, CARD, sampling=Sampling(parallel=1))
+    next(stream)
+    with pytest.raises(BackendError, match="middle of a stream"):
+        rewriter.rewrite(BANK, CARD)
+    rewriter.close()
+    assert backend.closed and backend.sessions[0].closed
+    stream.close()
+    with pytest.raises(BackendError, match="closed"):
+        rewriter.rewrite(BANK, CARD)
+
+
+def test_a_stream_may_be_closed_by_another_thread(make: Make) -> None:
+    rewriter, _ = make(shorten_all)
+    stream = rewriter.stream(BANK, CARD, sampling=Sampling(parallel=1))
+    next(stream)
+    thread = threading.Thread(target=stream.close)
+    thread.start()
+    thread.join(10)
+    assert rewriter.rewrite(BANK, CARD).bank != BANK
+
+
+def test_warm_memory_is_kept_between_rewrites_but_not_after_an_interrupted_one(artifact: Artifact) -> None:
+    backend = ScriptedBackend(shorten_all)
+    with Rewriter(artifact, lambda: backend, keep_warm=True, cautious=False) as rewriter:
+        first = rewriter.rewrite(BANK, CARD)
+        assert rewriter.rewrite(BANK, CARD).bank == first.bank
+        assert len(backend.sessions) == 1 and not backend.sessions[0].closed
+        stream = rewriter.stream(BANK, CARD, sampling=Sampling(parallel=1))
+        next(stream)
+        stream.close()
+        assert rewriter.rewrite(BANK, CARD).bank == first.bank
+        assert [session.closed for session in backend.sessions] == [True, False]
+    assert backend.sessions[1].closed
+
+
+def test_what_is_drawn_for_a_group_does_not_depend_on_the_others(make: Make) -> None:
+    sampling = Sampling(temperature=1.5, seed=4)
+    rewriter, _ = make(keep_all, noise=8.0)
+    whole = rewriter.rewrite(BANK, CARD, sampling=sampling)
+    alone = rewriter.rewrite(BANK, CARD, only=["clean"], sampling=sampling)
+    assert alone.groups[0].raw == whole.groups[1].raw
+
+
 def test_progress_ends_with_everything_done(make: Make) -> None:
     seen: list[Progress] = []
     rewriter, _ = make(keep_all)

@@ -1,0 +1,177 @@
+"""The model behind a rewriter: opened on first need, with its adapter and its working memory."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from masa.artifact import Artifact
+from masa.decoding import Completion, Job, Sampling, decode
+from masa.errors import BackendError, MasaError
+from masa.interpret import Work, accept, refuse
+from masa.progress import Tracker
+from masa.prompt import ChatTemplate, render_prompt
+from masa.provenance import GroupResult
+
+if TYPE_CHECKING:
+    from masa.backends import Backend, Session
+    from masa.constraint import Constraint
+
+
+class Engine:
+    """Turns pieces of work into results, side by side. Not thread-safe: the rewriter sees to that."""
+
+    def __init__(
+        self, artifact: Artifact, open_backend: Callable[[], Backend], language: str, *, keep_warm: bool
+    ) -> None:
+        self._artifact = artifact
+        self._open_backend = open_backend
+        self._language = language
+        self._keep_warm = keep_warm
+        self._template = ChatTemplate.from_artifact(artifact)
+        self._backend: Backend | None = None
+        self._session: Session | None = None
+        self._adapter = artifact.adapter_path
+        self._scale = 1.0
+
+    def backend(self) -> Backend:
+        """The backend, opened now if it was not."""
+        if self._backend is None:
+            backend = self._open_backend()
+            try:
+                backend.set_adapter(str(self._adapter) if self._adapter else None, scale=self._scale)
+            except MasaError:
+                backend.close()
+                raise
+            self._backend = backend
+        return self._backend
+
+    def measure(self, work: Work) -> tuple[list[int], list[int], str]:
+        """Shared and own prompt tokens of a piece of work, and why it cannot be done if so."""
+        backend = self.backend()
+        prompt = render_prompt(work.request, self._language, self._template, version=self._artifact.prompt_version)
+        shared, own = backend.tokenize(prompt.shared), backend.tokenize(prompt.own)
+        needed = len(shared) + len(own) + work.most_tokens(len(own))
+        context = min(backend.context_length, self._artifact.context_length)
+        problem = f"needs {needed} tokens, the rewriter's context is {context}; split the group"
+        return shared, own, problem if needed > context else ""
+
+    def run(
+        self, works: Sequence[Work], sampling: Sampling, tracker: Tracker, cancel: Callable[[], bool]
+    ) -> Generator[tuple[int, GroupResult], None, None]:
+        """Yield (index into `works`, result) as groups finish; what is cancelled or does not fit too."""
+        if not works:
+            return
+        if cancel():
+            for index, work in enumerate(works):
+                yield index, refuse(work, "cancelled before it was reached", "cancelled")
+            return
+        shared: list[int] = []
+        jobs: list[Job] = []
+        for index, work in enumerate(works):
+            shared, own, problem = self.measure(work)
+            if problem:
+                yield index, refuse(work, problem)
+            else:
+                # Not the index: what is drawn for a group must not depend on which others came from the cache.
+                salt = zlib.crc32(work.whole.key.encode("utf-8", "replace"))
+                jobs.append(Job(index, own, work.most_tokens(len(own)), self._constraint(work), salt))
+        if not jobs:
+            return
+        tracker.expect(len(shared) + sum(len(job.prompt) for job in jobs))
+        length = len(shared) + max(len(job.prompt) + job.max_tokens for job in jobs)
+        session = self._acquire(min(sampling.parallel, len(jobs)), length)
+        backend = self.backend()
+        stop = [token for text in self._template.stop if (token := backend.token_id(text)) is not None]
+        completions = decode(
+            session, shared, jobs, stop=stop, sampling=sampling, on_tick=tracker.tick, cancelled=cancel
+        )
+        whole = False
+        try:
+            for completion in completions:
+                yield completion.number, self._finish(works[completion.number], completion)
+            whole = True
+        finally:
+            completions.close()
+            # A session that was left in the middle still holds sequences.
+            if not (self._keep_warm and whole):
+                self._drop_session()
+
+    def use_adapter(self, path: Path | None, scale: float) -> None:
+        """Swap the adapter; the base stays loaded.
+
+        Raises:
+            BackendError: if the file is no adapter for this base. The old one then stays.
+        """
+        if self._backend is not None:
+            self._backend.set_adapter(str(path) if path else None, scale=scale)
+        self._drop_session()
+        self._adapter, self._scale = path, scale
+
+    def close(self) -> None:
+        self._drop_session()
+        if self._backend is not None:
+            self._backend.close()
+            self._backend = None
+
+    def _acquire(self, slots: int, length: int) -> Session:
+        if self._session is not None and (self._session.slots < slots or self._session.length < length):
+            self._drop_session()
+        if self._session is None:
+            self._session = self.backend().session(slots=slots, length=length)
+        return self._session
+
+    def _drop_session(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _constraint(self, work: Work) -> Callable[[], Constraint]:
+        from masa.constraint import Constraint
+
+        tokenizer = self.backend().grammar_tokenizer()
+        grammar, regex = work.grammar()
+        return lambda: Constraint(tokenizer, grammar, regex=regex)
+
+    def _finish(self, work: Work, completion: Completion) -> GroupResult:
+        raw = self.backend().detokenize(completion.tokens).decode("utf-8", "replace")
+        figures: Mapping[str, Any] = {
+            "raw": raw,
+            "prompt_tokens": completion.prompt_tokens,
+            "tokens": len(completion.tokens),
+            "steps": completion.steps,
+            "seconds": completion.seconds,
+        }
+        if completion.reason == "cancelled":
+            return replace(refuse(work, "cancelled while it was being written", "cancelled"), **figures)
+        if completion.reason == "length":
+            reason = f"the output was not finished after {len(completion.tokens)} tokens"
+            return replace(refuse(work, reason), **figures)
+        if completion.reason == "loop":
+            return replace(refuse(work, "the output had begun to repeat itself"), **figures)
+        return replace(accept(work, raw, self._template.controls), **figures)
+
+
+def check_lent(artifact: Artifact, llama: Any) -> None:
+    """Make sure that the model which the host lends is the artifact's base model.
+
+    Raises:
+        BackendError: if its file is another one, or cannot be found to compare.
+    """
+    from masa.checksums import verified_sha256
+
+    entry = artifact.files.get(artifact.weights) or artifact.packaged[artifact.weights]
+    path = Path(str(getattr(llama, "model_path", "")))
+    if not path.is_file():
+        raise BackendError(
+            f"the lent model's file {str(path)!r} is not there to be compared with {artifact.name}'s weights;"
+            " verify=False lends it unchecked and without the cache"
+        )
+    if verified_sha256(path, entry.sha256) != entry.sha256:
+        raise BackendError(
+            f"{path}: the lent model is not {artifact.name}'s base model ({artifact.base_model}); lend that one,"
+            " or load the rewriter without llama="
+        )
