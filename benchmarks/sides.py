@@ -130,7 +130,9 @@ class TextLoop(Side):
             jobs.append(self._job(backend, number, group, own))
             # As much memory as Rewriter would take, whatever is written.
             needed = max(needed, len(own) + int(len(own) * TEXT_GROWTH) + 64)
-        session = backend.session(slots=min(self._sampling.parallel, len(jobs)), length=len(shared) + needed)
+        session = backend.session(
+            slots=min(self._sampling.parallel or len(jobs), len(jobs)), length=len(shared) + needed
+        )
         stop = [] if self._content == "free" else self._stop(backend)
         outputs: list[list[int]] = [[] for _ in jobs]
         steps = prompt_tokens = 0

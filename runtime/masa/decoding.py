@@ -30,7 +30,7 @@ class Sampling:
         temperature: 0 is greedy (the default); otherwise softmax sampling at this temperature.
         seed: with a temperature, each job draws from a generator seeded by (seed, salt), so that the outcome
             depends neither on the neighbours nor on the order.
-        parallel: most sequences decoded side by side.
+        parallel: most sequences decoded side by side; default by the output language (`PARALLEL`).
         draft: most tokens guessed ahead by prompt lookup and verified in the same step (greedy only); 0 turns it off.
             It is meant to change speed only, but several tokens in one pass round otherwise than one by one, so
             where two tokens are about equally likely the other one may be chosen.
@@ -39,14 +39,14 @@ class Sampling:
 
     temperature: float = 0.0
     seed: int = 0
-    parallel: int = 8
+    parallel: int | None = None
     draft: int = 0
     forced: bool = True
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
             raise ValueError(f"temperature {self.temperature} is negative; 0 is greedy")
-        if self.parallel < 1:
+        if self.parallel is not None and self.parallel < 1:
             raise ValueError(f"parallel {self.parallel} is below 1")
         if self.draft < 0:
             raise ValueError(f"draft {self.draft} is negative; 0 turns it off")
@@ -107,13 +107,13 @@ def decode(
 ) -> Generator[Completion, None, None]:
     """Decode all jobs, yielding each as it finishes.
 
-    `session` must have at least `min(parallel, len(jobs))` slots and room for the longest job. `stop` are
-    the token ids that end an output. After `cancelled()` returns true, the rest is yielded as "cancelled".
+    `session` must have room for the longest job; `stop` are the token ids that end an output.
+    After `cancelled()` returns true, the rest is yielded as "cancelled".
     """
     sampling = sampling or Sampling()
     started = time.perf_counter()
     waiting = deque(jobs)
-    free = deque(range(min(session.slots, sampling.parallel)))
+    free = deque(range(min(session.slots, sampling.parallel or session.slots)))
     running: dict[int, _Sequence] = {}
     done = prompt_tokens = tokens = 0
 
@@ -299,6 +299,8 @@ def repeats(tokens: Sequence[int], *, times: int = 4, longest: int = 48, least: 
     """Whether the end of `tokens` is one piece `times` times over, at least `least` tokens in all."""
     length = len(tokens)
     for period in range(1, min(longest, length // times) + 1):
+        if tokens[-1] != tokens[-1 - period]:
+            continue
         # Short pieces need more repetitions: `- - -` is a rule in Markdown, not a loop.
         span = max(period * times, -(-least // period) * period)
         if span <= length and tokens[length - span : length - period] == tokens[length - span + period :]:

@@ -12,6 +12,7 @@ from masa.artifact import Artifact
 from masa.decoding import Completion, Job, Sampling, decode
 from masa.errors import BackendError, MasaError
 from masa.interpret import Work, accept, refuse
+from masa.languages import PARALLEL
 from masa.progress import Tracker
 from masa.prompt import ChatTemplate, render_prompt
 from masa.provenance import GroupResult
@@ -83,7 +84,7 @@ class Engine:
             return
         tracker.expect(len(shared) + sum(len(job.prompt) for job in jobs))
         length = len(shared) + max(len(job.prompt) + job.max_tokens for job in jobs)
-        session = self._acquire(min(sampling.parallel, len(jobs)), length)
+        session = self._acquire(min(sampling.parallel or PARALLEL[self._language], len(jobs)), length)
         backend = self.backend()
         stop = [token for text in self._template.stop if (token := backend.token_id(text)) is not None]
         completions = decode(

@@ -7,6 +7,7 @@ are taken out before and put back after.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,7 +36,7 @@ CAUTIOUS_EDITS = ("keep", "condition-action", "steps", "syntax", "example", "emp
 """Edits that keep every statement of a skill: all that a rewriter may choose that was not trained to choose."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Work:
     """A group to rewrite: `whole` as it stands in the bank, `request.group` without its pinned skills."""
 
@@ -44,10 +45,28 @@ class Work:
     language: str
     pinned: frozenset[int]
     """1-based numbers in `whole` of the skills that stay as they are."""
-    allowed: tuple[tuple[str, ...], ...]
-    """Plan language: the edits that each skill of `request.group` admits."""
-    warnings: int = MAX_WARNINGS
-    """Plan language: how many warnings may be added."""
+    cautious: bool = False
+    """Plan language: admit `CAUTIOUS_EDITS` only, and no warnings."""
+
+    @property
+    def warnings(self) -> int:
+        """Plan language: how many warnings may be added."""
+        return 0 if self.cautious else MAX_WARNINGS
+
+    @functools.cached_property
+    def allowed(self) -> tuple[tuple[str, ...], ...]:
+        """Plan language: the edits that each skill of `request.group` admits.
+
+        Trying the edits takes milliseconds a skill, which a rewrite that the cache answers never pays.
+        """
+        allowed = []
+        for place, skill in enumerate(self.request.group.skills):
+            names = available_edits(skill, self.request.facts)
+            # The first skill is at the front already and has none above it.
+            useless = ("first", "merge-up") if place == 0 else ()
+            chosen = (n for n in names if n not in useless and (not self.cautious or n in CAUTIOUS_EDITS))
+            allowed.append(tuple(chosen))
+        return tuple(allowed)
 
     def grammar(self) -> tuple[str, bool]:
         """The constraint of the output, and whether it is a regular expression (else a Lark grammar)."""
@@ -70,8 +89,7 @@ class Work:
         facts = self.request.facts
         return {
             "language": self.language,
-            "allowed": [list(names) for names in self.allowed],
-            "warnings": self.warnings,
+            "cautious": self.cautious,
             "group": self.whole.key,
             "skills": [[s.skill_id, s.title, s.principle, s.when_to_apply] for s in self.whole.skills],
             "pinned": sorted(self.pinned),
@@ -83,19 +101,12 @@ class Work:
 
 
 def prepare(request: Request, pinned: frozenset[str], language: str, *, cautious: bool = False) -> Work:
-    """`pinned` are skill ids; `request.group` is the whole group; `cautious` admits `CAUTIOUS_EDITS` only."""
+    """`request.group` is the whole group, `pinned` are ids of its skills."""
     whole = request.group
     fixed = frozenset(n for n, skill in enumerate(whole.skills, start=1) if skill.skill_id in pinned)
     free = tuple(skill for n, skill in enumerate(whole.skills, start=1) if n not in fixed)
-    allowed: list[tuple[str, ...]] = []
-    for place, skill in enumerate(free if language == "plan" else ()):
-        names = available_edits(skill, request.facts)
-        # The first skill is at the front already and has none above it.
-        useless = ("first", "merge-up") if place == 0 else ()
-        allowed.append(tuple(n for n in names if n not in useless and (not cautious or n in CAUTIOUS_EDITS)))
     group = Group(whole.task_type, free)
-    warnings = 0 if cautious else MAX_WARNINGS
-    return Work(whole, replace(request, group=group), language, fixed, tuple(allowed), warnings)
+    return Work(whole, replace(request, group=group), language, fixed, cautious and language == "plan")
 
 
 def accept(work: Work, raw: str, control_tokens: Sequence[str]) -> GroupResult:

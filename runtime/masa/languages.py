@@ -32,6 +32,8 @@ from masa.edits import EDITS, WARN_KINDS, EditCall, Plan, PlanLine
 from masa.skills import Group, Skill
 
 LANGUAGES = ("plan", "text")
+PARALLEL = {"plan": 3, "text": 8}
+"""Groups written side by side: a plan is so short that more of them cost memory and save no time."""
 MAX_EDITS_PER_LINE = 3
 MAX_WARNINGS = 2
 

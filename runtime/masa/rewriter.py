@@ -29,7 +29,7 @@ from masa.engine import Engine, check_lent
 from masa.errors import BackendError
 from masa.estimate import Estimate, GroupEstimate, measure, seconds
 from masa.interpret import Work, from_cache, prepare, refuse, to_cache
-from masa.languages import LANGUAGES
+from masa.languages import LANGUAGES, PARALLEL
 from masa.lazy import LazyBank
 from masa.progress import Progress, Tracker
 from masa.prompt import Request
@@ -253,7 +253,8 @@ class Rewriter:
                 shared, own, problem = self._engine.measure(work)
                 most = work.most_tokens(len(own))
                 groups.append(GroupEstimate(work.whole.key, len(work.whole), len(own), most, problem))
-            speeds = measure(self._engine.backend(), max(1, min(sampling.parallel, len(groups))))
+            slots = min(sampling.parallel or PARALLEL[self.language], max(1, len(groups)))
+            speeds = measure(self._engine.backend(), slots)
         return Estimate(len(shared), tuple(groups), *speeds, seconds(len(shared), groups, speeds))
 
     def use_adapter(self, path: str | os.PathLike[str] | None, *, scale: float = 1.0) -> None:

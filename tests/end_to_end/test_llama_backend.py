@@ -79,7 +79,7 @@ def jobs(backend: LlamaBackend, most: int = 48) -> tuple[list[int], list[Job]]:
 def written(backend: LlamaBackend, sampling: Sampling, most: int = 48) -> dict[int, tuple[int, ...]]:
     shared, work = jobs(backend, most)
     stop = [backend.token_id(STOP)]
-    session = backend.session(slots=min(sampling.parallel, len(work)), length=1024)
+    session = backend.session(slots=min(sampling.parallel or len(work), len(work)), length=1024)
     try:
         return {c.number: c.tokens for c in decode(session, shared, work, stop=stop, sampling=sampling)}
     finally:

@@ -21,7 +21,7 @@ def run(
 ) -> tuple[list[Completion], list[str]]:
     constraint = (lambda: Constraint(byte_tokenizer(), regex, regex=True)) if regex else None
     jobs = [Job(i, prompt.encode(), most, constraint) for i, prompt in enumerate(prompts)]
-    session = backend.session(slots=min(sampling.parallel, len(jobs)), length=2000)
+    session = backend.session(slots=min(sampling.parallel or len(jobs), len(jobs)), length=2000)
     done = list(decode(session, b"shared|", jobs, stop=[STOP], sampling=sampling, **options))
     texts = [backend.detokenize(c.tokens).decode("utf-8", "replace") for c in sorted(done, key=lambda c: c.number)]
     return done, texts

@@ -23,7 +23,7 @@ Kind = Literal["bank", "skills", "artifact", "gguf", "huggingface", "card", "fac
     "  masa inspect bank.json\n"
     "  masa inspect bank.json --edits --facts facts.yaml\n"
     "  masa inspect skills/pdf\n"
-    "  masa inspect models/rewriters/smollm2-135m\n"
+    "  masa inspect smollm2-135m\n"
     "  masa inspect model.gguf",
 )
 @click.argument("path", type=click.Path())
@@ -35,12 +35,12 @@ Kind = Literal["bank", "skills", "artifact", "gguf", "huggingface", "card", "fac
 def command(path: str, edits: bool, facts: str | None, tokens: bool, rewriter: str, as_json: bool) -> None:
     """Say what PATH is and what is in it: counts, tokens, protected text, problems.
 
-    PATH is a skill bank JSON file, a SKILL.md or its folder, a rewriter's folder, a GGUF file, a model card,
-    or a file of interface facts.
+    PATH is a skill bank JSON file, a SKILL.md or its folder, a rewriter's folder or name, a GGUF file, a model
+    card, or a file of interface facts.
     """
     from masa.facts import load_facts
 
-    where = Path(path)
+    where = _named(path)
     kind = recognise(where)
     known = load_facts(facts) if facts is not None else None
     if kind in ("bank", "skills"):
@@ -57,6 +57,14 @@ def command(path: str, edits: bool, facts: str | None, tokens: bool, rewriter: s
         write_json({"kind": kind, **lines})
     else:
         click.echo(inspect_model.as_text(kind, where, lines))
+
+
+def _named(path: str) -> Path:
+    """The path, or the folder of the rewriter of that name where no such path exists."""
+    from masa.artifact import list_artifacts
+
+    where = Path(path)
+    return where if where.exists() else list_artifacts().get(path, where)
 
 
 def recognise(path: Path) -> Kind:
@@ -119,7 +127,7 @@ def _keys(path: Path) -> set[str]:
         if path.suffix.lower() == ".json":
             content = json.loads(text)
             return set(content) if isinstance(content, dict) else set()
-        root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        root = yaml.compose(text, Loader=yaml.SafeLoader)  # libyaml crashes on deep nesting, this one raises
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return set()
     return {str(key.value) for key, _ in root.value} if isinstance(root, yaml.MappingNode) else set()

@@ -95,10 +95,8 @@ class _Written:
 @click.option(
     "--parallel",
     type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
     metavar="N",
-    help="Most groups written side by side.",
+    help="Most groups written side by side. [default: 3 for plans, 8 for text]",
 )
 @click.option(
     "--temperature", type=click.FloatRange(min=0, max=10), default=0.0, metavar="T", help="0 is greedy, the default."
