@@ -30,6 +30,7 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "masa-setup.json"
 REWRITER = "smollm2-135m"
 DEMO_BANK = ROOT / "examples" / "banks" / "household.json"
+DEMO_FACTS = ROOT / "examples" / "facts" / "household.yaml"
 LLAMA = "llama-cpp-python"
 NEEDED = (3, 11)
 
@@ -70,7 +71,7 @@ def demo(python: Path) -> int:
     """Rewrite our bank for the model whose weights are here anyway."""
     script = f"from masa.artifact import load_artifact; print(load_artifact({REWRITER!r}).weights_path)"
     weights = captured([python, "-c", script]).strip()
-    code = run([masa(python), "rewrite", DEMO_BANK, "--backbone", weights], check=False)
+    code = run([masa(python), "rewrite", DEMO_BANK, "--backbone", weights, "--facts", DEMO_FACTS], check=False)
     if code < 0:
         say("it was killed by a signal; this is why:")
         run([masa(python), "doctor"], check=False)

@@ -57,7 +57,7 @@ warn KIND: add a warning
 limit N: at most N sentences
 Example of a plan for three skills:
 1 shorten
-2 keep
+2 steps syntax
 3 condition-action"""
 
 INSTRUCTIONS: Mapping[str, str] = {"text": _TEXT_INSTRUCTION, "plan": _PLAN_INSTRUCTION}
