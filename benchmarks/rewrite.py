@@ -142,7 +142,7 @@ def _measure(setting: Setting, options: argparse.Namespace, folder: Path) -> lis
 
 
 def _rounds(sides: Sequence[Side], repeats: int, say: Callable[[str], None]) -> Runs:
-    """Run every side once a round, in turns; a warm-up is the first group's worth of nothing but loading."""
+    """Run every side once a round, in turns, the order turned round every second time."""
     runs: Runs = {side.name: [] for side in sides}
     by_name = {side.name: side for side in sides}
     try:
@@ -232,8 +232,7 @@ def _row_constraint(runs: Runs) -> Row:
         (
             _line("constrained", runs["constrained"]),
             _line("free", runs["free"]),
-            f"the most likely token was refused {refused} times ({share:.1f} %) and a mask computed; untrained "
-            "weights are refused more often than a trained rewriter",
+            f"the most likely token was refused {refused} times ({share:.1f} %), each time at the cost of a mask",
         ),
         {**_figures(runs, "constrained", "free"), "refused": refused},
     )

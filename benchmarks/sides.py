@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -271,6 +272,7 @@ class Transformers(Side):
         return bool(torch.__version__)
 
     def load(self) -> None:
+        os.environ.setdefault("TQDM_DISABLE", "1")
         import torch
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
