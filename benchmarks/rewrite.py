@@ -38,6 +38,7 @@ from masa import load_bank, resolve_backbone
 from masa.artifact import load_artifact
 from masa.cache import RewriteCache
 from masa.decoding import Sampling
+from masa.errors import MasaError
 
 _ROOT = Path(__file__).resolve().parent.parent
 _BANK = _ROOT.parent / "shared" / "data" / "skillrl" / "alfworld.json"
@@ -352,4 +353,7 @@ def _measure_memory(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MasaError as error:
+        sys.exit(f"benchmarks/rewrite.py: {error}")
