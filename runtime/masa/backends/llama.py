@@ -51,7 +51,6 @@ class LlamaBackend:
         threads: int | None = None,
         gpu_layers: int = 0,
         batch: int = 512,
-        mmap: bool = True,
     ) -> LlamaBackend:
         """Load a GGUF file.
 
@@ -67,7 +66,6 @@ class LlamaBackend:
             raise BackendError(f"{path}: no such file; a GGUF model was expected")
         params = llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
-        params.use_mmap = mmap
         with quiet(llama) as messages:
             llama.llama_backend_init()
             model = llama.llama_model_load_from_file(str(path).encode(), params)
