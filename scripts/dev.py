@@ -28,6 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "masa-setup.json"
+CONSTRAINTS = ROOT / "scripts" / "constraints.txt"
 REWRITER = "smollm2-135m"
 DEMO_BANK = ROOT / "examples" / "banks" / "household.json"
 DEMO_FACTS = ROOT / "examples" / "facts" / "household.yaml"
@@ -48,7 +49,7 @@ def main(arguments: list[str]) -> int:
     try:
         use_new_enough_python()
         sys.path.insert(0, str(ROOT / "runtime"))  # masa's own modules need the standard library alone
-        python = set_up(("llama",) if command == "demo" else ("llama", "dev"))
+        python = set_up(("llama",) if command == "demo" else ("llama", "training", "export", "dev"))
         if command == "setup":
             return 0
         fetch_weights(python)
@@ -115,7 +116,7 @@ def set_up(extras: tuple[str, ...]) -> Path:
     if not (same_options and fits(python)):
         install_llama(python, cmake_args)
     say(f"installing masa, editable, with {', '.join(extras)}")
-    pip(python, "install", "-qq", "--editable", f"{ROOT}[{','.join(extras)}]")
+    pip(python, "install", "-qq", "--constraint", CONSTRAINTS, "--editable", f"{ROOT}[{','.join(extras)}]")
     STAMP.write_text(json.dumps({"key": wanted, "extras": extras, "cmake_args": cmake_args}), "utf-8")
     return python
 
@@ -159,7 +160,8 @@ def read_stamp() -> dict[str, Any]:
 
 def stamp_key(cmake_args: str) -> str:
     """Changes when anything changes that the environment was made from."""
-    parts = [(ROOT / name).read_text("utf-8") for name in ("pyproject.toml", "hatch_build.py")]
+    files = (ROOT / "pyproject.toml", ROOT / "hatch_build.py", CONSTRAINTS)
+    parts = [file.read_text("utf-8") for file in files]
     return digest(*parts, cmake_args, sys.version, str(ROOT))
 
 

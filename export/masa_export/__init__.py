@@ -1,4 +1,4 @@
-"""The build side of masa: merge, quantize, verify and package a rewriter.
+"""The build side of masa: turns a checkpoint of `masa distill` into what the device loads, and proves it equal.
 
-This version contains none of it yet; the device side is the package `masa`.
+So far: LoRA checkpoints to GGUF adapters (`masa export adapter`). The device side is the package `masa`.
 """

@@ -61,12 +61,23 @@ class ChatTemplate:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingData:
+    """The data set a rewriter was trained on, as far as the manifest tells; `held_out` is what it never saw."""
+
+    dataset: str | None = None
+    dataset_sha256: str | None = None
+    synthetic: bool | None = None
+    held_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """The content of `manifest.json`.
 
     `files` and `packaged` name every file of the artifact once; `weights` and `adapter` are such names.
-    `stop` are the texts that end an answer. `fingerprint` is the sha256 of the whole content, checksums
-    included, and does not depend on white space or key order.
+    `stop` are the texts that end an answer. `training_data` tells what the rewriter was trained on; of its parts,
+    only `training_summary` and `trained` are in every manifest. `fingerprint` is the sha256 of the whole content,
+    checksums included, and does not depend on white space or key order.
     """
 
     name: str
@@ -83,6 +94,7 @@ class Manifest:
     quantization: str | None
     training_summary: str
     trained: bool
+    training_data: TrainingData
     licence: str
     files: Mapping[str, FileEntry] = field(hash=False)
     packaged: Mapping[str, PackagedEntry] = field(hash=False)
@@ -109,7 +121,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         "format name version kind language prompt_version base_model weights adapter chat_template stop "
         "context_length quantization training_data licence files packaged"
     )
-    training = fields.nested("training_data", "summary trained")
+    training = fields.nested("training_data", "summary trained dataset dataset_sha256 synthetic held_out")
     template = fields.nested("chat_template", "before_system before_user before_assistant stop")
     files = {
         name: FileEntry(entry.sha256(), entry.integer("bytes"))
@@ -147,6 +159,12 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         quantization=fields.optional_string("quantization"),
         training_summary=training.string("summary"),
         trained=training.boolean("trained"),
+        training_data=TrainingData(
+            dataset=training.optional_string("dataset"),
+            dataset_sha256=training.sha256("dataset_sha256") if "dataset_sha256" in training.content else None,
+            synthetic=training.boolean("synthetic") if "synthetic" in training.content else None,
+            held_out=training.strings("held_out") if "held_out" in training.content else (),
+        ),
         licence=fields.string("licence"),
         files=files,
         packaged=packaged,
@@ -261,8 +279,8 @@ class _Fields:
     def matching(self, key: str, pattern: re.Pattern[str], wanted: str) -> str:
         return str(self.get(key, lambda v: isinstance(v, str) and pattern.fullmatch(v) is not None, wanted))
 
-    def sha256(self) -> str:
-        return self.matching("sha256", _SHA256, "64 lower-case hexadecimal digits")
+    def sha256(self, key: str = "sha256") -> str:
+        return self.matching(key, _SHA256, "64 lower-case hexadecimal digits")
 
     def relative_path(self, key: str) -> str:
         return str(self.get(key, _is_plain_path, "a relative path with '/' that stays inside (no '..')"))

@@ -1,4 +1,4 @@
-"""The workstation side of masa: profile, evolve, build the data set, distill.
+"""The workstation side of masa: build a data set, distill a rewriter from it, judge the rewriter.
 
-This version contains none of it yet; the device side is the package `masa`.
+The commands are `masa dataset`, `masa distill` and `masa evaluate-rewriter`. Evolution comes later.
 """

@@ -51,11 +51,13 @@ class LlamaBackend:
         threads: int | None = None,
         gpu_layers: int = 0,
         batch: int = 512,
+        vocab_only: bool = False,
     ) -> LlamaBackend:
         """Load a GGUF file.
 
         `threads` defaults to the machine's cores, `gpu_layers` is how many layers go to a GPU (-1: all),
-        `batch` the most prompt tokens computed at once (memory grows with it).
+        `batch` the most prompt tokens computed at once (memory grows with it). With `vocab_only` the backend
+        only tokenizes: it has no weights, and its `context_length` is not known.
 
         Raises:
             MissingExtraError: without llama-cpp-python.
@@ -66,6 +68,7 @@ class LlamaBackend:
             raise BackendError(f"{path}: no such file; a GGUF model was expected")
         params = llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
+        params.vocab_only = vocab_only
         with quiet(llama) as messages:
             llama.llama_backend_init()
             model = llama.llama_model_load_from_file(str(path).encode(), params)

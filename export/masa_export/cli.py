@@ -1,0 +1,154 @@
+"""`masa export`: what a checkpoint becomes on the device."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from masa.cli.output import clean, size, write_json
+from masa.cli.progress import interrupt_line, show_line
+
+if TYPE_CHECKING:
+    from masa_export.export import Exported
+    from masa_export.parity import Comparison, Parity
+
+
+@click.group("export", short_help="Make a trained rewriter ready for the device.")
+def export() -> None:
+    """Turn a checkpoint of `masa distill` into what `masa rewrite` loads, and prove it equal."""
+
+
+@export.command(
+    "adapter",
+    short_help="A LoRA checkpoint as a GGUF adapter.",
+    epilog="\b\nExamples:\n"
+    "  masa export adapter runs/plan/best\n"
+    "  masa export adapter runs/plan/best -o adapter.gguf --type q8_0\n"
+    "  masa export adapter runs/plan/best --artifact models/rewriters/smollm2-135m --force\n"
+    "  masa export adapter runs/qwen --base Qwen3-4B-F16.gguf --no-verify",
+)
+@click.argument("checkpoint", type=click.Path())
+@click.option(
+    "-o", "--output", metavar="FILE", type=click.Path(), help="The adapter's file. [default: CHECKPOINT/adapter.gguf]"
+)
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice(["f16", "f32", "q8_0"]),
+    default="f16",
+    show_default=True,
+    help="How its numbers are stored.",
+)
+@click.option(
+    "--artifact", metavar="DIR", type=click.Path(), help="Put it into this artifact, and only there unless -o is given."
+)
+@click.option(
+    "--base", metavar="MODEL", help="The base, where it is not where it was trained: GGUF, folder or rewriter."
+)
+@click.option(
+    "--verify/--no-verify",
+    default=None,
+    help="Compare llama.cpp's logits with the merged checkpoint's. [default: verify where a GGUF of the base is there]",
+)
+@click.option("--force", is_flag=True, help="Replace an adapter that is there already.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no report; errors only.")
+def adapter(
+    checkpoint: str,
+    output: str | None,
+    kind: str,
+    artifact: str | None,
+    base: str | None,
+    verify: bool | None,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Write the LoRA of CHECKPOINT as an adapter for llama.cpp.
+
+    Before the file is put in its place it is loaded by llama.cpp on the base, and the logits of sample prompts are
+    compared with those of the checkpoint merged in float32: once on the base converted to F32, where they must be
+    equal up to rounding, and once on the base as it is. --no-verify needs neither torch nor llama.cpp.
+    """
+    from masa_export.export import export_adapter
+
+    def tell(text: str) -> None:
+        if quiet or as_json:
+            return
+        if sys.stderr.isatty():
+            show_line(text)
+        else:
+            click.echo(clean(text), err=True)
+
+    try:
+        exported = export_adapter(
+            Path(checkpoint),
+            output=None if output is None else Path(output),
+            artifact=None if artifact is None else Path(artifact),
+            kind=kind,
+            base=base,
+            verify=verify,
+            force=force,
+            tell=tell,
+        )
+    finally:
+        interrupt_line()
+    if as_json:
+        write_json(_json(exported))
+    elif not quiet:
+        click.echo(_report(exported))
+
+
+def _json(exported: Exported) -> dict[str, Any]:
+    return {
+        "adapter": str(exported.paths[0]),
+        "paths": [str(path) for path in exported.paths],
+        "bytes": exported.size,
+        "sha256": exported.sha256,
+        "type": exported.kind,
+        "rank": exported.rank,
+        "layers": exported.layers,
+        "f16_tensors": exported.plain,
+        "architecture": exported.architecture,
+        "base": exported.base,
+        "parity": None if exported.parity is None else asdict(exported.parity),
+        "unproven": exported.unproven,
+    }
+
+
+def _report(exported: Exported) -> str:
+    lines = [
+        f"{path} ({size(exported.size)}, {exported.kind}, rank {exported.rank}, {exported.layers} layers)"
+        for path in exported.paths
+    ]
+    if exported.plain:
+        lines.append(f"{exported.plain} of {2 * exported.layers} tensors are f16: Q8_0 needs rows of a multiple of 32")
+    if exported.parity is None:
+        lines.append(f"Not compared with the checkpoint: {exported.unproven}")
+    else:
+        lines += _parity(exported.parity)
+    return clean("\n".join(lines))
+
+
+def _parity(parity: Parity) -> list[str]:
+    def figures(found: Comparison) -> str:
+        return (
+            f"difference {found.error:.2g} (rms), {found.difference:.2g} at most; "
+            f"same best token at {100 * found.equal:.0f} % of {parity.positions} positions"
+        )
+
+    return [
+        "llama.cpp against the merged checkpoint, logits:",
+        f"  base as F32:   {figures(parity.exact)}",
+        f"  base as it is: {figures(parity.device)}",
+        f"  (the adapter changes logits by {parity.effect:.2g} rms; "
+        f"quantization those of the base alone by {parity.untouched.error:.2g})",
+    ]
+
+
+commands: Mapping[str, click.Command] = {"export": export}

@@ -1,0 +1,78 @@
+"""A tiny base model as a GGUF file: random weights behind the real vocabulary and chat template of SmolLM2.
+
+Everything real can run on it in a second: llama.cpp, transformers' de-quantization, fine-tuning, export. Byte-pair
+encoding learns its tokens one by one, so the first tokens with the merges that make them are a vocabulary of their own;
+reading all 49,152 takes transformers ten times as long as everything else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+HIDDEN, FEED, LAYERS, HEADS, KV_HEADS = 64, 96, 2, 4, 2
+VOCABULARY = 2048
+
+
+def write_tiny_gguf(source: Path, path: Path, *, seed: int = 0) -> Path:
+    """Write a Llama of two layers with the tokenizer of the GGUF `source`."""
+    import gguf
+
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(path, "llama")
+    for name, field in reader.fields.items():
+        if not name.startswith("tokenizer."):
+            continue
+        kind, *inner = field.types
+        if kind == gguf.GGUFValueType.ARRAY:
+            count = VOCABULARY if name != "tokenizer.ggml.merges" else _merges(reader)
+            writer.add_key_value(name, field.contents(slice(0, count)), kind, inner[0])
+        else:
+            writer.add_key_value(name, field.contents(), kind)
+    vocabulary = VOCABULARY
+    writer.add_name("tiny")
+    writer.add_context_length(4096)
+    writer.add_embedding_length(HIDDEN)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(FEED)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    writer.add_rope_dimension_count(HIDDEN // HEADS)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(vocabulary)
+    writer.add_file_type(0)
+    rng = np.random.default_rng(seed)
+    kv = HIDDEN * KV_HEADS // HEADS
+    shapes = {"token_embd": (vocabulary, HIDDEN)}
+    for layer in range(LAYERS):
+        shapes |= {
+            f"blk.{layer}.attn_q": (HIDDEN, HIDDEN),
+            f"blk.{layer}.attn_k": (kv, HIDDEN),
+            f"blk.{layer}.attn_v": (kv, HIDDEN),
+            f"blk.{layer}.attn_output": (HIDDEN, HIDDEN),
+            f"blk.{layer}.ffn_gate": (FEED, HIDDEN),
+            f"blk.{layer}.ffn_up": (FEED, HIDDEN),
+            f"blk.{layer}.ffn_down": (HIDDEN, FEED),
+        }
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", rng.normal(0, 0.08, shape).astype(np.float32))
+    norms = ["output_norm", *(f"blk.{n}.{kind}" for n in range(LAYERS) for kind in ("attn_norm", "ffn_norm"))]
+    for name in norms:
+        writer.add_tensor(f"{name}.weight", np.ones(HIDDEN, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _merges(reader: object) -> int:
+    """How many merges make tokens that are kept."""
+    fields = reader.fields  # type: ignore[attr-defined]
+    kept = set(fields["tokenizer.ggml.tokens"].contents(slice(0, VOCABULARY)))
+    merges = fields["tokenizer.ggml.merges"].contents(slice(0, VOCABULARY))
+    count = next(i for i, merge in enumerate(merges) if "".join(merge.split(" ")) not in kept)
+    assert all(part in kept for merge in merges[:count] for part in merge.split(" "))
+    return count

@@ -1,0 +1,102 @@
+"""Configurations: typed, strict, with a sentence for every mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from masa.errors import MasaError
+from masa_training.dataset.config import Places, load_config, parse_config, shipped_configs, with_overrides
+from masa_training.errors import TrainingError
+from tests.training.dataset_banks import CONFIG
+
+
+def test_defaults_are_the_papers() -> None:
+    config = parse_config(CONFIG)
+    assert (config.augmentation.noise, config.augmentation.keep, config.augmentation.verbose) == (0.3, 0.6, True)
+    assert parse_config(CONFIG.replace("context_length: 20000\n", "")).context_length == 4096
+
+
+def test_every_shipped_configuration_is_valid_and_carries_its_file_name() -> None:
+    names = {"text-published", "text-published-heldout-environment", "text-published-heldout-backbone"}
+    assert set(shipped_configs()) >= names | {"plan-bootstrap", "plan-bootstrap-small"}
+    for name in shipped_configs():
+        config, _ = load_config(name)
+        assert config.name == name
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("language: text", "languag: text", "unknown key 'languag'; did you mean 'language'?"),
+        ("holdouts:", "zzz: 1\nholdouts:", "unknown key 'zzz'; known are name, language"),
+        ("task_types: [heat]", "task_type: [heat]", "holdouts: test: unknown key 'task_type'; did you mean"),
+        ("name: toy\n", "", "the key 'name' is missing"),
+        ("name: toy", "name: a/b", "without slashes"),
+        ("language: text", "language: prose", "language: found 'prose'; it is one of text, plan"),
+        ("language: text", "language: plan", "published banks record no edits"),
+        ("task_types: [heat]", "task_types: heat", "found 'heat' where a list belongs"),
+        ("context_length: 20000", "context_length: lots", "found 'lots' where a whole number belongs"),
+        ("context_length: 20000", "context_length: true", "found True where a whole number belongs"),
+        ("context_length: 20000", "context_length: 0", "give a number of tokens above 0"),
+        ("context_length: 20000", "augmentation: {noise: 2}", "augmentation.noise is a probability"),
+        ("context_length: 20000", "augmentation: {keep: 0}", "keeps no skill"),
+        ("context_length: 20000", "samples: {adapter: -1}", "a number of samples is negative"),
+        ("context_length: 20000", "card_variants: [tiny]", "'tiny' is none of full"),
+        ("context_length: 20000", "seed: 1.5", "found 1.5 where a whole number belongs"),
+        ("kind: published", "kind: runs", "no data: kind runs needs sources.runs"),
+        (
+            'evolved: "banks/home/{backbone}_evolved.json"',
+            "evolved: banks/one.json",
+            "the same file for every backbone",
+        ),
+    ],
+)
+def test_a_mistake_is_one_sentence(old: str, new: str, said: str) -> None:
+    assert old in CONFIG
+    with pytest.raises(TrainingError) as error:
+        parse_config(CONFIG.replace(old, new, 1), "toy.yaml")
+    assert said in str(error.value) and str(error.value).startswith("toy.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_text_that_is_not_yaml_or_no_mapping_is_refused() -> None:
+    for text in ("a: [", "- 1", "", "\tx"):
+        with pytest.raises(MasaError):
+            parse_config(text, "toy.yaml")
+
+
+def test_bootstrap_is_for_plans() -> None:
+    with pytest.raises(TrainingError, match="set language: plan"):
+        parse_config("name: a\nlanguage: text\nkind: bootstrap\nsources: {train_skills: [x]}")
+
+
+def test_an_unknown_name_suggests_a_shipped_one_and_a_missing_file_lists_them() -> None:
+    with pytest.raises(TrainingError, match="did you mean text-published"):
+        load_config("text-publishd")
+    with pytest.raises(TrainingError, match="no such file; give a YAML file or one of plan-bootstrap"):
+        load_config("missing.yaml")
+
+
+def test_paths_lead_to_the_data_folder_the_examples_or_beside_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: Path
+) -> None:
+    monkeypatch.delenv("MASA_DATA", raising=False)
+    _, places = load_config("text-published")
+    with pytest.raises(TrainingError, match=r"\{data\} is not set; give the folder with --data-dir or MASA_DATA"):
+        places.resolve("{data}/x.json")
+    monkeypatch.setenv("MASA_DATA", str(tmp_path))
+    _, places = load_config("text-published")
+    assert places.resolve("{data}/x.json") == tmp_path / "x.json"
+    assert places.resolve("{examples}/banks/household.json") == repository / "examples/banks/household.json"
+    assert Places(tmp_path, None).resolve("a/b.json") == tmp_path / "a/b.json"
+    assert Places(tmp_path, None).resolve("/a/b.json") == Path("/a/b.json")
+    with pytest.raises(TrainingError, match="no such folder; correct --data-dir"):
+        load_config("text-published", data_dir=str(tmp_path / "missing"))
+
+
+def test_the_command_line_wins() -> None:
+    config = with_overrides(parse_config(CONFIG), base="x.gguf", seed=0)
+    assert (config.base, config.seed) == ("x.gguf", 0)
+    assert with_overrides(parse_config(CONFIG), base=None, seed=None) == parse_config(CONFIG)

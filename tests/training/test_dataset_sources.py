@@ -1,0 +1,221 @@
+"""Reading published banks and run folders as evolved cells, and composing recorded plans."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from masa.edits import apply_plan
+from masa.errors import FormatError, MasaError
+from masa.skills import GENERAL
+from masa_training.dataset.composing import composed, leads_to
+from masa_training.dataset.config import Banks, Places, load_config
+from masa_training.dataset.events import read_run
+from masa_training.dataset.published import read_published
+from masa_training.dataset.runs import read_runs
+from masa_training.errors import TrainingError
+from masa_training.samples import Cell
+from tests.training.dataset_banks import chain, group, plan, run_event, skills_json, write_config, write_run
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> tuple[Banks, Places]:
+    config, places = load_config(str(write_config(tmp_path)))
+    return config.sources.banks[0], places
+
+
+# --- published banks -------------------------------------------------------------------------------
+
+
+def test_published_banks_give_a_cell_for_every_backbone_and_group(home: tuple[Banks, Places]) -> None:
+    found = read_published(*home)
+    assert {c.cell for c in found.cells} == {
+        Cell("home", f"Toy-{size}", key) for size in ("1B", "2B", "3B") for key in (GENERAL, "clean", "heat", "fetch")
+    }
+    cell = next(c for c in found.cells if c.cell == Cell("home", "Toy-2B", "clean"))
+    assert [skill.skill_id for skill in cell.base.skills] == ["clean_1", "clean_2", "clean_3"]
+    assert cell.adapter is not None and "adapter of 2b" in cell.adapter.skills[0].principle
+    assert "evolved of 2b" in cell.evolved.skills[0].principle
+    assert [(i.name, i.stage) for i in cell.intermediates] == [("base", "early")]
+    assert cell.card["weaknesses"] == "repeats itself, like 2b"
+    assert (cell.description, cell.licence) == ("a small home", "CC0-1.0")
+
+
+def test_a_group_that_the_evolved_bank_lacks_is_left_out_and_told(home: tuple[Banks, Places]) -> None:
+    left_out = read_published(*home).left_out["the evolved bank lacks the group"]
+    assert left_out == ("home/Toy-1B/extra", "home/Toy-2B/extra", "home/Toy-3B/extra")
+
+
+def test_two_backbones_with_one_card_are_refused(home: tuple[Banks, Places], tmp_path: Path) -> None:
+    (tmp_path / "cards/2b.yaml").write_text((tmp_path / "cards/1b.yaml").read_text())
+    with pytest.raises(TrainingError, match="describes Toy-1B, as the card of 1b does"):
+        read_published(*home)
+
+
+def test_a_missing_bank_or_card_is_one_sentence_with_its_path(home: tuple[Banks, Places], tmp_path: Path) -> None:
+    (tmp_path / "cards/2b.yaml").unlink()
+    with pytest.raises(TrainingError, match=r"2b\.yaml"):
+        read_published(*home)
+    (tmp_path / "banks/home/1b_evolved.json").unlink()
+    with pytest.raises(FormatError, match=r"1b_evolved\.json"):
+        read_published(*home)
+
+
+def test_the_published_banks_give_48_cells_and_skip_examine(shared_data: Path) -> None:
+    config, places = load_config("text-published", data_dir=str(shared_data))
+    found = [read_published(banks, places) for banks in config.sources.banks]
+    assert [len(f.cells) for f in found] == [28, 20]
+    assert {name.split("/")[-1] for name in found[0].left_out["the evolved bank lacks the group"]} == {"examine"}
+
+
+# --- plans -----------------------------------------------------------------------------------------
+
+_EDITS = st.sampled_from(("keep", "shorten", "steps", "condition-action", "emphasise", "drop", "first", "limit=2"))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(_EDITS, _EDITS, _EDITS), min_size=2, max_size=3))
+def test_a_composed_plan_that_leads_there_does_what_the_plans_did(steps: list[tuple[str, str, str]]) -> None:
+    start = current = group("clean")
+    plans = []
+    for step in steps:
+        made = plan(*step[: len(current)])
+        try:
+            current = apply_plan(current, made).group
+        except ValueError:
+            return
+        plans.append(made)
+    whole = composed(plans)
+    if whole is not None and leads_to(start, whole, current, None):
+        assert apply_plan(start, whole).group == current
+
+
+def test_plans_compose_line_by_line_in_canonical_order() -> None:
+    first, second = plan("emphasise", "keep", "limit=3"), plan("shorten", "steps", "limit=2", warnings=("loop",))
+    assert composed([first, second]) == plan("shorten emphasise", "steps", "limit=2", warnings=("loop",))
+    assert composed([first]) == first
+
+
+def test_a_structural_edit_may_only_come_last() -> None:
+    reshaping, plain = plan("keep", "drop", "keep"), plan("shorten", "keep", "keep")
+    assert composed([plain, reshaping]) == plan("shorten", "drop", "keep")
+    assert composed([reshaping, plan("shorten", "keep")]) is None
+    assert composed([plan("keep", "first", "keep"), plain]) is None
+
+
+def test_later_edits_of_an_added_warning_do_not_compose() -> None:
+    warned = plan("keep", "keep", "keep", warnings=("loop",))
+    assert composed([warned, plan("shorten", "keep", "keep", "keep")]) == plan(
+        "shorten", "keep", "keep", warnings=("loop",)
+    )
+    assert composed([warned, plan("shorten", "keep", "keep", "shorten")]) is None
+
+
+# --- run folders -----------------------------------------------------------------------------------
+
+
+def test_a_run_gives_a_cell_with_stages_plans_and_the_best_group(tmp_path: Path) -> None:
+    steps = [plan("shorten", "keep", "keep"), plan("keep", "emphasise", "keep"), plan("keep", "keep", "drop")]
+    folder = write_run(tmp_path / "run", [run_event(task="Tidy up."), *chain("clean", steps)])
+    (cell,) = read_runs(folder).cells
+    assert cell.cell == Cell("home", "Toy-1B", "clean") and cell.task == "Tidy up."
+    assert [(i.name, i.stage) for i in cell.intermediates] == [("n0", "early"), ("n1", "middle"), ("n2", "late")]
+    for intermediate in cell.intermediates:
+        assert intermediate.plan is not None
+        assert apply_plan(intermediate.group, intermediate.plan).group == cell.evolved
+    assert cell.intermediates[0].plan == plan("shorten", "emphasise", "drop")
+
+
+def test_only_a_path_with_plans_that_lead_to_the_best_group_gives_plans(tmp_path: Path) -> None:
+    events = [run_event(), *chain("clean", [plan("shorten", "keep", "keep"), None])]
+    (cell,) = read_runs(write_run(tmp_path / "a", events)).cells
+    assert all(i.plan is None and "no plan was recorded" in i.no_plan for i in cell.intermediates)
+    events = [run_event(), *chain("clean", [plan("shorten", "keep", "keep")])]
+    events[2]["plan"] = "1 keep\n2 shorten\n3 keep"
+    (cell,) = read_runs(write_run(tmp_path / "b", events)).cells
+    assert cell.intermediates[0].no_plan == "the recorded plan does not lead to the best group"
+    events[2]["plan"] = "1 dance"
+    (cell,) = read_runs(write_run(tmp_path / "c", events)).cells
+    assert "is none for the group" in cell.intermediates[0].no_plan
+
+
+def test_a_torn_last_line_is_passed_over_wherever_the_run_was_killed(tmp_path: Path) -> None:
+    """The file cut after every byte: either a readable run, or one sentence while the run had not begun."""
+    events = [run_event(), *chain("clean", [plan("shorten", "keep", "keep")])]
+    folder = write_run(tmp_path / "run", events)
+    whole = (folder / "events.jsonl").read_bytes()
+    begun = whole.index(b"\n")
+    for end in range(0, len(whole), 37):
+        (folder / "events.jsonl").write_bytes(whole[:end])
+        if end < begun:
+            with pytest.raises(FormatError, match='no event "run"'):
+                read_runs(folder)
+        else:
+            found = read_runs(folder)
+            assert not found.cells and (whole[:end].endswith((b"\n", b"}")) or any("torn" in r for r in found.left_out))
+
+
+def test_a_damaged_line_inside_is_an_error_with_its_number(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", [run_event()], "{oops\n" + json.dumps({"event": "other"}) + "\n")
+    with pytest.raises(FormatError, match=r"events\.jsonl, line 2: not a JSON object; the file is damaged"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        ({"event": "node", "group": "clean"}, "skills|bank"),
+        ({"event": "node", "id": "x", "parent": "y", "group": "clean", "skills": []}, "before its parent y"),
+        ({"event": "best", "group": "clean", "node": "n9"}, "n9 of clean was never recorded"),
+        ({"event": "node", "id": "x", "group": "clean", "bank": "../other.json"}, "outside the run folder"),
+        ({"event": "node", "id": 3, "group": "clean", "skills": []}, "found 3 where a text belongs"),
+        ({"no": "event"}, "missing 'event'"),
+        ({**run_event(), "format": 9}, "format 9, this masa reads 1"),
+        ({**run_event(), "card": {"num_layers": "many"}}, "num_layers of a model card must be a whole number"),
+    ],
+)
+def test_a_wrong_event_is_one_sentence(tmp_path: Path, event: dict[str, object], said: str) -> None:
+    with pytest.raises(FormatError, match=said) as error:
+        read_run(write_run(tmp_path / "run", [run_event(), event]))
+    assert "line 2" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_is_no_run_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"no events\.jsonl in it"):
+        read_runs(tmp_path)
+
+
+def test_groups_may_be_in_a_bank_of_the_folder(tmp_path: Path) -> None:
+    events = [run_event(), *chain("clean", [plan("shorten", "keep", "keep")])]
+    skills = events[2].pop("skills")
+    folder = write_run(tmp_path / "run", [{**e, "bank": "banks/n1.json"} if e.get("id") == "n1" else e for e in events])
+    (folder / "banks").mkdir()
+    (folder / "banks/n1.json").write_text(json.dumps({"task_specific_skills": {"clean": skills}}))
+    assert len(read_runs(folder).cells) == 1
+    (folder / "banks/n1.json").write_text("{")
+    with pytest.raises(MasaError, match=r"n1\.json"):
+        read_runs(folder)
+
+
+def test_a_search_without_a_result_gives_no_cell_and_is_told(tmp_path: Path) -> None:
+    nothing = [run_event(), *chain("clean", []), *chain("heat", [plan("shorten", "keep", "keep")])[:-1]]
+    found = read_runs(write_run(tmp_path / "run", nothing))
+    assert not found.cells
+    assert found.left_out == {
+        "the search found nothing better than what it began with": ("home/Toy-1B/clean",),
+        "the search of the group has not named a best node": ("home/Toy-1B/heat",),
+    }
+
+
+def test_unknown_events_and_keys_are_passed_over_and_the_last_best_counts(tmp_path: Path) -> None:
+    events = chain("clean", [plan("shorten", "keep", "keep"), plan("keep", "emphasise", "keep")])
+    adapter = {"event": "adapter", "group": "clean", "skills": skills_json(group("heat"))}
+    early = {"event": "best", "group": "clean", "node": "n1", "why": "paired"}
+    folder = write_run(tmp_path / "run", [run_event(cost=3), {"event": "budget"}, *events[:-1], early, adapter])
+    (cell,) = read_runs(folder).cells
+    assert cell.evolved.skills[1] == group("clean").skills[1]
+    assert cell.adapter is not None and cell.adapter.skills[0].skill_id == "heat_1"

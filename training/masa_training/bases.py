@@ -1,0 +1,295 @@
+"""Base models: what a rewriter is fine-tuned from, and the tokenizer whose ids training and device share.
+
+llama.cpp's tokenizer is the reference (DESIGN.md section 4). A base given as GGUF is tokenized by it directly:
+the tokenizer that transformers builds from a GGUF is wrong for both models tried. A Hugging Face folder is tokenized
+by its own tokenizer, which `masa_training.encoding.prove_tokenizer` compares with a GGUF of the same model.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from masa.errors import ArtifactError, FormatError
+from masa.prompt import CHATML, ChatTemplate, Segment
+from masa_training.errors import TrainingError
+
+if TYPE_CHECKING:
+    import torch
+
+GEMMA = ChatTemplate(
+    before_system=(Segment("<bos>", True), Segment("<start_of_turn>", True), Segment("user\n")),
+    # Gemma knows no system message: its template puts that text in front of the user's.
+    before_user=(Segment("\n\n"),),
+    before_assistant=(
+        Segment("<end_of_turn>", True),
+        Segment("\n"),
+        Segment("<start_of_turn>", True),
+        Segment("model\n"),
+    ),
+    stop=("<end_of_turn>",),
+)
+TEMPLATES = {"chatml": CHATML, "gemma": GEMMA}
+"""Chat templates by name, for a base that comes without one."""
+
+_MARKS = ("\u2983system\u2984", "\u2983user\u2984")
+
+
+class Tokenizer(Protocol):
+    """The tokenizing part of `masa.backends.Backend`."""
+
+    def tokenize(self, segments: Sequence[Segment]) -> list[int]: ...
+
+    def detokenize(self, tokens: Sequence[int]) -> bytes: ...
+
+    def token_id(self, text: str) -> int | None: ...
+
+    def control_tokens(self) -> tuple[str, ...]: ...
+
+    def grammar_tokenizer(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model to fine-tune: a GGUF file or a Hugging Face folder.
+
+    Attributes:
+        spec: what the user called it.
+        kind: "gguf" or "hf".
+        context_length: longest sequence it was made for, in tokens.
+        template: fixed pieces of its chat format.
+    """
+
+    spec: str
+    kind: str
+    path: Path
+    context_length: int
+    template: ChatTemplate
+
+    @property
+    def name(self) -> str:
+        return self.path.stem if self.kind == "gguf" else self.path.name
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of the GGUF file, or of the folder's weight files in order of their names."""
+        files = [self.path] if self.kind == "gguf" else sorted(self.path.glob("*.safetensors"))
+        digest = hashlib.sha256()
+        for file in files:
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        if self.kind == "gguf":
+            from masa.backends.llama import LlamaBackend
+
+            return LlamaBackend.load(self.path, vocab_only=True)
+        return _FolderTokenizer(self.path)
+
+    def tokenizer(self) -> Tokenizer:
+        """Loaded once."""
+        return self._tokenizer
+
+    def model(self, dtype: torch.dtype) -> Any:
+        """The weights as a transformers model, de-quantized if they are a GGUF's.
+
+        Raises:
+            TrainingError: if transformers cannot read them.
+        """
+        import contextlib
+        import io
+
+        from transformers import AutoModelForCausalLM
+
+        folder, extra = (self.path, {})
+        if self.kind == "gguf":
+            folder, extra = (self.path.parent, {"gguf_file": self.path.name})
+        try:
+            # De-quantizing draws a progress bar that cannot be turned off otherwise.
+            with contextlib.redirect_stderr(io.StringIO()):
+                return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **extra)
+        except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+            reason = str(error).split("\n")[0][:200]
+            raise TrainingError(
+                f"{self.path}: transformers cannot load this model ({reason}); give a GGUF of an architecture it "
+                "knows, or a Hugging Face folder"
+            ) from error
+
+
+def open_base(spec: str, template: str | None = None) -> Base:
+    """The base model that `spec` names: an artifact (its weights), a GGUF file, or a Hugging Face folder.
+
+    `template` is a name of `TEMPLATES` for a base without a chat template; it wins over the base's own.
+
+    Raises:
+        TrainingError: if there is no such model, or it has no chat template and none is given.
+    """
+    path = Path(spec).expanduser()
+    if not path.exists():
+        path = _artifact_weights(spec)
+    if template is not None and template not in TEMPLATES:
+        raise TrainingError(f"unknown chat template {template!r}; the known ones are {', '.join(TEMPLATES)}")
+    if path.is_dir():
+        config = _json(path / "config.json")
+        context = int(config.get("max_position_embeddings") or 0)
+        source = _folder_template(path)
+        controls = _folder_controls(path)
+        kind = "hf"
+    else:
+        from masa.formats.gguf_header import read_header
+
+        try:
+            header = read_header(path)
+        except FormatError as error:
+            raise TrainingError(str(error)) from None
+        metadata = header.metadata
+        context = int(str(metadata.get(f"{metadata.get('general.architecture')}.context_length", 0)))
+        found = metadata.get("tokenizer.chat_template")
+        source = found if isinstance(found, str) else None
+        controls = None
+        kind = "gguf"
+    if template is not None:
+        pieces = TEMPLATES[template]
+    elif source is None:
+        raise TrainingError(
+            f"{path}: this base model has no chat template; set `template` to one of {', '.join(TEMPLATES)}"
+        )
+    else:
+        if controls is None:
+            from masa.backends.llama import LlamaBackend
+
+            vocabulary = LlamaBackend.load(path, vocab_only=True)
+            controls = vocabulary.control_tokens()
+            vocabulary.close()
+        pieces = template_pieces(source, controls, str(path))
+    if context < 1:
+        raise TrainingError(f"{path}: the model does not say how long its context is; give another base")
+    return Base(spec, kind, path, context, pieces)
+
+
+def template_pieces(source: str, controls: Sequence[str], where: str) -> ChatTemplate:
+    """The fixed pieces of a Jinja chat template: what it puts around a system and a user message.
+
+    The template is rendered with two marks for the messages, and once more with an answer, to see how that ends.
+    `controls` are the spellings of the special tokens.
+
+    Raises:
+        TrainingError: if it does not treat a system, a user and an assistant message in that order.
+    """
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals["raise_exception"] = _refuse
+    system, user = _MARKS
+    answer = "\u2983answer\u2984"
+    conversation = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    bos = next((c for c in controls if c in ("<bos>", "<s>", "<|begin_of_text|>")), "")
+    common = {"bos_token": bos, "eos_token": "", "tools": None, "enable_thinking": False}
+    try:
+        template = environment.from_string(source)
+        asked = template.render(messages=conversation, add_generation_prompt=True, **common)
+        whole = template.render(
+            messages=[*conversation, {"role": "assistant", "content": answer}], add_generation_prompt=False, **common
+        )
+        before, rest = asked.split(system)
+        between, after = rest.split(user)
+        ending = whole.split(answer)[1]
+    except (jinja2.TemplateError, ValueError, IndexError, TypeError) as error:
+        raise TrainingError(
+            f"{where}: its chat template cannot be used ({' '.join(str(error).split())[:120]}); "
+            f"set `template` to one of {', '.join(TEMPLATES)}"
+        ) from None
+    stop = next((piece for piece in _split(ending, controls) if piece.control), None)
+    if stop is None:
+        raise TrainingError(
+            f"{where}: its chat template ends an answer with no special token; "
+            f"set `template` to one of {', '.join(TEMPLATES)}"
+        )
+    return ChatTemplate(_split(before, controls), _split(between, controls), _split(after, controls), (stop.text,))
+
+
+def _refuse(message: str) -> None:
+    raise ValueError(message)
+
+
+def _split(text: str, controls: Sequence[str]) -> tuple[Segment, ...]:
+    """Text in pieces, the special tokens apart."""
+    if not controls:
+        return (Segment(text),) if text else ()
+    pattern = "(" + "|".join(re.escape(token) for token in sorted(controls, key=len, reverse=True)) + ")"
+    pieces = [piece for piece in re.split(pattern, text) if piece]
+    return tuple(Segment(piece, piece in set(controls)) for piece in pieces)
+
+
+def _artifact_weights(spec: str) -> Path:
+    from masa.artifact import load_artifact
+
+    try:
+        return load_artifact(spec).weights_path
+    except ArtifactError as error:
+        raise TrainingError(f"{spec}: neither a GGUF file, a Hugging Face folder nor an artifact ({error})") from None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        raise TrainingError(f"{path}: no readable JSON; give a complete Hugging Face folder") from None
+    return value if isinstance(value, dict) else {}
+
+
+def _folder_template(path: Path) -> str | None:
+    separate = path / "chat_template.jinja"
+    if separate.is_file():
+        return separate.read_text("utf-8")
+    found = _json(path / "tokenizer_config.json").get("chat_template")
+    return found if isinstance(found, str) else None
+
+
+def _folder_controls(path: Path) -> tuple[str, ...]:
+    added = _json(path / "tokenizer.json").get("added_tokens", ())
+    return tuple(token["content"] for token in added if token.get("special"))
+
+
+class _FolderTokenizer:
+    """The tokenizer of a Hugging Face folder, kept from reading special tokens into texts."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoTokenizer
+
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._controls = _folder_controls(folder)
+        self._special = {self._tokenizer.convert_tokens_to_ids(token) for token in self._controls}
+
+    def tokenize(self, segments: Sequence[Segment]) -> list[int]:
+        ids: list[int] = []
+        for segment in segments:
+            encoded = self._tokenizer(segment.text, add_special_tokens=False, split_special_tokens=not segment.control)
+            ids += encoded["input_ids"]
+        return ids
+
+    def detokenize(self, tokens: Sequence[int]) -> bytes:
+        kept = [token for token in tokens if token not in self._special]
+        text: str = self._tokenizer.decode(kept, clean_up_tokenization_spaces=False)
+        return text.encode("utf-8")
+
+    def token_id(self, text: str) -> int | None:
+        return self._tokenizer.convert_tokens_to_ids(text) if text in self._controls else None
+
+    def control_tokens(self) -> tuple[str, ...]:
+        return self._controls
+
+    def grammar_tokenizer(self) -> Any:
+        from llguidance.hf import from_tokenizer
+
+        return from_tokenizer(self._tokenizer)

@@ -1,0 +1,124 @@
+"""Skills and interface facts that the corpus is made of: groups of published banks, facts of invented environments."""
+
+from __future__ import annotations
+
+import functools
+import random
+import re
+from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import NamedTuple
+
+from masa.facts import Facts, loads_facts
+from masa.files import read_text
+from masa.formats.bank_json import load_bank
+from masa.skills import Group, SkillBank
+from masa_training.bootstrap.behaviours import SPLITS
+from masa_training.errors import TrainingError
+
+_WORDS: Mapping[str, frozenset[str]] = {
+    kind: frozenset(words.split())
+    for kind, words in (
+        ("household", "object objects receptacle container drawer fridge microwave sink carry room cabinet"),
+        ("search", "question query queries evidence answer passage source search fact facts entity"),
+        ("shopping", "product products price buy purchase item size color cart listing shopping options"),
+    )
+}
+
+
+class SkillGroup(NamedTuple):
+    """A group of a skill bank, the file it came from, and the kind of environment it is about."""
+
+    origin: str
+    environment: str
+    group: Group
+
+
+class KnownFacts(NamedTuple):
+    """Interface facts of an invented environment, its kind, and the split that may show them."""
+
+    kind: str
+    split: str
+    facts: Facts
+
+
+def skill_groups(paths: Sequence[str | PathLike[str]]) -> list[SkillGroup]:
+    """The groups of bank files, without empty ones; the kind is told from the words of the whole bank.
+
+    Raises:
+        FormatError: if a file is no skill bank.
+    """
+    result = []
+    for path in paths:
+        bank = load_bank(Path(path))
+        kind = kind_of(bank)
+        result += [SkillGroup(fspath(path), kind, group) for group in bank.groups() if group.skills]
+    return result
+
+
+def kind_of(bank: SkillBank) -> str:
+    """Which kind of environment a bank speaks of ("household", "search", "shopping"), "" if of none."""
+    words = re.findall(r"[a-z]+", " ".join(s.text for group in bank.groups() for s in group.skills).lower())
+    counts = {kind: sum(word in known for word in words) for kind, known in _WORDS.items()}
+    best = max(counts, key=lambda kind: counts[kind])
+    return best if counts[best] else ""
+
+
+def skill_key(text: str) -> str:
+    """A skill's principle without case, punctuation and spacing: equal for texts that are the same skill."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def hold_out(
+    groups: Sequence[SkillGroup], share: float = 0.08, seed: int = 0
+) -> tuple[list[SkillGroup], list[SkillGroup]]:
+    """Two lists without a common skill: whole groups with about `share` of all skills are the second.
+
+    A skill goes by its principle: what the second list holds is taken out of the groups of the first.
+
+    Raises:
+        TrainingError: if either side would be empty.
+    """
+    order = list(range(len(groups)))
+    random.Random(f"hold out/{seed}").shuffle(order)
+    most = share * sum(len(entry.group) for entry in groups)
+    held: list[int] = []
+    count = 0
+    for place in order:
+        if count < most:
+            held.append(place)
+            count += len(groups[place].group)
+    second = [groups[place] for place in sorted(held)]
+    texts = {skill_key(skill.principle) for entry in second for skill in entry.group.skills}
+    first = []
+    for place, entry in enumerate(groups):
+        skills = tuple(skill for skill in entry.group.skills if skill_key(skill.principle) not in texts)
+        if place not in held and skills:
+            first.append(entry._replace(group=Group(entry.group.task_type, skills)))
+    if not first or not second:
+        raise TrainingError(
+            f"holding out {share:.0%} of the skills of {len(groups)} groups leaves one side empty; give more banks"
+        )
+    return first, second
+
+
+@functools.cache
+def load_environments() -> tuple[KnownFacts, ...]:
+    """The invented environments that come with masa.
+
+    Raises:
+        TrainingError: if the file names an unknown split or kind.
+    """
+    import json
+
+    import yaml
+
+    path = Path(__file__).with_name("environments.yaml")
+    result = []
+    for entry in yaml.safe_load(read_text(path)):
+        if entry["split"] not in SPLITS or entry["kind"] not in _WORDS:
+            raise TrainingError(f"{path}: unknown split or kind in {entry['facts']['environment']!r}; correct it")
+        facts = loads_facts(json.dumps(entry["facts"]), str(path), as_json=True)
+        result.append(KnownFacts(entry["kind"], entry["split"], facts))
+    return tuple(result)

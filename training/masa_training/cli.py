@@ -1,0 +1,19 @@
+"""The sub-commands of the workstation side, found by `masa.cli.plugins`.
+
+Nothing heavy is imported here: the commands are listed where the extra `training` is missing, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import click
+
+from masa_training.commands import compare_cards, dataset, distill, evaluate_rewriter
+
+commands: Mapping[str, click.Command] = {
+    "compare-cards": compare_cards.command,
+    "dataset": dataset.command,
+    "distill": distill.command,
+    "evaluate-rewriter": evaluate_rewriter.command,
+}

@@ -1,0 +1,315 @@
+"""The configuration of a data set: a YAML file, or the name of one that ships with masa.
+
+Every key is typed, an unknown one is an error that names the nearest, and the defaults are the paper's where the
+paper gives a value. Paths may begin with `{data}` (the folder of `--data-dir` or `$MASA_DATA`) or `{examples}` (the
+folder `examples` of a checkout); other relative paths start at the configuration file.
+"""
+
+from __future__ import annotations
+
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from masa.errors import FormatError
+from masa.files import read_text
+from masa_training.errors import TrainingError
+
+DATA_VARIABLE = "MASA_DATA"
+"""Environment variable with the folder that `{data}` stands for."""
+
+CARD_VARIANTS = ("full", "no hints", "short")
+"""`full`: every known field; `no hints`: without strengths and weaknesses; `short`: name, size and hints only."""
+
+_SHIPPED = Path(__file__).resolve().parent.parent / "configs" / "datasets"
+
+
+@dataclass(frozen=True, slots=True)
+class Banks:
+    """Published banks of one environment, a base bank and one adapter and one evolved bank per backbone.
+
+    `adapter`, `evolved` and `card` are paths in which `{backbone}` stands for each of `backbones` in turn.
+    `description` is what the prompt says of the environment (its name where empty), `task` of the task.
+    """
+
+    environment: str
+    base: str
+    evolved: str
+    card: str
+    backbones: tuple[str, ...]
+    adapter: str = ""
+    description: str = ""
+    task: str = ""
+    facts: str = ""
+    origin: str = ""
+    licence: str = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where groups come from: published banks, run folders, and for a bootstrap corpus banks of skills.
+
+    A bootstrap corpus holds out `validation_share` of the groups of `train_skills` for validation and, where there are
+    no `test_skills`, `test_share` of them for the test. `origin` and `licence` are those of the banks of skills.
+    """
+
+    banks: tuple[Banks, ...] = ()
+    runs: tuple[str, ...] = ()
+    train_skills: tuple[str, ...] = ()
+    test_skills: tuple[str, ...] = ()
+    validation_share: float = 0.08
+    test_share: float = 0.25
+    origin: str = ""
+    licence: str = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Most samples per cell from each source."""
+
+    intermediate: int = 1
+    other_backbone: int = 2
+    adapter: int = 2
+    augmented: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """Strength of the augmented variants; `masa_training.dataset.augment` says what each does."""
+
+    noise: float = 0.3
+    keep: float = 0.6
+    verbose: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Holdout:
+    """Cells kept out of training: those of any task type, environment or backbone named here.
+
+    A task type is the key of a group; `general_skills` is one, too.
+    """
+
+    task_types: tuple[str, ...] = ()
+    environments: tuple[str, ...] = ()
+    backbones: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Holdouts:
+    """Which cells are for the final test and which for early stopping; a cell that is in both is a test cell."""
+
+    test: Holdout = Holdout()
+    validation: Holdout = Holdout()
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetConfig:
+    """Everything that determines a data set, beside the files it reads.
+
+    Attributes:
+        kind: where targets come from: `published` banks, `runs` of masa evolve, or the `bootstrap` rules.
+        samples: most samples per training cell and source; `held_out_samples` the same for held-out cells.
+        card_variants: each training sample is written once per variant; held-out ones have the full card.
+        base, template: the base model that tokens are counted with, and its chat template if it has none.
+        context_length: in tokens; a longer sample is an error.
+        bootstrap: settings of `masa_training.bootstrap.CorpusConfig`, all but the seed.
+    """
+
+    name: str
+    language: Literal["text", "plan"]
+    kind: Literal["published", "runs", "bootstrap"]
+    sources: Sources = Sources()
+    samples: Counts = Counts()
+    held_out_samples: Counts = Counts(intermediate=1, other_backbone=1, adapter=1, augmented=0)
+    augmentation: Augmentation = Augmentation()
+    holdouts: Holdouts = Holdouts()
+    card_variants: tuple[str, ...] = ("full",)
+    seed: int = 0
+    base: str = "smollm2-135m"
+    template: str | None = None
+    context_length: int = 4096
+    bootstrap: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as JSON values, paths as they were written."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """What placeholders and relative paths in a configuration stand for."""
+
+    config: Path
+    data: Path | None
+
+    def resolve(self, path: str) -> Path:
+        """The file or folder that a path of the configuration means.
+
+        Raises:
+            TrainingError: if it needs the data folder and none was given.
+        """
+        if path.startswith("{data}"):
+            if self.data is None:
+                raise TrainingError(f"{path}: {{data}} is not set; give the folder with --data-dir or {DATA_VARIABLE}")
+            return self.data / path.removeprefix("{data}").lstrip("/")
+        if path.startswith("{examples}"):
+            return _examples() / path.removeprefix("{examples}").lstrip("/")
+        return self.config / Path(path).expanduser()
+
+
+def shipped_configs() -> tuple[str, ...]:
+    """The names of the configurations that ship with masa."""
+    return tuple(sorted(path.stem for path in _SHIPPED.glob("*.yaml")))
+
+
+def load_config(spec: str, *, data_dir: str | None = None) -> tuple[DatasetConfig, Places]:
+    """The configuration in a YAML file, or the shipped one of that name, and where its paths lead.
+
+    Raises:
+        TrainingError: if there is none, a key is unknown or missing, a value has the wrong type or the settings
+            contradict each other.
+        FormatError: if the file cannot be read.
+    """
+    path = Path(spec).expanduser()
+    if not path.is_file():
+        if path.suffix in (".yaml", ".yml") or "/" in spec or path.is_dir():
+            raise TrainingError(f"{spec}: no such file; give a YAML file or one of {', '.join(shipped_configs())}")
+        if spec not in shipped_configs():
+            near = get_close_matches(spec, shipped_configs(), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"shipped are {', '.join(shipped_configs())}"
+            raise TrainingError(f"{spec}: neither a file nor a shipped configuration; {hint}")
+        path = _SHIPPED / f"{spec}.yaml"
+    config = parse_config(read_text(path), str(path))
+    folder = data_dir or os.environ.get(DATA_VARIABLE) or None
+    data = Path(folder).expanduser() if folder else None
+    if data is not None and not data.is_dir():
+        raise TrainingError(f"{data}: no such folder; correct --data-dir or {DATA_VARIABLE}")
+    return config, Places(path.parent, data)
+
+
+def parse_config(text: str, where: str = "configuration") -> DatasetConfig:
+    """The configuration that a YAML text is; `where` names it in errors.
+
+    Raises:
+        TrainingError, FormatError: as `load_config`.
+    """
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise FormatError(f"{where}: not YAML ({' '.join(str(error).split())[:200]}); correct it") from None
+    config: DatasetConfig = read_settings(DatasetConfig, value, where)
+    _check(config, where)
+    return config
+
+
+def with_overrides(config: DatasetConfig, *, base: str | None, seed: int | None) -> DatasetConfig:
+    """The configuration with what was given on the command line."""
+    return replace(config, base=base or config.base, seed=config.seed if seed is None else seed)
+
+
+def _check(config: DatasetConfig, where: str) -> None:
+    """Raise unless the settings fit together."""
+    sources = config.sources
+    if config.kind == "published" and config.language == "plan":
+        raise TrainingError(
+            f"{where}: published banks record no edits, so there are no plans to learn; "
+            "set language: text, or kind: runs or bootstrap"
+        )
+    if config.kind == "bootstrap" and config.language == "text":
+        raise TrainingError(f"{where}: the bootstrap corpus has plans only; set language: plan")
+    needed: dict[str, tuple[str, tuple[Any, ...]]] = {
+        "published": ("banks", sources.banks),
+        "runs": ("runs", sources.runs),
+        "bootstrap": ("train_skills", sources.train_skills),
+    }
+    key, given = needed[config.kind]
+    if not given:
+        raise TrainingError(f"{where}: no data: kind {config.kind} needs sources.{key}; name at least one")
+    for name in ("noise", "keep"):
+        if not 0 <= getattr(config.augmentation, name) <= 1:
+            raise TrainingError(f"{where}: augmentation.{name} is a probability; give a number from 0 to 1")
+    if config.augmentation.keep == 0:
+        raise TrainingError(f"{where}: augmentation.keep of 0 keeps no skill; give a probability above 0")
+    for name in ("validation_share", "test_share"):
+        if not 0 < getattr(sources, name) < 1:
+            raise TrainingError(f"{where}: sources.{name} is a share; give a number between 0 and 1")
+    for counts in (config.samples, config.held_out_samples):
+        if min(asdict(counts).values()) < 0:
+            raise TrainingError(f"{where}: a number of samples is negative; give 0 to leave a source out")
+    for variant in config.card_variants or ("",):
+        if variant not in CARD_VARIANTS:
+            raise TrainingError(f"{where}: card_variants: {variant!r} is none of {', '.join(CARD_VARIANTS)}")
+    if config.context_length < 1:
+        raise TrainingError(f"{where}: context_length is {config.context_length}; give a number of tokens above 0")
+    if not config.name.strip() or "/" in config.name:
+        raise TrainingError(f"{where}: name is {config.name!r}; give the data set a name without slashes")
+    for banks in sources.banks:
+        for path in ("evolved", "card"):
+            if "{backbone}" not in getattr(banks, path) and len(banks.backbones) > 1:
+                raise TrainingError(
+                    f"{where}: sources.banks of {banks.environment}: {path} is the same file for every backbone; "
+                    "put {backbone} into its path"
+                )
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """`value` as the type `kind`: a dataclass, tuple, mapping, literal, union or plain type."""
+    origin = typing.get_origin(kind)
+    if is_dataclass(kind):
+        return read_settings(kind, value, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise TrainingError(f"{where}: found {value!r} where a list belongs; put it into brackets")
+        item = typing.get_args(kind)[0]
+        return tuple(_read(item, part, f"{where}[{number}]") for number, part in enumerate(value))
+    if origin is Literal:
+        if value not in typing.get_args(kind):
+            raise TrainingError(f"{where}: found {value!r}; it is one of {', '.join(typing.get_args(kind))}")
+        return value
+    if origin is types.UnionType:
+        return None if value is None else _read(typing.get_args(kind)[0], value, where)
+    if kind is float and type(value) is int:
+        return float(value)
+    wanted = Mapping if origin is not None else kind
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+        name = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(kind, "a mapping")
+        raise TrainingError(f"{where}: found {value!r} where {name} belongs; correct it")
+    return value
+
+
+def read_settings(kind: Any, value: Any, where: str) -> Any:
+    """The dataclass `kind` from a mapping of its fields; `where` names it in errors.
+
+    Raises:
+        TrainingError: if a key is unknown or missing, or a value has the wrong type.
+    """
+    if not isinstance(value, dict):
+        raise TrainingError(f"{where}: found {type(value).__name__} where keys with values belong; correct it")
+    known = {item.name: item for item in fields(kind)}
+    for key in value:
+        if key not in known:
+            near = get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise TrainingError(f"{where}: unknown key {key!r}; {hint}")
+    types_ = typing.get_type_hints(kind)
+    for name, item in known.items():
+        if name not in value and item.default is MISSING and item.default_factory is MISSING:
+            raise TrainingError(f"{where}: the key {name!r} is missing; add it")
+    return kind(**{name: _read(types_[name], part, f"{where}: {name}") for name, part in value.items()})
+
+
+def _examples() -> Path:
+    folder = Path(__file__).resolve().parents[3] / "examples"
+    if not folder.is_dir():
+        raise TrainingError(
+            f"{folder}: this installation has no examples; run from a checkout of masa, or copy the configuration "
+            "and name a bank of your own"
+        )
+    return folder

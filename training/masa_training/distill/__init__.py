@@ -1,0 +1,1 @@
+"""Fine-tuning a rewriter on a data set."""

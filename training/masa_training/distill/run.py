@@ -1,0 +1,320 @@
+"""A training run: checks, training that survives kill -9, and the checkpoint it leaves.
+
+Run folder: `config.yaml`, `events.jsonl` (append-only), `checkpoints/` (transformers' own, for resuming),
+`tensorboard/`, and at the end `checkpoint/`, which `masa export adapter` and `masa evaluate-rewriter` read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from masa.files import write_atomic
+from masa.prompt import PROMPT_VERSION
+from masa_training.bases import Base, open_base
+from masa_training.checkpoint import RECORD, Checkpoint, write_checkpoint
+from masa_training.distill.config import DistillConfig, make_config
+from masa_training.distill.packing import Row, epoch_steps, families, rows_of
+from masa_training.encoding import Encoded, encode_all, prove_tokenizer
+from masa_training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from masa_training.dataset.folder import Dataset
+
+Report = Callable[[str, Mapping[str, Any]], None]
+"""Told of every event: its name and its values."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do, known before a weight is touched.
+
+    `steps` are optimizer updates, `tokens` counts prompts and targets of all epochs as if every sample stood alone,
+    `computed` what is left of them after sharing prefixes.
+    """
+
+    base: Base
+    steps: tuple[tuple[Row, ...], ...]
+    steps_per_epoch: int
+    validation: tuple[Row, ...]
+    samples: int
+    tokens: int
+    computed: int
+    compared: int
+
+
+def plan(config: DistillConfig, dataset: Dataset) -> Plan:
+    """Encode the data set and lay out every step.
+
+    Raises:
+        TrainingError: if something of the data set or the configuration cannot be trained on.
+    """
+    if dataset.info.prompt_version != PROMPT_VERSION:
+        raise TrainingError(
+            f"the data set {dataset.info.name}: written with prompt version {dataset.info.prompt_version}, this masa "
+            f"trains with {PROMPT_VERSION}; build it again with: masa dataset"
+        )
+    if not dataset.train:
+        raise TrainingError(
+            f"the data set {dataset.info.name}: it has no training samples; loosen its hold-outs and build it again"
+        )
+    base = open_base(config.base, config.template)
+    if config.context_length > base.context_length:
+        raise TrainingError(
+            f"context_length is {config.context_length}, but {base.name} was made for {base.context_length} tokens; "
+            "lower it"
+        )
+    compared = 0
+    if config.reference:
+        reference = open_base(config.reference, config.template or "chatml")
+        everything = (*dataset.train, *dataset.validation, *dataset.test)
+        compared = prove_tokenizer(everything, base, reference.tokenizer())
+    elif base.kind == "hf":
+        raise TrainingError(
+            f"{base.path}: nothing proves that its tokenizer equals llama.cpp's; "
+            "set `reference` to a GGUF of this model"
+        )
+    train = encode_all(dataset.train, base, config.context_length, card=config.card)
+    held_out = encode_all(
+        dataset.validation[: config.evaluation_samples], base, config.context_length, card=config.card
+    )
+    epochs = [list(_epoch(config, train, epoch)) for epoch in range(config.epochs)]
+    steps = [step for epoch in epochs for step in epoch]
+    if config.max_steps:
+        steps = steps[: config.max_steps]
+    rows = [row for step in steps for row in step]
+    return Plan(
+        base=base,
+        steps=tuple(steps),
+        steps_per_epoch=len(epochs[0]),
+        validation=tuple(row for family in families(held_out) for row in rows_of(family, config.row_tokens)),
+        samples=len(train),
+        tokens=sum(map(len, train)) * config.epochs,
+        computed=sum(len(row.tokens) for row in rows),
+        compared=compared,
+    )
+
+
+def _epoch(config: DistillConfig, samples: Sequence[Encoded], epoch: int) -> Any:
+    return epoch_steps(
+        samples,
+        batch_size=config.batch_size,
+        row_tokens=config.row_tokens,
+        seed=config.seed,
+        epoch=epoch,
+        share=config.share_prefixes,
+        objective=config.objective,
+    )
+
+
+def distill(
+    config: DistillConfig, dataset: Dataset, folder: Path, *, resume: bool = False, report: Report | None = None
+) -> Checkpoint:
+    """Train in `folder`, or go on there, and leave a checkpoint.
+
+    Raises:
+        TrainingError: if the folder holds another run, the run is already finished, or memory ran out.
+    """
+    import torch
+    from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainingArguments, set_seed
+    from transformers.utils import logging as chatter
+
+    from masa_training.distill.events import EventCallback, EventLog
+    from masa_training.distill.model import trainable
+    from masa_training.distill.trainer import Steps, StepTrainer
+
+    _claim(folder, config, dataset, resume)
+    chatter.set_verbosity_error()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    planned = plan(config, dataset)
+    events = EventLog(folder / "events.jsonl", report)
+    before = last_checkpoint(folder / "checkpoints")
+    events.write(
+        "resumed" if before else "started",
+        steps=len(planned.steps),
+        samples=planned.samples,
+        tokens=planned.tokens,
+        computed_tokens=planned.computed,
+        tokenizer_texts_compared=planned.compared,
+        checkpoint=before.name if before else None,
+    )
+    set_seed(config.seed)
+    every = max(1, math.ceil(planned.steps_per_epoch / config.evaluations))
+    arguments = TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        logging_dir=str(folder / "tensorboard"),
+        per_device_train_batch_size=1,
+        num_train_epochs=1,
+        max_steps=len(planned.steps),
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule,
+        warmup_ratio=config.warmup,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.clip,
+        bf16=config.precision == "bf16",
+        use_cpu=not torch.cuda.is_available(),
+        eval_strategy="steps" if planned.validation else "no",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=bool(planned.validation and config.patience),
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        logging_steps=max(1, min(10, every)),
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to=config.report_to or "none",
+        seed=config.seed,
+        data_seed=config.seed,
+        dataloader_num_workers=0,
+        remove_unused_columns=False,
+        gradient_checkpointing=config.gradient_checkpointing,
+    )
+    model = trainable(planned.base, config)
+    trainer: Any = StepTrainer(
+        config=config,
+        validation=planned.validation,
+        model=model,
+        args=arguments,
+        train_dataset=Steps(planned.steps),
+        eval_dataset=Steps(()),
+        callbacks=[EventCallback(events)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    if arguments.load_best_model_at_end:
+        trainer.add_callback(EarlyStoppingCallback(config.patience))
+    # peft looks for a config.json beside a GGUF, which has none.
+    warnings.filterwarnings("ignore", message="Could not find a config file")
+    warnings.filterwarnings("ignore", message="mtime may not be reliable")
+    began = time.monotonic()
+    try:
+        first = None
+        if planned.validation and before is None:
+            first = trainer.held_out_nll(planned.validation)
+            events.write("evaluated", step=0, nll=first)
+        trainer.train(resume_from_checkpoint=str(before) if before else None)
+        last = trainer.held_out_nll(planned.validation) if planned.validation else None
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"memory ran out at step {trainer.state.global_step}; lower row_tokens (now {config.row_tokens}) or set "
+            "gradient_checkpointing: true, then go on with --resume"
+        ) from None
+    metrics = {"steps": trainer.state.global_step, "validation_nll_before": first, "validation_nll": last}
+    checkpoint = _finish(trainer, config, dataset, planned, folder / "checkpoint", metrics)
+    events.write("finished", seconds=round(time.monotonic() - began, 1), **metrics)
+    return checkpoint
+
+
+def _finish(
+    trainer: Any, config: DistillConfig, dataset: Dataset, planned: Plan, folder: Path, metrics: Mapping[str, Any]
+) -> Checkpoint:
+    """Write weights and record under another name, then give the folder its name."""
+    unfinished = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    trainer.save_model(str(unfinished))
+    for leftover in ("training_args.bin", "README.md"):
+        (unfinished / leftover).unlink(missing_ok=True)
+    base = planned.base
+    record = Checkpoint(
+        path=unfinished,
+        kind=config.method,
+        base={
+            "name": base.name,
+            "spec": config.base,
+            "path": str(base.path),
+            "kind": base.kind,
+            "sha256": base.sha256,
+        },
+        language=dataset.info.language,
+        prompt_version=PROMPT_VERSION,
+        template=base.template,
+        context_length=base.context_length,
+        dataset={
+            "name": dataset.info.name,
+            "sha256": dataset.info.sha256,
+            "summary": dataset.info.summary,
+            "synthetic": dataset.info.synthetic,
+            "licence": dataset.info.licence,
+        },
+        training=config.to_dict(),
+        metrics=metrics,
+    )
+    write_checkpoint(record)
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+    from masa_training.checkpoint import read_checkpoint
+
+    return read_checkpoint(folder)
+
+
+def _claim(folder: Path, config: DistillConfig, dataset: Dataset, resume: bool) -> None:
+    """Make the run folder ours, or check that it holds this very run."""
+    import yaml
+
+    record = folder / "config.yaml"
+    wanted = {"dataset": {"name": dataset.info.name, "sha256": dataset.info.sha256}, **config.to_dict()}
+    if record.is_file():
+        if not resume:
+            raise TrainingError(f"{folder}: holds a run already; go on with it (--resume) or name another folder")
+        try:
+            found = yaml.safe_load(record.read_text("utf-8"))
+            there = found.pop("dataset")["sha256"]
+            before = make_config(found, str(record)).to_dict()
+        except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+            raise TrainingError(f"{record}: damaged ({error!r}); name another folder") from None
+        differs = [key for key, value in config.to_dict().items() if before[key] != value and key != "threads"]
+        if differs:
+            key = differs[0]
+            raise TrainingError(
+                f"{folder}: its run has {key} {before[key]!r}, not {config.to_dict()[key]!r}; resume with the same "
+                "configuration or name another folder"
+            )
+        if there != dataset.info.sha256:
+            raise TrainingError(f"{folder}: its run was started on other data; resume with that data set")
+        if (folder / "checkpoint" / RECORD).is_file():
+            raise TrainingError(f"{folder}: its run is finished; see {folder / 'checkpoint'}")
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise TrainingError(f"{folder}: is not empty and holds no run; name another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"{folder}: cannot be made ({error.strerror}); name another folder") from None
+    write_atomic(record, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True).encode("utf-8"))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint of transformers in `folder`; the ones that a kill left unfinished are removed.
+
+    transformers writes `trainer_state.json` last.
+    """
+    complete: list[tuple[int, Path]] = []
+    for path in folder.glob("checkpoint-*"):
+        number = path.name.removeprefix("checkpoint-")
+        try:
+            state = json.loads((path / "trainer_state.json").read_text("utf-8"))
+            if state["global_step"] != int(number):
+                raise ValueError("another checkpoint's state")
+            complete.append((int(number), path))
+        except (OSError, ValueError, KeyError, TypeError):
+            shutil.rmtree(path, ignore_errors=True)
+    return max(complete)[1] if complete else None
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    text = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text

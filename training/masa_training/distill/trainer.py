@@ -1,0 +1,154 @@
+"""transformers' Trainer, fed with steps of rows instead of padded batches.
+
+Everything around the loss is the library's: optimizer, schedule, mixed precision, checkpoints and resuming, early
+stopping, reporting, several processes under `accelerate`. A dataset item is one whole step, so gradient accumulation
+happens inside `training_step`, and a step is the same whatever memory allows in one forward pass.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import Trainer
+
+from masa_training.distill.config import DistillConfig
+from masa_training.distill.objectives import inputs_of, row_loss
+from masa_training.distill.packing import Row
+
+Step = tuple[Row, ...]
+
+
+class Steps(Dataset[Step]):
+    """The steps of all epochs, in the order in which they are taken."""
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self._steps = steps
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __getitem__(self, index: int) -> Step:
+        return self._steps[index]
+
+
+class Batch:
+    """One step on its way through the Trainer, which must not look into it."""
+
+    def __init__(self, rows: Step) -> None:
+        self.rows = rows
+
+    def __contains__(self, key: object) -> bool:
+        return False
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        return iter(())
+
+
+class StepTrainer(Trainer):
+    """Trains on `Steps`; the loss of a step is the mean NLL per target token over all its rows."""
+
+    def __init__(self, *, config: DistillConfig, validation: Sequence[Row], **kwargs: Any) -> None:
+        super().__init__(data_collator=_only, **kwargs)
+        self._config = config
+        self._validation = validation
+        self._computed = 0
+        self._seen = 0
+        self._since = time.monotonic()
+        # The loss is normalized here, over the whole step.
+        self.model_accepts_loss_kwargs = False
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
+        return SequentialSampler(dataset)
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        rows: Step = inputs.rows
+        model.train()
+        targets = sum(
+            length for row in rows for length, other in zip(row.lengths, row.against, strict=True) if other < 0
+        )
+        comparisons = sum(other >= 0 for row in rows for other in row.against)
+        total = torch.zeros((), device=self.args.device)
+        for row in rows:
+            with self._mixed_precision(), _adapter_casts(model):
+                logits = model(**inputs_of(row, self.args.device)).logits[0]
+            found = row_loss(logits, row, beta=self._config.objective_beta)
+            loss = found.nll / targets
+            if comparisons:
+                loss = loss + self._config.objective_weight * found.comparison / comparisons
+            self.accelerator.backward(loss)
+            total += loss.detach()
+            self._computed += len(row.tokens)
+            self._seen += sum(row_tokens(row))
+        return total
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Mean NLL per target token of the validation rows, in nats."""
+        metrics = {f"{metric_key_prefix}_loss": self.held_out_nll(self._validation)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def held_out_nll(self, rows: Sequence[Row]) -> float:
+        """Mean NLL per target token of `rows`, in nats."""
+        model = self.model
+        assert model is not None
+        model.eval()
+        nll, tokens = 0.0, 0
+        with torch.inference_mode():
+            for row in rows:
+                with self._mixed_precision(), _adapter_casts(model):
+                    logits = model(**inputs_of(row, self.args.device)).logits[0]
+                found = row_loss(logits, row, beta=1.0)
+                nll += float(found.nll)
+                tokens += found.tokens
+        return nll / tokens
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            elapsed = time.monotonic() - self._since
+            # Seen: as if every sample had been computed alone; computed: what shared prefixes left of that.
+            logs["tokens_per_second"] = round(self._seen / elapsed, 1)
+            logs["computed_tokens_per_second"] = round(self._computed / elapsed, 1)
+            self._seen = self._computed = 0
+            self._since = time.monotonic()
+        super().log(logs, start_time)
+
+    def _mixed_precision(self) -> Any:
+        untyped: Any = self
+        return untyped.compute_loss_context_manager()
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0
+
+
+def row_tokens(row: Row) -> Iterator[int]:
+    """Length of every sample of a row that is learned, prompt and target, as if it stood alone."""
+    branch = 0
+    for prefix, *lengths in row.layout:
+        for length in lengths:
+            if row.against[branch] < 0:
+                yield prefix + length
+            branch += 1
+
+
+def _adapter_casts(model: Any) -> Any:
+    """Leave casting to autocast: peft would turn every input to fp32, which autocast turns back to bf16."""
+    from peft import PeftModel
+    from peft.helpers import disable_input_dtype_casting
+
+    if isinstance(model, PeftModel) and torch.is_autocast_enabled(next(model.parameters()).device.type):
+        return disable_input_dtype_casting(model)
+    return nullcontext()
+
+
+def _only(items: Sequence[Step]) -> Batch:
+    (step,) = items
+    return Batch(step)

@@ -1,0 +1,208 @@
+"""Samples of a fine-tuning data set: what a rewriter is asked, and the output it should give.
+
+A data set file is JSON Lines. Every line carries the conversation as chat messages (the form that TRL, Axolotl
+and LLaMA-Factory read) and, beside it, the request the messages were rendered from. masa itself trains on the
+request: it renders it with `masa.prompt` and tokenizes the segments, so that training and runtime read the same
+ids. A line whose messages are not what its request renders to is refused, because it was edited or is of another
+prompt version.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from os import PathLike, fspath
+from typing import Any, NamedTuple
+
+from masa.errors import FormatError
+from masa.facts import ActionForm, Facts
+from masa.files import read_text
+from masa.languages import LANGUAGES
+from masa.prompt import PROMPT_VERSION, ChatTemplate, Request, Segment, render_prompt
+from masa.skills import GENERAL, Group, Skill
+
+_MARK = Segment("", control=True)
+_BARE = ChatTemplate((), (_MARK,), (_MARK,), ())
+"""A chat template without any text, whose control segments mark where a message ends."""
+
+
+class Cell(NamedTuple):
+    """What a target is a fact about: an environment, a backbone and a group of the bank."""
+
+    environment: str
+    backbone: str
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One (request, target) pair.
+
+    Attributes:
+        id: unique within the data set and the same for the same configuration.
+        request: group, card fields, task, environment and facts, as the runtime would ask.
+        language: output language, "plan" or "text".
+        target: the output to learn, without the token that ends it.
+        backbone: name of the backbone that the card describes.
+        environment: where the target was found to be good; empty for a bootstrap sample.
+        source: which of the four sources the input group came from ("intermediate", "other backbone", "adapter",
+            "augmented", or "base"), or "bootstrap".
+        synthetic: whether the target follows from stated rules and not from any result in an environment.
+        origin: file or run folder that group and target came from.
+        tags: further facts for breaking results down, such as the augmentation used.
+    """
+
+    id: str
+    request: Request
+    language: str
+    target: str
+    backbone: str
+    environment: str = ""
+    source: str = ""
+    synthetic: bool = False
+    origin: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def cell(self) -> Cell:
+        """Environment, backbone and group key."""
+        return Cell(self.environment, self.backbone, self.request.group.key)
+
+
+def messages(sample: Sample) -> list[dict[str, str]]:
+    """System, user and assistant message of a sample."""
+    prompt = render_prompt(sample.request, sample.language, _BARE)
+    contents = ["", "", sample.target]
+    message = 0
+    for segment in (*prompt.shared, *prompt.own):
+        message += segment.control
+        if message < 2:
+            contents[message] += segment.text
+    return [
+        {"role": role, "content": text} for role, text in zip(("system", "user", "assistant"), contents, strict=True)
+    ]
+
+
+def dumps_sample(sample: Sample) -> str:
+    """One line of JSON without the line break."""
+    request = sample.request
+    value = {
+        "id": sample.id,
+        "messages": messages(sample),
+        "prompt_version": PROMPT_VERSION,
+        "language": sample.language,
+        "environment": sample.environment,
+        "backbone": sample.backbone,
+        "group": request.group.key,
+        "source": sample.source,
+        "synthetic": sample.synthetic,
+        "origin": sample.origin,
+        "tags": dict(sample.tags),
+        "request": {
+            "task_type": request.group.task_type,
+            "skills": [[s.skill_id, s.title, s.principle, s.when_to_apply] for s in request.group.skills],
+            "card": dict(request.card),
+            "task": request.task,
+            "environment": request.environment,
+            "facts": None if request.facts is None else _facts_to_json(request.facts),
+        },
+    }
+    return json.dumps(value, ensure_ascii=False)
+
+
+def loads_sample(line: str, where: str = "sample") -> Sample:
+    """The sample on one line; `where` names the line in errors.
+
+    Raises:
+        FormatError: if it is no sample, of another prompt version, or its messages are not what its request
+            renders to.
+    """
+    try:
+        value = json.loads(line)
+        if value["prompt_version"] != PROMPT_VERSION:
+            raise FormatError(
+                f"{where}: prompt version {value['prompt_version']}, this masa writes {PROMPT_VERSION}; "
+                "build the data set again with: masa dataset"
+            )
+        asked = value["request"]
+        group = Group(asked["task_type"], tuple(map(_skill, asked["skills"])))
+        facts = None if asked["facts"] is None else _facts_from_json(asked["facts"])
+        request = Request(group, dict(asked["card"]), asked["task"], asked["environment"], facts)
+        if value["language"] not in LANGUAGES:
+            raise ValueError(f"unknown output language {value['language']!r}")
+        sample = Sample(
+            id=value["id"],
+            request=request,
+            language=value["language"],
+            target=value["messages"][2]["content"],
+            backbone=value["backbone"],
+            environment=value["environment"],
+            source=value["source"],
+            synthetic=value["synthetic"],
+            origin=value["origin"],
+            tags=value["tags"],
+        )
+        same = messages(sample) == value["messages"] and value["group"] == (asked["task_type"] or GENERAL)
+    except FormatError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise FormatError(f"{where}: not a sample of a masa data set ({_reason(error)}); build it again") from None
+    if not same:
+        raise FormatError(
+            f"{where}: the messages of sample {sample.id} are not what its request renders to; "
+            "build the data set again, or change the request and not the messages"
+        )
+    return sample
+
+
+def read_samples(path: str | PathLike[str]) -> Iterator[Sample]:
+    """The samples of a JSONL file, in order.
+
+    Raises:
+        FormatError: if the file cannot be read, or a line is no sample; the message names the line.
+    """
+    where = fspath(path)
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            yield loads_sample(line, f"{where}, line {number}")
+
+
+def dump_samples(samples: Iterable[Sample]) -> bytes:
+    """The content of a JSONL file."""
+    return "".join(dumps_sample(sample) + "\n" for sample in samples).encode("utf-8")
+
+
+def _facts_to_json(facts: Facts) -> dict[str, Any]:
+    return {
+        "environment": facts.environment,
+        "actions": [[action.form, action.meaning, action.example] for action in facts.actions],
+        "rules": list(facts.rules),
+        "examples": list(facts.examples),
+    }
+
+
+def _facts_from_json(value: Mapping[str, Any]) -> Facts:
+    return Facts(
+        environment=value["environment"],
+        actions=tuple(ActionForm(*_texts(fields, 3)) for fields in value["actions"]),
+        rules=tuple(_texts(value["rules"])),
+        examples=tuple(_texts(value["examples"])),
+    )
+
+
+def _skill(fields: Any) -> Skill:
+    identifier, title, principle, when = _texts(fields, 4)
+    return Skill(identifier, title, principle, when)
+
+
+def _texts(values: Any, count: int | None = None) -> list[str]:
+    if not isinstance(values, list) or (count is not None and len(values) != count):
+        raise ValueError(f"expected a list of {count or ''} texts")
+    if not all(isinstance(value, str) for value in values):
+        raise ValueError("expected texts")
+    return values
+
+
+def _reason(error: Exception) -> str:
+    return f"missing {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
