@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from masa.skills import Group, Skill
 from masa_training.dataset.folder import Dataset, DatasetInfo, load_dataset, write_dataset
 from masa_training.distill.config import DistillConfig, load_config, make_config, preset_names
 from masa_training.distill.events import EventLog, read_events
-from masa_training.distill.run import distill, last_checkpoint, plan
+from masa_training.distill.run import StoppedError, distill, last_checkpoint, plan
 from masa_training.errors import TrainingError
 from masa_training.samples import Sample
 from tests.tiny_gguf import write_tiny_gguf
@@ -218,6 +219,24 @@ def test_a_run_killed_with_signal_9_goes_on_to_the_same_adapter(
 
 
 @pytest.mark.model
+def test_a_run_that_is_stopped_keeps_a_checkpoint_and_goes_on_with_other_row_sizes(
+    settings: DistillConfig, data: Dataset, tmp_path: Path
+) -> None:
+    steps = 0
+
+    def stop() -> bool:
+        nonlocal steps
+        steps += 1
+        return steps >= 4
+
+    with pytest.raises(StoppedError, match=r"stopped after step 4; go on with --resume"):
+        distill(settings, data, tmp_path / "run", stop=stop)
+    assert last_checkpoint(tmp_path / "run" / "checkpoints") == tmp_path / "run" / "checkpoints" / "checkpoint-4"
+    done = distill(replace(settings, row_tokens=600), data, tmp_path / "run", resume=True)
+    assert done.metrics["steps"] == 9
+
+
+@pytest.mark.model
 def test_what_cannot_be_trained_on_is_refused_before_anything_is_written(
     settings: DistillConfig, data: Dataset, tmp_path: Path
 ) -> None:
@@ -255,6 +274,35 @@ def test_memory_running_out_names_two_settings_and_loses_nothing(
         with pytest.raises(TrainingError, match=r"at step 4; lower row_tokens \(now 8192\) or set"):
             distill(settings, data, tmp_path / "run")
     assert distill(settings, data, tmp_path / "run", resume=True).metrics["steps"] == 9
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing file data/0")],
+)
+def test_a_full_disk_is_told_in_words_and_loses_no_earlier_checkpoint(
+    error: Exception, settings: DistillConfig, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from masa_training.distill.trainer import StepTrainer
+
+    save = StepTrainer._save_checkpoint
+
+    def full(self: StepTrainer, *arguments: object, **words: object) -> None:
+        if self.state.global_step > 3:
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            folder.mkdir()
+            (folder / "adapter_model.safetensors").write_bytes(b"half")
+            raise error
+        save(self, *arguments, **words)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepTrainer, "_save_checkpoint", full)
+        with pytest.raises(TrainingError, match="the disk is full at step 6; free some space"):
+            distill(settings, data, tmp_path / "run")
+    assert distill(settings, data, tmp_path / "run", resume=True).metrics["steps"] == 9
+    resumed = [e for e in read_events(tmp_path / "run" / "events.jsonl") if e["event"] == "resumed"]
+    assert resumed[0]["checkpoint"] == "checkpoint-3"
 
 
 @pytest.mark.model

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 
 import click
 
-from masa_training.commands import compare_cards, dataset, distill, evaluate_rewriter
+from masa_training.commands import compare_cards, dataset, distill, evaluate_rewriter, study
 
 commands: Mapping[str, click.Command] = {
     "compare-cards": compare_cards.command,
     "dataset": dataset.command,
     "distill": distill.command,
     "evaluate-rewriter": evaluate_rewriter.command,
+    "study": study.command,
 }

@@ -130,8 +130,9 @@ class Download:
 class Interrupts:
     """What Ctrl-C has done so far; call it to ask whether to stop."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: str) -> None:
         self.cancelled = False
+        self._kept = kept
 
     def __call__(self) -> bool:
         return self.cancelled
@@ -141,13 +142,16 @@ class Interrupts:
             raise KeyboardInterrupt
         self.cancelled = True
         interrupt_line()
-        click.echo("\nStopping; finished groups are kept. Ctrl-C again to abort.", err=True)
+        click.echo(f"\nStopping; {self._kept}. Ctrl-C again to abort.", err=True)
 
 
 @contextmanager
-def interrupts() -> Iterator[Interrupts]:
-    """Let the first Ctrl-C (or SIGTERM) only be noted; a second one raises KeyboardInterrupt."""
-    noted = Interrupts()
+def interrupts(kept: str = "finished groups are kept") -> Iterator[Interrupts]:
+    """Let the first Ctrl-C (or SIGTERM) only be noted; a second one raises KeyboardInterrupt.
+
+    `kept` tells the person what is not lost.
+    """
+    noted = Interrupts(kept)
     if threading.current_thread() is not threading.main_thread():
         yield noted  # only the main thread may set handlers
         return

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from masa.cli.progress import interrupts
+
 
 @click.command(
     "distill",
@@ -30,6 +32,7 @@ Examples:
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder, after a kill too.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
 @click.option("--seed", type=int, help="Short for --set seed=N.")
+@click.option("--max-minutes", type=click.FloatRange(min=0), help="Stop after so long, to go on with --resume.")
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would be done, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and events as JSON lines on stderr.")
 def command(
@@ -39,13 +42,15 @@ def command(
     resume: bool,
     overrides: tuple[str, ...],
     seed: int | None,
+    max_minutes: float | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Fine-tune a rewriter: CONFIG is a shipped configuration or a YAML file.
 
-    Training survives kill -9: --resume goes on from the last checkpoint. The run folder holds events.jsonl, logs for
-    TensorBoard and, at the end, checkpoint/, which masa evaluate-rewriter and masa export adapter take.
+    Training survives kill -9: --resume goes on from the last checkpoint. Ctrl-C stops it
+    after the step, with a checkpoint. The run folder holds events.jsonl, logs for TensorBoard and, at the end,
+    checkpoint/, which masa evaluate-rewriter and masa export adapter take.
     """
     from masa_training.dataset.folder import load_dataset
     from masa_training.distill.config import load_config
@@ -71,7 +76,16 @@ def command(
         click.echo(f"{planned.samples} samples, {steps} on {planned.base.name}")
         click.echo(f"{planned.tokens:,} tokens, {planned.computed:,} after sharing prefixes")
         return
-    checkpoint = distill(settings, dataset, output, resume=resume, report=_as_json if as_json else _Lines())
+    end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+    with interrupts("a checkpoint is kept, --resume goes on from it") as noted:
+        checkpoint = distill(
+            settings,
+            dataset,
+            output,
+            resume=resume,
+            report=_as_json if as_json else _Lines(),
+            stop=lambda: noted() or (end is not None and time.monotonic() >= end),
+        )
     if as_json:
         click.echo(json.dumps({"checkpoint": str(checkpoint.path), **checkpoint.metrics}))
     else:

@@ -132,7 +132,7 @@ def _run(subjects: list[Subject], plan: Plan, results: Results, *, write: bool, 
     """Evaluate every subject; whether that was cancelled."""
     from masa_training.evaluation.running import run
 
-    with interrupts() as cancel:
+    with interrupts("what is scored is kept, --resume goes on from it") as cancel:
         for subject in subjects:
             progress = _Progress(len(plan.samples), quiet=quiet)
             try:

@@ -50,6 +50,20 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     return events
 
 
+class StopCallback(TrainerCallback):
+    """Ends training after a step, with a checkpoint, once it is asked to."""
+
+    def __init__(self, stop: Callable[[], bool]) -> None:
+        self._stop = stop
+        self.stopped = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._stop():
+            self.stopped = True
+            control.should_save = True
+            control.should_training_stop = True
+
+
 class EventCallback(TrainerCallback):
     """Turns what transformers' Trainer logs into events."""
 

@@ -6,6 +6,7 @@ Run folder: `config.yaml`, `events.jsonl` (append-only), `checkpoints/` (transfo
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import shutil
@@ -30,6 +31,18 @@ if TYPE_CHECKING:
 
 Report = Callable[[str, Mapping[str, Any]], None]
 """Told of every event: its name and its values."""
+
+
+RESUMABLE = ("threads", "row_tokens", "gradient_checkpointing", "report_to")
+"""Settings that may differ when a run goes on: they change how a step is computed, not what it is."""
+
+
+class StoppedError(TrainingError):
+    """A run was stopped before its end, with a checkpoint to go on from."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        super().__init__(f"{folder}: stopped after step {step}; go on with --resume")
+        self.step = step
 
 
 @dataclass(frozen=True)
@@ -115,18 +128,28 @@ def _epoch(config: DistillConfig, samples: Sequence[Encoded], epoch: int) -> Any
 
 
 def distill(
-    config: DistillConfig, dataset: Dataset, folder: Path, *, resume: bool = False, report: Report | None = None
+    config: DistillConfig,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    resume: bool = False,
+    report: Report | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Checkpoint:
     """Train in `folder`, or go on there, and leave a checkpoint.
 
+    `stop` is asked after every step; once it is true, a checkpoint for resuming is kept and StoppedError raised.
+
     Raises:
-        TrainingError: if the folder holds another run, the run is already finished, or memory ran out.
+        StoppedError: if it was stopped before its end.
+        TrainingError: if the folder holds another run, the run is already finished, or memory or the disk ran out.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainingArguments, set_seed
     from transformers.utils import logging as chatter
 
-    from masa_training.distill.events import EventCallback, EventLog
+    from masa_training.distill.events import EventCallback, EventLog, StopCallback
     from masa_training.distill.model import trainable
     from masa_training.distill.trainer import Steps, StepTrainer
 
@@ -180,6 +203,7 @@ def distill(
         gradient_checkpointing=config.gradient_checkpointing,
     )
     model = trainable(planned.base, config)
+    stopping = StopCallback(stop)
     trainer: Any = StepTrainer(
         config=config,
         validation=planned.validation,
@@ -187,7 +211,7 @@ def distill(
         args=arguments,
         train_dataset=Steps(planned.steps),
         eval_dataset=Steps(()),
-        callbacks=[EventCallback(events)],
+        callbacks=[EventCallback(events), stopping],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -203,8 +227,15 @@ def distill(
             first = trainer.held_out_nll(planned.validation)
             events.write("evaluated", step=0, nll=first)
         trainer.train(resume_from_checkpoint=str(before) if before else None)
+        if stopping.stopped and trainer.state.global_step < len(planned.steps):
+            raise StoppedError(folder, trainer.state.global_step)
         last = trainer.held_out_nll(planned.validation) if planned.validation else None
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, OSError, SafetensorError) as error:
+        if _disk_full(error):
+            raise TrainingError(
+                f"{folder}: the disk is full at step {trainer.state.global_step}; free some space, then go on with "
+                "--resume from the last checkpoint"
+            ) from None
         if not _out_of_memory(error):
             raise
         raise TrainingError(
@@ -274,7 +305,7 @@ def _claim(folder: Path, config: DistillConfig, dataset: Dataset, resume: bool) 
             before = make_config(found, str(record)).to_dict()
         except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
             raise TrainingError(f"{record}: damaged ({error!r}); name another folder") from None
-        differs = [key for key, value in config.to_dict().items() if before[key] != value and key != "threads"]
+        differs = [key for key, value in config.to_dict().items() if before[key] != value and key not in RESUMABLE]
         if differs:
             key = differs[0]
             raise TrainingError(
@@ -311,6 +342,13 @@ def last_checkpoint(folder: Path) -> Path | None:
         except (OSError, ValueError, KeyError, TypeError):
             shutil.rmtree(path, ignore_errors=True)
     return max(complete)[1] if complete else None
+
+
+def _disk_full(error: BaseException) -> bool:
+    text = str(error).lower()
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # torch and safetensors wrap the system's error in their own.
+    return full or "no space left" in text or "pytorchstreamwriter failed writing" in text
 
 
 def _out_of_memory(error: BaseException) -> bool:
