@@ -1,13 +1,10 @@
-"""A random Llama of two layers with SmolLM2's vocabulary: trains in seconds, as a real Hugging Face folder or base."""
+"""A random Llama of two layers: computes in milliseconds."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
-
-from masa_training.bases import Base, open_base
 
 
 def tiny_model(vocabulary: int, *, seed: int = 0) -> Any:
@@ -25,15 +22,3 @@ def tiny_model(vocabulary: int, *, seed: int = 0) -> Any:
         tie_word_embeddings=True,
     )
     return LlamaForCausalLM(config)
-
-
-class TinyBase(Base):
-    """The tokenizer and template of a real base, with a tiny model in place of its weights."""
-
-    def model(self, dtype: torch.dtype) -> Any:
-        return tiny_model(self.tokenizer().vocabulary).to(dtype)  # type: ignore[attr-defined]
-
-
-def tiny_base(weights: Path) -> TinyBase:
-    found = open_base(str(weights))
-    return TinyBase(found.spec, found.kind, found.path, found.context_length, found.template)
