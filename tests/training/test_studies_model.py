@@ -66,7 +66,7 @@ def test_a_cell_stopped_in_training_goes_on_and_is_measured_before_and_after(tin
             study, study.cells, out, wanted=wanted, perform=perform(budget), budget=budget, say=seen.append
         )
 
-    stopping = Budget(cancelled=lambda: "saved" in seen)
+    stopping = Budget(cancelled=lambda: "evaluated" in seen)
     outcome = go(stopping)
     assert outcome.stopped == "tiny-seed0" and outcome.left == ("tiny-seed0", "tiny-seed1")
     assert "finished" not in seen and "(PARTIAL: 0 of 2 cells)" in (tmp_path / "out" / "REPORT.md").read_text()
