@@ -62,8 +62,8 @@ def tree_attention(
             parts.append(_attend(query[:, :, stem], key[:, :, stem], value[:, :, stem], scaling, window))
         if branches:
             tree = slice(offset, offset + prefix + sum(branches))
-            # On a CPU the fused kernel's backward pass takes several times as long as plain products do here; on a
-            # GPU it is the other way round, and it keeps no scores in memory.
+            # On a CPU the fused kernel's backward pass is slower than plain products are for short branches; on a GPU
+            # the kernel keeps no scores in memory, which long branches need.
             attend = _branches_by_products if query.device.type == "cpu" else _branches_by_kernel
             parts.append(
                 attend(query[:, :, tree], key[:, :, tree], value[:, :, tree], prefix, branches, scaling, window)

@@ -1,0 +1,99 @@
+"""What a training run will do: samples in token ids, laid out in steps, before a weight is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from masa.prompt import PROMPT_VERSION
+from masa_training.bases import Base, open_base
+from masa_training.distill.config import DistillConfig
+from masa_training.distill.packing import Row, epoch_steps, families, rows_of
+from masa_training.encoding import Encoded, encode_all, prove_tokenizer
+from masa_training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from masa_training.dataset.folder import Dataset
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do, known before a weight is touched.
+
+    `steps` are optimizer updates, `tokens` counts prompts and targets of all epochs as if every sample stood alone,
+    `computed` what is left of them after sharing prefixes.
+    """
+
+    base: Base
+    steps: tuple[tuple[Row, ...], ...]
+    steps_per_epoch: int
+    validation: tuple[Row, ...]
+    samples: int
+    tokens: int
+    computed: int
+    compared: int
+
+
+def plan(config: DistillConfig, dataset: Dataset) -> Plan:
+    """Encode the data set and lay out every step.
+
+    Raises:
+        TrainingError: if something of the data set or the configuration cannot be trained on.
+    """
+    if dataset.info.prompt_version != PROMPT_VERSION:
+        raise TrainingError(
+            f"the data set {dataset.info.name}: written with prompt version {dataset.info.prompt_version}, this masa "
+            f"trains with {PROMPT_VERSION}; build it again with: masa dataset"
+        )
+    if not dataset.train:
+        raise TrainingError(
+            f"the data set {dataset.info.name}: it has no training samples; loosen its hold-outs and build it again"
+        )
+    base = open_base(config.base, config.template)
+    if config.context_length > base.context_length:
+        raise TrainingError(
+            f"context_length is {config.context_length}, but {base.name} was made for {base.context_length} tokens; "
+            "lower it"
+        )
+    compared = 0
+    if config.reference:
+        reference = open_base(config.reference, config.template or "chatml")
+        everything = (*dataset.train, *dataset.validation, *dataset.test)
+        compared = prove_tokenizer(everything, base, reference.tokenizer())
+    elif base.kind == "hf":
+        raise TrainingError(
+            f"{base.path}: nothing proves that its tokenizer equals llama.cpp's; "
+            "set `reference` to a GGUF of this model"
+        )
+    train = encode_all(dataset.train, base, config.context_length, card=config.card)
+    held_out = encode_all(
+        dataset.validation[: config.evaluation_samples], base, config.context_length, card=config.card
+    )
+    epochs = [list(_epoch(config, train, epoch)) for epoch in range(config.epochs)]
+    steps = [step for epoch in epochs for step in epoch]
+    if config.max_steps:
+        steps = steps[: config.max_steps]
+    rows = [row for step in steps for row in step]
+    return Plan(
+        base=base,
+        steps=tuple(steps),
+        steps_per_epoch=len(epochs[0]),
+        validation=tuple(row for family in families(held_out) for row in rows_of(family, config.row_tokens)),
+        samples=len(train),
+        tokens=sum(map(len, train)) * config.epochs,
+        computed=sum(len(row.tokens) for row in rows),
+        compared=compared,
+    )
+
+
+def _epoch(config: DistillConfig, samples: Sequence[Encoded], epoch: int) -> Iterator[tuple[Row, ...]]:
+    return epoch_steps(
+        samples,
+        batch_size=config.batch_size,
+        row_tokens=config.row_tokens,
+        seed=config.seed,
+        epoch=epoch,
+        share=config.share_prefixes,
+        objective=config.objective,
+    )
