@@ -24,7 +24,6 @@ from masa_training.bootstrap import (
     build,
     check_disjoint,
     edit_counts,
-    hold_out,
     plan_for,
     skill_groups,
     traits_of,
@@ -309,16 +308,6 @@ def test_groups_of_bank_files_know_their_kind(tmp_path: Path, repository: Path) 
     path = tmp_path / "bank.json"
     path.write_text(json.dumps(bank), encoding="utf-8")
     assert [(entry.environment, entry.group.key) for entry in skill_groups([path])] == [("search", "general_skills")]
-
-
-def test_holding_out_separates_skills_that_two_banks_share() -> None:
-    twice = [*GROUPS["train"], *(entry._replace(origin="copy.json") for entry in GROUPS["train"])]
-    first, second = hold_out(twice, share=0.2, seed=1)
-    texts = [{skill.principle for entry in side for skill in entry.group.skills} for side in (first, second)]
-    assert texts[0] and texts[1] and not texts[0] & texts[1]
-    assert hold_out(twice, share=0.2, seed=1) == (first, second)
-    with pytest.raises(TrainingError, match="leaves one side empty"):
-        hold_out(GROUPS["train"][:1])
 
 
 def test_rule_plans_for_the_shipped_cards_pass_the_guard_on_the_published_banks(shared_data: Path) -> None:

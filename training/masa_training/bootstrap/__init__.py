@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from masa_training.bootstrap.behaviours import Vocabulary, load_vocabulary
 from masa_training.bootstrap.corpus import Corpus, CorpusConfig, build, edit_counts
-from masa_training.bootstrap.environments import KnownFacts, SkillGroup, hold_out, load_environments, skill_groups
+from masa_training.bootstrap.environments import KnownFacts, SkillGroup, load_environments, skill_groups
 from masa_training.bootstrap.leaks import check_disjoint
 from masa_training.bootstrap.rules import Traits, needs_of, plan_for, traits_of
 
@@ -22,7 +22,6 @@ __all__ = [
     "build",
     "check_disjoint",
     "edit_counts",
-    "hold_out",
     "load_environments",
     "load_vocabulary",
     "needs_of",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import random
 import re
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
@@ -68,39 +67,6 @@ def kind_of(bank: SkillBank) -> str:
 def skill_key(text: str) -> str:
     """A skill's principle without case, punctuation and spacing: equal for texts that are the same skill."""
     return " ".join(re.findall(r"\w+", text.casefold()))
-
-
-def hold_out(
-    groups: Sequence[SkillGroup], share: float = 0.08, seed: int = 0
-) -> tuple[list[SkillGroup], list[SkillGroup]]:
-    """Two lists without a common skill: whole groups with about `share` of all skills are the second.
-
-    A skill goes by its principle: what the second list holds is taken out of the groups of the first.
-
-    Raises:
-        TrainingError: if either side would be empty.
-    """
-    order = list(range(len(groups)))
-    random.Random(f"hold out/{seed}").shuffle(order)
-    most = share * sum(len(entry.group) for entry in groups)
-    held: list[int] = []
-    count = 0
-    for place in order:
-        if count < most:
-            held.append(place)
-            count += len(groups[place].group)
-    second = [groups[place] for place in sorted(held)]
-    texts = {skill_key(skill.principle) for entry in second for skill in entry.group.skills}
-    first = []
-    for place, entry in enumerate(groups):
-        skills = tuple(skill for skill in entry.group.skills if skill_key(skill.principle) not in texts)
-        if place not in held and skills:
-            first.append(entry._replace(group=Group(entry.group.task_type, skills)))
-    if not first or not second:
-        raise TrainingError(
-            f"holding out {share:.0%} of the skills of {len(groups)} groups leaves one side empty; give more banks"
-        )
-    return first, second
 
 
 @functools.cache
