@@ -65,15 +65,21 @@ class Constraint:
         """Whether nothing but a stop token may follow."""
         return bool(self._matcher.is_stopped())
 
+    def admitted(self, size: int, stop: Sequence[int]) -> NDArray[np.bool_]:
+        """For each of `size` tokens of the vocabulary whether it may come next."""
+        import numpy as np
+
+        words = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        allowed = np.unpackbits(words, bitorder="little")[:size].astype(bool)
+        if len(allowed) < size:
+            allowed = np.pad(allowed, (0, size - len(allowed)))
+        if self.complete:
+            allowed[list(stop)] = True
+        self._check()
+        return allowed
+
     def mask(self, logits: NDArray[np.float32], stop: Sequence[int]) -> NDArray[np.float32]:
         """A copy of `logits` with −inf at every token that may not come next."""
         import numpy as np
 
-        words = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        allowed = np.unpackbits(words, bitorder="little")[: logits.shape[0]].astype(bool)
-        if len(allowed) < logits.shape[0]:
-            allowed = np.pad(allowed, (0, logits.shape[0] - len(allowed)))
-        if self.complete:
-            allowed[list(stop)] = True
-        self._check()
-        return np.where(allowed, logits, np.float32(-np.inf))
+        return np.where(self.admitted(logits.shape[0], stop), logits, np.float32(-np.inf))

@@ -109,3 +109,26 @@ def test_the_loss_counts_targets_only_and_comparisons_by_their_means() -> None:
     assert loss.tokens == 2 and loss.comparisons == 1
     assert torch.isclose(loss.nll, 2 * good)
     assert torch.isclose(loss.comparison, -torch.nn.functional.logsigmoid(2.0 * (bad - good)))
+
+
+def test_the_constrained_loss_is_taken_among_the_tokens_that_decoding_would_have_admitted() -> None:
+    admitted = ((4, 7), (5,), (2, 5, 8))
+    row = lay_out([Tree((1, 2), (Branch("a", (3, 4, 5, 8), 1, admitted=admitted),))])
+    logits = torch.randn(3, 10, generator=torch.Generator().manual_seed(3), requires_grad=True)
+    loss = row_loss(logits, row, beta=1.0)
+    expected = [
+        -torch.log_softmax(logits[place, list(tokens)], 0)[tokens.index(label)]
+        for place, (tokens, label) in enumerate(zip(admitted, (4, 5, 8), strict=True))
+    ]
+    assert torch.isclose(loss.constrained, torch.stack(expected).sum())
+    assert loss.constrained < loss.nll
+    loss.constrained.backward()
+    assert logits.grad is not None
+    assert torch.all(logits.grad[1] == 0), "where one token is admitted there is nothing to learn"
+    assert torch.all(logits.grad[0, [0, 1, 2, 3, 5, 6, 8, 9]] == 0), "what cannot come is not pushed down"
+
+
+def test_without_admitted_tokens_both_losses_are_one() -> None:
+    row = lay_out([Tree((1, 2), (Branch("a", (3, 4, 5), 1),))])
+    loss = row_loss(torch.randn(2, 10), row, beta=1.0)
+    assert torch.equal(loss.constrained, loss.nll)

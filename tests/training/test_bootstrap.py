@@ -32,7 +32,7 @@ from masa_training.bootstrap.cards import FAMILIES
 from masa_training.errors import TrainingError
 from masa_training.samples import Sample, dumps_sample, loads_sample
 
-CONFIG = CorpusConfig(seed=3, train=24, validation=4, test=14)
+CONFIG = CorpusConfig(seed=3, train=24, validation=4, test=14, cards_per_group=8)
 
 _TRAIN = {
     "general": (
@@ -166,7 +166,7 @@ def test_a_line_changes_its_skill_unless_it_says_keep(corpus: Corpus) -> None:
 
 def test_samples_are_synthetic_valid_and_read_back_equal(corpus: Corpus) -> None:
     samples = _all(corpus)
-    assert len(samples) == 6 * (24 + 4 + 14)
+    assert len(samples) == 8 * (24 + 4 + 14)
     assert len({sample.id for sample in samples}) == len(samples)
     for sample in samples:
         assert sample.synthetic and sample.source == "bootstrap" and sample.environment == ""
@@ -198,13 +198,13 @@ def test_no_edit_dominates_and_every_edit_of_the_rules_occurs(corpus: Corpus) ->
 
 def test_many_cards_say_nothing_about_weaknesses(corpus: Corpus) -> None:
     silent = sum("weaknesses" not in sample.request.card for sample in corpus["train"])
-    assert 0.2 <= silent / len(corpus["train"]) <= 0.6
+    assert 0.15 <= silent / len(corpus["train"]) <= 0.6
 
 
 def test_the_corpus_follows_from_its_seed(corpus: Corpus) -> None:
-    small = CorpusConfig(seed=3, train=2, validation=1, test=1)
+    small = replace(CONFIG, train=2, validation=1, test=1)
     again = build(small, GROUPS)
-    assert again["train"] == corpus["train"][:12]  # more trees do not change those that were there
+    assert again["train"] == corpus["train"][:16]  # more trees do not change those that were there
     assert build(replace(small, seed=4), GROUPS)["train"] != again["train"]
 
 

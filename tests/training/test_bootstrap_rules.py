@@ -43,8 +43,8 @@ def test_a_large_tuned_reader_without_weaknesses_gets_everything_as_it_is() -> N
 
 
 def test_size_asks_for_brevity_and_below_one_billion_for_order_too() -> None:
-    assert plan(size="small") == "1 shorten\n2 limit 3\n3 keep"
-    assert plan(size="tiny") == "1 shorten steps\n2 steps limit 3\n3 keep"
+    assert plan(size="small") == "1 shorten\n2 keep\n3 keep"
+    assert plan(size="tiny") == "1 shorten steps\n2 steps\n3 keep"
 
 
 def test_a_strength_takes_back_what_follows_from_size_but_not_what_the_card_says() -> None:

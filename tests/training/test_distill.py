@@ -48,6 +48,7 @@ def test_the_defaults_are_the_papers() -> None:
         ({"rank": True}, "rank is True; it must be of type int"),
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ({"method": "qlora"}, "method is 'qlora'; it must be one of full, lora"),
+        ({"constrained": 1.5}, "constrained is 1.5; it must lie between 0 and 1"),
         ({"learning_rate": 3.0}, "learning_rate is 3.0; it must lie between 0 and 1"),
     ],
 )

@@ -150,10 +150,11 @@ def test_a_tree_is_one_cluster_and_a_published_cell_too() -> None:
     assert len({cluster(s) for s in published}) == 3, "three backbones, one group"
 
 
-def test_a_limit_takes_whole_clusters_and_a_larger_one_adds_to_them() -> None:
+def test_a_limit_is_spread_over_all_clusters_and_a_larger_one_adds_to_it() -> None:
     everything = samples(30)
-    few, more = (chosen(everything, limit, seed=1) for limit in (9, 30))
-    assert few == more[:9] and len({cluster(s) for s in few}) == 3
+    few, more = (chosen(everything, limit, seed=1) for limit in (9, 35))
+    assert few == more[:9] and len({cluster(s) for s in few}) == 9
+    assert len({cluster(s) for s in more}) == 30 and len({s.id for s in more}) == 35
     assert chosen(everything, None, 0) == everything
 
 

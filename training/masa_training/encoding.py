@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from masa.constraint import Constraint
+from masa.facts import Facts
+from masa.interpret import prepare
 from masa.prompt import ChatTemplate, Request, Segment, render_prompt
+from masa.skills import Group
 from masa_training.bases import Base, Tokenizer
 from masa_training.errors import TrainingError
 from masa_training.samples import Sample
@@ -23,12 +29,15 @@ class Encoded:
         fork: how many tokens of the prompt come before the model card. Samples that differ in their card alone
             share them, because segments are tokenized one by one.
         target: the output and the token that ends it.
+        admitted: plan language, for each token of the target which tokens constrained decoding would have let come
+            there, itself among them; empty where the output is free.
     """
 
     id: str
     prompt: tuple[int, ...]
     fork: int
     target: tuple[int, ...]
+    admitted: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.target)
@@ -61,14 +70,50 @@ def encode(sample: Sample, tokenizer: Tokenizer, template: ChatTemplate, *, card
     return Encoded(sample.id, (*before, *rest), len(before), target)
 
 
-def encode_all(samples: Iterable[Sample], base: Base, context_length: int, *, card: str = "full") -> list[Encoded]:
-    """All samples in token ids.
+def admitted_tokens(sample: Sample, target: Sequence[int], grammar_tokenizer: Any) -> tuple[tuple[int, ...], ...]:
+    """For each token of a plan (the last one ends it) the tokens that constrained decoding lets come there.
+
+    Raises:
+        TrainingError: if the sample's target is no plan that its group admits.
+    """
+    import numpy as np
+
+    constraint = Constraint(grammar_tokenizer, _plan_grammar(sample.request.group, sample.request.facts))
+    stop = target[-1]
+    found = []
+    for token in target:
+        allowed = constraint.admitted(int(grammar_tokenizer.vocab_size), [stop])
+        if not allowed[token]:
+            raise TrainingError(
+                f"sample {sample.id}: its target is no plan that its skills admit; build the data again"
+            )
+        found.append(tuple(np.flatnonzero(allowed).tolist()))
+        if token != stop:
+            constraint.advance(token)
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan_grammar(group: Group, facts: Facts | None) -> str:
+    """The samples of a tree have one group, and trying its edits takes longer than all else here."""
+    return prepare(Request(group, {}, facts=facts), frozenset(), "plan").grammar()[0]
+
+
+def encode_all(
+    samples: Iterable[Sample], base: Base, context_length: int, *, card: str = "full", constrained: bool = False
+) -> list[Encoded]:
+    """All samples in token ids; with what constrained decoding admits, for those in the plan language, if `constrained`.
 
     Raises:
         TrainingError: naming the first sample that is longer than the context; nothing is ever cut.
     """
     tokenizer = base.tokenizer()
-    encoded = [encode(sample, tokenizer, base.template, card=card) for sample in samples]
+    encoded = []
+    for sample in samples:
+        ids = encode(sample, tokenizer, base.template, card=card)
+        if constrained and sample.language == "plan":
+            ids = replace(ids, admitted=admitted_tokens(sample, ids.target, tokenizer.grammar_tokenizer()))
+        encoded.append(ids)
     longest = max(encoded, key=len, default=None)
     if longest is not None and len(longest) > context_length:
         raise TrainingError(

@@ -63,6 +63,8 @@ _MISSING = {  # share of cards that do not know a field; measured by nobody, cho
     "training_data_size": 0.25,
     "multilingual": 0.3,
 }
+_SHORT = ("family", "variant", "parameter_count", "base_or_instruct")
+"""What a card without its architecture knows, besides its texts."""
 _BARE_SHARE = 0.06
 """Share of the profiled cards of which only the name and the texts are known, as a person would write one."""
 _FRAMES = (
@@ -91,7 +93,14 @@ class GeneratedCard:
 
 
 def make_card(
-    rng: random.Random, vocabulary: Vocabulary, split: str, kind: Kind, *, size: str = "", new_behaviours: bool = False
+    rng: random.Random,
+    vocabulary: Vocabulary,
+    split: str,
+    kind: Kind,
+    *,
+    size: str = "",
+    short: bool = False,
+    new_behaviours: bool = False,
 ) -> GeneratedCard:
     """A card of a split.
 
@@ -99,6 +108,7 @@ def make_card(
         kind: "plain" shows no behaviour, "strong" neither but takes back what its size or tuning suggests,
             "profiled" shows one to three.
         size: "tiny", "small" or "large"; drawn if empty.
+        short: leave the architecture and the training out.
         new_behaviours: show behaviours that training never speaks of, for the test split only.
     """
     size = size or rng.choice(("tiny", "small", "large", "large") if kind == "profiled" else ("tiny", "small", "large"))
@@ -117,6 +127,8 @@ def make_card(
             free = [need for need in CANCELLABLE if need not in {b.need for b in behaviours}]
             strong = [rng.choice(free)] if free else []
     values = _numbers(rng, split, size, pretrained)
+    if short:
+        values = {name: values[name] for name in _SHORT}
     if behaviours and rng.random() < _BARE_SHARE:
         values = {name: values[name] for name in ("family", "base_or_instruct")}
     said = [rng.choice(vocabulary.strengths[need][split]) for need in strong]

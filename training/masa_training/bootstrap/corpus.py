@@ -17,7 +17,7 @@ from masa_training.bootstrap.behaviours import SPLITS, Vocabulary, load_vocabula
 from masa_training.bootstrap.cards import GeneratedCard, Kind, make_card
 from masa_training.bootstrap.environments import KnownFacts, SkillGroup, load_environments
 from masa_training.bootstrap.leaks import check_disjoint, check_groups
-from masa_training.bootstrap.rules import needs_of, plan_for
+from masa_training.bootstrap.rules import choices_of, needs_of, plan_for
 from masa_training.errors import TrainingError
 from masa_training.samples import Sample
 
@@ -25,6 +25,7 @@ Corpus = dict[str, list[Sample]]
 """Samples by split."""
 
 _TRIES = 40
+_PARTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +36,11 @@ class CorpusConfig:
         seed: everything random follows from it.
         train, validation, test: trees of each split.
         cards_per_group: samples of a tree.
-        most_skills: skills of a group that is not taken whole.
+        most_skills: skills of a group that is not taken whole. Few, so that most of what is learned from is cards.
         most_characters: text of a group, beyond which skills at its end are left out. It bounds the prompt.
         whole_share: share of the trees that take a group as it stands.
         facts_share: share of the trees that are given interface facts of the group's kind of environment.
+        short_share: share of the cards that leave the architecture out, as a person would write one.
 
     Raises:
         TrainingError: if a value is out of range.
@@ -48,11 +50,12 @@ class CorpusConfig:
     train: int = 500
     validation: int = 24
     test: int = 40
-    cards_per_group: int = 6
-    most_skills: int = 8
+    cards_per_group: int = 16
+    most_skills: int = 3
     most_characters: int = 3200
-    whole_share: float = 0.15
+    whole_share: float = 0.06
     facts_share: float = 0.5
+    short_share: float = 0.75
 
     def __post_init__(self) -> None:
         for name in (f.name for f in fields(self)):
@@ -118,13 +121,15 @@ def _tree(
 ) -> list[Sample]:
     rng = random.Random(f"bootstrap/{config.seed}/{split}/{tree}")
     chosen = rng.choices(groups, [len(entry.group) for entry in groups])[0]
-    group = _part(rng, chosen.group, config)
     fitting = [entry.facts for entry in known if entry.kind == chosen.environment]
     facts = rng.choice(fitting) if fitting and rng.random() < config.facts_share else None
+    # The skills decide what a card can ask for, so of some parts the one is taken that admits most.
+    group = max((_part(rng, chosen.group, config) for _ in range(_PARTS)), key=lambda part: choices_of(part, facts))
     name = f"{split}-{tree:04}"
     samples: list[Sample] = []
     for number, (kind, size) in enumerate(_kinds(rng, config.cards_per_group)):
-        card, plan = _card(rng, vocabulary, split, kind, size, group, facts, {s.target for s in samples})
+        short = rng.random() < config.short_share
+        card, plan = _card(rng, vocabulary, split, kind, size, short, group, facts, {s.target for s in samples})
         samples.append(
             Sample(
                 id=f"bootstrap-{name}-{number}",
@@ -155,13 +160,10 @@ def _part(rng: random.Random, group: Group, config: CorpusConfig) -> Group:
 
 
 def _kinds(rng: random.Random, count: int) -> list[tuple[Kind, str]]:
-    """The kinds and sizes of the cards of a tree: cards without weaknesses of different sizes, then profiled ones."""
-    wanted: list[tuple[Kind, str]] = [
-        *(("plain", "large"), ("profiled", ""), ("plain", rng.choice(("tiny", "small"))), ("profiled", "")),
-        *(("profiled", ""), ("strong", "") if rng.random() < 0.6 else ("profiled", "")),
-    ]
+    """The kinds and sizes of the cards of a tree: some without weaknesses, of different sizes, the others profiled."""
+    plain: list[tuple[Kind, str]] = [("plain", "large"), ("plain", "tiny"), ("plain", "small"), ("strong", "")]
+    wanted = [plain[i % len(plain)] for i in range(max(1, count // 4))]
     wanted += [("profiled", "")] * (count - len(wanted))
-    wanted = wanted[:count]
     rng.shuffle(wanted)
     return wanted
 
@@ -172,6 +174,7 @@ def _card(
     split: str,
     kind: Kind,
     size: str,
+    short: bool,
     group: Group,
     facts: Facts | None,
     taken: set[str],
@@ -180,7 +183,7 @@ def _card(
     found: tuple[GeneratedCard, Plan] | None = None
     for _ in range(_TRIES):
         new = split == "test" and rng.random() < 0.4
-        card = make_card(rng, vocabulary, split, kind, size=size, new_behaviours=new)
+        card = make_card(rng, vocabulary, split, kind, size=size, short=short, new_behaviours=new)
         plan = plan_for(card.traits, group, facts)
         if render_plan(plan) in taken and found:
             continue

@@ -101,17 +101,19 @@ def plan_for(traits: Traits, group: Group, facts: Facts | None = None) -> Plan:
     return Plan(tuple(lines), tuple(kind for kind in WARN_KINDS if kind in warned)[:MAX_WARNINGS])
 
 
+def choices_of(group: Group, facts: Facts | None = None) -> float:
+    """Edits that the rules could ask for, per skill: how much a group lets its plan depend on the card."""
+    places = _places(group, facts)
+    return sum(sum(_edit(need, place) is not None for need in TRANSFORMING) for place in places) / len(places)
+
+
 def _edit(need: str, place: _Place) -> EditCall | None:
     """The edit that a need asks for at one skill; None where there is nothing to change."""
     match need:
         case "brevity":
-            if "shorten" in place.admits:
-                return EditCall("shorten")
-            return EditCall("limit", "3") if place.limit == 3 else None
+            return _if_admitted("shorten", place)
         case "limit":
-            if place.limit:
-                return EditCall("limit", str(min(2, place.limit)))
-            return EditCall("shorten") if "shorten" in place.admits else None
+            return EditCall("limit", str(min(2, place.limit))) if place.limit else None
         case "order":
             return _if_admitted("steps", place)
         case "conditions":
@@ -131,7 +133,7 @@ def _if_admitted(name: str, place: _Place) -> EditCall | None:
     return EditCall(name) if name in place.admits else None
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=1024)
 def _places(group: Group, facts: Facts | None) -> tuple[_Place, ...]:
     allowed = prepare(Request(group, {}, facts=facts), frozenset(), "plan").allowed
     first = next((index for index, names in enumerate(allowed) if "example" in names), -1)

@@ -43,7 +43,7 @@ _EVERY = 0.1
     help="Folder of the results. [default: evaluations/REWRITER-DATASET-SPLIT]",
 )
 @click.option("--split", default="test", show_default=True, metavar="NAME", help="train, validation or test.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Look at about N samples, whole clusters.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Look at N samples, of all trees or groups.")
 @click.option(
     "--wrong-cards",
     type=click.IntRange(min=1),

@@ -34,6 +34,8 @@ class DistillConfig:
         context_length: samples longer than this are an error, never cut.
         objective: "sft", "contrast" or "preference" (see `packing.OBJECTIVES`), the last two weighted by
             `objective_weight`, with the sharpness `objective_beta`.
+        constrained: plan language, the share of the loss that is taken among the tokens that constrained decoding
+            admits, which is how a plan is chosen on the device; the rest is taken among all tokens.
         card: "full", "short" or "none": how much of the card the rewriter reads.
         evaluations: how often per epoch the held-out NLL is measured on the validation samples (at most
             `evaluation_samples` of them) and a checkpoint is kept.
@@ -66,6 +68,7 @@ class DistillConfig:
     objective: str = "sft"
     objective_weight: float = 1.0
     objective_beta: float = 2.0
+    constrained: float = 0.0
     card: str = "full"
     evaluations: int = 2
     evaluation_samples: int = 200
@@ -84,6 +87,8 @@ class DistillConfig:
                 raise TrainingError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 < self.learning_rate < 1:
             raise TrainingError(f"learning_rate is {self.learning_rate}; it must lie between 0 and 1")
+        if not 0 <= self.constrained <= 1:
+            raise TrainingError(f"constrained is {self.constrained}; it must lie between 0 and 1")
         for name in ("warmup", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise TrainingError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")

@@ -73,7 +73,10 @@ class EventCallback(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
         logs = logs or {}
         if "eval_loss" in logs:
-            self._events.write("evaluated", step=state.global_step, nll=logs["eval_loss"])
+            found = {"nll": "eval_loss", "constrained_nll": "eval_constrained"}
+            self._events.write(
+                "evaluated", step=state.global_step, **{k: logs[v] for k, v in found.items() if v in logs}
+            )
         elif "loss" in logs:
             kept = ("loss", "grad_norm", "learning_rate", "tokens_per_second", "computed_tokens_per_second")
             self._events.write(

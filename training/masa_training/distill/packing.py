@@ -22,13 +22,15 @@ from masa_training.encoding import Encoded
 class Branch:
     """What follows a prefix: the rest of a prompt, then a target that begins at `start` (0-based, in `tokens`).
 
-    `worse` marks a branch that is not learned: the branch before it should be likelier.
+    `worse` marks a branch that is not learned: the branch before it should be likelier. `admitted` is that of
+    `masa_training.encoding.Encoded`.
     """
 
     id: str
     tokens: tuple[int, ...]
     start: int
     worse: bool = False
+    admitted: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Row:
         lengths: for every branch of the row, in order, how many target tokens it has.
         ids: of the samples, a branch each.
         against: for every branch -1, or the number of the branch that should be likelier than it.
+        admitted: for every label the tokens that constrained decoding would have let come there; empty if unknown.
     """
 
     tokens: tuple[int, ...]
@@ -65,6 +68,7 @@ class Row:
     lengths: tuple[int, ...]
     ids: tuple[str, ...]
     against: tuple[int, ...]
+    admitted: tuple[tuple[int, ...], ...] = ()
 
     @property
     def samples(self) -> int:
@@ -85,6 +89,7 @@ def lay_out(trees: Sequence[Tree]) -> Row:
     labels: list[int] = []
     lengths: list[int] = []
     against: list[int] = []
+    admitted: list[tuple[int, ...]] = []
     for tree in trees:
         tokens += tree.prefix
         positions += range(len(tree.prefix))
@@ -96,6 +101,7 @@ def lay_out(trees: Sequence[Tree]) -> Row:
             positions += range(len(tree.prefix), len(tree.prefix) + len(branch.tokens))
             places += range(offset + branch.start - 1, offset + len(branch.tokens) - 1)
             labels += branch.tokens[branch.start :]
+            admitted += branch.admitted
             against.append(len(lengths) - 1 if branch.worse else -1)
             lengths.append(len(branch.tokens) - branch.start)
         layout.append((len(tree.prefix), *(len(branch.tokens) for branch in tree.branches)))
@@ -109,6 +115,7 @@ def lay_out(trees: Sequence[Tree]) -> Row:
         lengths=tuple(lengths),
         ids=ids,
         against=tuple(against),
+        admitted=tuple(admitted) if len(admitted) == len(labels) else (),
     )
 
 
@@ -156,7 +163,7 @@ def rows_of(
 def _branch(card: Encoded, target: Encoded, fork: int, *, worse: bool = False) -> Branch:
     """The prompt of one sample behind its fork, and the target of the same or another sample."""
     rest = card.prompt[fork:]
-    return Branch(target.id, (*rest, *target.target), len(rest), worse)
+    return Branch(target.id, (*rest, *target.target), len(rest), worse, target.admitted)
 
 
 def epoch_steps(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from masa.prompt import PROMPT_VERSION
 from masa_training.bases import Base, open_base
@@ -66,10 +66,9 @@ def plan(config: DistillConfig, dataset: Dataset) -> Plan:
             f"{base.path}: nothing proves that its tokenizer equals llama.cpp's; "
             "set `reference` to a GGUF of this model"
         )
-    train = encode_all(dataset.train, base, config.context_length, card=config.card)
-    held_out = encode_all(
-        dataset.validation[: config.evaluation_samples], base, config.context_length, card=config.card
-    )
+    form: Any = {"card": config.card, "constrained": config.constrained > 0}
+    train = encode_all(dataset.train, base, config.context_length, **form)
+    held_out = encode_all(dataset.validation[: config.evaluation_samples], base, config.context_length, **form)
     epochs = [list(_epoch(config, train, epoch)) for epoch in range(config.epochs)]
     steps = [step for epoch in epochs for step in epoch]
     if config.max_steps:

@@ -25,6 +25,7 @@ from masa_training.errors import TrainingError
 
 if TYPE_CHECKING:
     from masa_training.dataset.folder import Dataset
+    from masa_training.distill.trainer import HeldOut
 
 Report = Callable[[str, Mapping[str, Any]], None]
 """Told of every event: its name and its values."""
@@ -137,10 +138,9 @@ def distill(
     warnings.filterwarnings("ignore", message="mtime may not be reliable")
     began = time.monotonic()
     try:
-        first = None
         if planned.validation and before is None:
             first = trainer.held_out_nll(planned.validation)
-            events.write("evaluated", step=0, nll=first)
+            events.write("evaluated", step=0, nll=first.nll, **_constrained(config, first))
         trainer.train(resume_from_checkpoint=str(before) if before else None)
         if stopping.stopped and trainer.state.global_step < len(planned.steps):
             raise StoppedError(folder, trainer.state.global_step)
@@ -157,10 +157,27 @@ def distill(
             f"memory ran out at step {trainer.state.global_step}; lower row_tokens (now {config.row_tokens}) or set "
             "gradient_checkpointing: true, then go on with --resume"
         ) from None
-    metrics = {"steps": trainer.state.global_step, "validation_nll_before": first, "validation_nll": last}
+    metrics = {
+        "steps": trainer.state.global_step,
+        "validation_nll_before": _nll_before(folder / "events.jsonl"),
+        "validation_nll": last.nll if last else None,
+        **_constrained(config, last),
+    }
     checkpoint = _finish(trainer, config, dataset, planned, folder / "checkpoint", metrics)
     events.write("finished", seconds=round(time.monotonic() - began, 1), **metrics)
     return checkpoint
+
+
+def _nll_before(events: Path) -> float | None:
+    """The NLL before the first step, which a run that was resumed measured when it began."""
+    from masa_training.distill.events import read_events
+
+    found = (e.get("nll") for e in read_events(events) if e.get("event") == "evaluated" and e.get("step") == 0)
+    return next(found, None)
+
+
+def _constrained(config: DistillConfig, held_out: HeldOut | None) -> dict[str, float]:
+    return {"constrained_nll": held_out.constrained} if held_out and config.constrained else {}
 
 
 def _finish(

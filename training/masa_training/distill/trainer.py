@@ -10,17 +10,24 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer
 
 from masa_training.distill.config import DistillConfig
-from masa_training.distill.objectives import inputs_of, row_loss
+from masa_training.distill.objectives import RowLoss, inputs_of, row_loss
 from masa_training.distill.packing import Row
 
 Step = tuple[Row, ...]
+
+
+class HeldOut(NamedTuple):
+    """Mean NLL per target token in nats: among all tokens, and among those that constrained decoding admits."""
+
+    nll: float
+    constrained: float
 
 
 class Steps(Dataset[Step]):
@@ -78,7 +85,7 @@ class StepTrainer(Trainer):
             with self._mixed_precision(), _adapter_casts(model):
                 logits = model(**inputs_of(row, self.args.device)).logits[0]
             found = row_loss(logits, row, beta=self._config.objective_beta)
-            loss = found.nll / targets
+            loss = self._learned(found) / targets
             if comparisons:
                 loss = loss + self._config.objective_weight * found.comparison / comparisons
             self.accelerator.backward(loss)
@@ -87,29 +94,38 @@ class StepTrainer(Trainer):
             self._seen += sum(row_tokens(row))
         return total
 
+    def _learned(self, found: RowLoss) -> torch.Tensor:
+        """The part of the loss that learns targets."""
+        share = self._config.constrained
+        return found.nll if not share else (1 - share) * found.nll + share * found.constrained
+
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Mean NLL per target token of the validation rows, in nats."""
-        metrics = {f"{metric_key_prefix}_loss": self.held_out_nll(self._validation)}
+        held_out = self.held_out_nll(self._validation)
+        metrics = {f"{metric_key_prefix}_loss": held_out.nll}
+        if self._config.constrained:
+            metrics[f"{metric_key_prefix}_constrained"] = held_out.constrained
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def held_out_nll(self, rows: Sequence[Row]) -> float:
-        """Mean NLL per target token of `rows`, in nats."""
+    def held_out_nll(self, rows: Sequence[Row]) -> HeldOut:
+        """Mean NLL per target token of `rows`."""
         model = self.model
         assert model is not None
         model.eval()
-        nll, tokens = 0.0, 0
+        nll, constrained, tokens = 0.0, 0.0, 0
         with torch.inference_mode():
             for row in rows:
                 with self._mixed_precision(), _adapter_casts(model):
                     logits = model(**inputs_of(row, self.args.device)).logits[0]
                 found = row_loss(logits, row, beta=1.0)
                 nll += float(found.nll)
+                constrained += float(found.constrained)
                 tokens += found.tokens
-        return nll / tokens
+        return HeldOut(nll / tokens, constrained / tokens)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

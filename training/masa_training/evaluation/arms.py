@@ -114,18 +114,23 @@ def cluster(sample: Sample) -> Hashable:
 
 
 def chosen(samples: Sequence[Sample], limit: int | None, seed: int) -> list[Sample]:
-    """About `limit` samples, whole clusters in seeded order; a larger limit adds to what a smaller one chose."""
+    """At most `limit` samples, from as many clusters as there are; a larger limit adds to what a smaller one chose.
+
+    Intervals rest on clusters, so one sample of each is taken in seeded order, then a second of each, and so on.
+    """
     if limit is None or limit >= len(samples):
         return list(samples)
     clusters: dict[Hashable, list[Sample]] = {}
     for sample in samples:
         clusters.setdefault(cluster(sample), []).append(sample)
+    drawn = random.Random(f"samples/{seed}")
     order = list(clusters)
-    random.Random(f"samples/{seed}").shuffle(order)
-    found: list[Sample] = []
-    for name in order:
-        found += clusters[name]
-    return found[:limit]
+    drawn.shuffle(order)
+    for some in clusters.values():
+        drawn.shuffle(some)
+    most = max(map(len, clusters.values()))
+    spread = [clusters[name][depth] for depth in range(most) for name in order if depth < len(clusters[name])]
+    return spread[:limit]
 
 
 def breakdown_tags(samples: Sequence[Sample], *, most_values: int = 8) -> dict[str, tuple[str, ...]]:

@@ -37,7 +37,7 @@ class Measure:
     Attributes:
         split: which samples are scored.
         wrong_cards: most wrong cards a sample, and as many of its tree; where there are more, a seeded choice.
-        limit: about so many samples, whole clusters; None for all.
+        limit: so many samples, spread over all clusters; None for all.
         write: also let the rewriter write every group (validity, plans exactly right, F1 of edits).
         dtype: what the model computes with.
         seed: of the choice of samples and cards and of the bootstrap; the same for all cells, so that they are paired.
