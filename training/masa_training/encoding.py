@@ -102,7 +102,7 @@ def _plan_grammar(group: Group, facts: Facts | None) -> str:
 def encode_all(
     samples: Iterable[Sample], base: Base, context_length: int, *, card: str = "full", constrained: bool = False
 ) -> list[Encoded]:
-    """All samples in token ids; with what constrained decoding admits, for those in the plan language, if `constrained`.
+    """All samples in token ids; if `constrained`, plans with what constrained decoding admits.
 
     Raises:
         TrainingError: naming the first sample that is longer than the context; nothing is ever cut.

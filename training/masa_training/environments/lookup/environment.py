@@ -1,0 +1,169 @@
+"""The environment `lookup`: questions about an invented world, answered by searching short passages."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import lru_cache
+
+from masa.facts import ActionForm, Facts
+from masa_training.environments.answer_matching import match
+from masa_training.environments.lookup.choices import choices, make_fillers
+from masa_training.environments.lookup.names import LARGEST
+from masa_training.environments.lookup.questions import TASK_TYPES, Question, from_payload, make_questions, route
+from masa_training.environments.lookup.world import World, open_world
+from masa_training.environments.protocol import Split, Step, Task
+from masa_training.errors import TrainingError
+
+SMALLEST = 40
+
+
+class Lookup:
+    """Question answering over a generated world of invented facts.
+
+    `search QUERY` shows the best passages by BM25, `answer TEXT` ends the episode; it succeeds if the text equals the
+    right answer after SQuAD's normalisation. `changed` is False when a search shows no passage that is new in the
+    episode. The seed of an episode draws the wrong answers among the admissible actions and nothing else.
+    """
+
+    name = "lookup"
+    description = "an archive of short passages about invented people, towns, companies and books"
+    task_types = TASK_TYPES
+
+    def __init__(self, *, seed: int = 0, size: int = 240, passages: int = 2, max_steps: int = 6) -> None:
+        """A world of `size` entities a split, made from `seed`; a search shows at most `passages` passages.
+
+        Raises:
+            TrainingError: for an option out of its range.
+        """
+        _check("size", size, SMALLEST, LARGEST)
+        _check("passages", passages, 1, 20)
+        _check("max_steps", max_steps, 1, 1000)
+        _check("seed", seed, 0, 2**63)
+        self.max_steps = max_steps
+        self._seed, self._size, self._passages = seed, size, passages
+        self._episode: _Episode | None = None
+
+    def tasks(self, split: Split) -> Sequence[Task]:
+        """100 of each type where the world is large enough, the types taking turns."""
+        return _tasks(self._seed, self._size, split)
+
+    def facts(self) -> Facts:
+        """The two actions, and the rules that follow from the options."""
+        return Facts(
+            environment=self.name,
+            actions=(
+                ActionForm(
+                    "search {query}",
+                    f"shows up to {self._passages} passages that share words with the query",
+                    "search Mona Tilley profession",
+                ),
+                ActionForm("answer {text}", "gives the final answer and ends the episode", "answer weaver"),
+            ),
+            rules=(
+                "Each passage states one fact about one entity.",
+                "A search is by words: it finds what is spelt alike, and the same query finds the same passages.",
+                "Several entities have similar names.",
+                "The first answer counts; it must be the name, word or year alone, without a sentence around it.",
+                f"An episode ends after {self.max_steps} actions.",
+            ),
+        )
+
+    def reset(self, task: Task, seed: int) -> Step:
+        """Begin with nothing read."""
+        if task.payload.get("world") != [self._seed, self._size]:
+            raise TrainingError(
+                f"lookup: task {task.id} belongs to another world than seed {self._seed} and size {self._size}; "
+                "take tasks from an environment with the same options"
+            )
+        world = open_world(self._seed, self._size, task.split)
+        question = from_payload(task.type, task.goal, task.payload)
+        rng = random.Random(f"{task.id} {seed}")
+        self._episode = _Episode(world, question, make_fillers(question, world, rng), self._passages)
+        return self._episode.begin()
+
+    def step(self, action: str) -> Step:
+        """Search or answer."""
+        if self._episode is None:
+            raise RuntimeError("step before reset")
+        return self._episode.step(action)
+
+    def solution(self, task: Task, seed: int) -> Sequence[str]:
+        """Searches for every fact that is needed, one each, then the answer; all of them admissible."""
+        question = from_payload(task.type, task.goal, task.payload)
+        found = route(question, open_world(self._seed, self._size, task.split))
+        return [*(f"search {query}" for query in found or ()), f"answer {question.answer}"]
+
+    def close(self) -> None:
+        """Forget the episode."""
+        self._episode = None
+
+
+class _Episode:
+    """What was read so far, and whether it has ended."""
+
+    def __init__(self, world: World, question: Question, fillers: Sequence[str], count: int) -> None:
+        self._world = world
+        self._question = question
+        self._fillers = fillers
+        self._count = count
+        self._read: list[int] = []
+        self._done = False
+        self._success = False
+
+    def begin(self) -> Step:
+        return self._answered("Nothing read yet.")
+
+    def step(self, action: str) -> Step:
+        if self._done:
+            return self._answered("The episode has ended.", changed=False, valid=False)
+        verb, _, rest = action.strip().partition(" ")
+        text = " ".join(rest.split())
+        if verb.lower() == "search" and text:
+            return self._search(text)
+        if verb.lower() == "answer" and text:
+            self._done = True
+            self._success = match(text, [self._question.answer]).exact == 1.0
+            return self._answered("That is right." if self._success else "That is wrong.")
+        return self._answered("Not understood. Use search QUERY or answer TEXT.", changed=False, valid=False)
+
+    def _search(self, query: str) -> Step:
+        found = self._world.search.best(query, self._count)
+        if not found:
+            return self._answered("Nothing found.", changed=False)
+        changed = not set(found) <= set(self._read)
+        self._read = [*found, *(number for number in self._read if number not in found)]
+        texts = "\n".join(self._world.passages[number].text for number in found)
+        return self._answered(texts if changed else f"Nothing new.\n{texts}", changed=changed)
+
+    def _answered(self, observation: str, *, changed: bool = True, valid: bool = True) -> Step:
+        admissible = () if self._done else choices(self._question, self._world, self._read, self._fillers)
+        return Step(
+            observation,
+            reward=float(self._success),
+            done=self._done,
+            success=self._success,
+            changed=changed,
+            valid=valid,
+            admissible=admissible,
+        )
+
+
+@lru_cache(maxsize=12)
+def _tasks(seed: int, size: int, split: Split) -> tuple[Task, ...]:
+    questions = make_questions(open_world(seed, size, split), random.Random(f"questions {seed} {size} {split}"))
+    return tuple(
+        Task(
+            id=f"{split}-{number:03d}-{question.type}",
+            type=question.type,
+            goal=question.text,
+            split=split,
+            payload={"world": [seed, size], **question.payload()},
+        )
+        for number, question in enumerate(questions)
+    )
+
+
+def _check(option: str, value: int, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise TrainingError(f"lookup: {option} is {value!r}; give a whole number from {least} to {most}")

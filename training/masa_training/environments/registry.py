@@ -1,0 +1,85 @@
+"""Environments by name: those that come with masa and those that installed packages bring.
+
+A package adds one by an entry point of the group `masa.environments`, whose value is the class or a function that
+makes an object from keyword options.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from masa.errors import MissingExtraError
+from masa_training.environments.protocol import Environment
+from masa_training.errors import TrainingError
+
+GROUP = "masa.environments"
+
+_OURS: Mapping[str, str] = {
+    "alfworld": "masa_training.environments.alfworld:AlfWorld",
+    "household": "masa_training.environments.household:Household",
+    "lookup": "masa_training.environments.lookup:Lookup",
+    "search_qa": "masa_training.environments.search_qa:SearchQa",
+    "webshop": "masa_training.environments.webshop:WebShop",
+}
+_EXTRAS = {
+    **dict.fromkeys(("textworld", "alfworld", "fast_downward"), "alfworld"),
+    **dict.fromkeys(("rapidfuzz", "Stemmer"), "training"),
+}
+"""By missing module the extra that brings it."""
+
+
+def environment_names() -> tuple[str, ...]:
+    """Every name that `open_environment` knows, sorted."""
+    return tuple(sorted({*_OURS, *_foreign()}))
+
+
+def open_environment(name: str, /, **options: Any) -> Environment:
+    """A new object of the environment, which shares nothing with others of that name.
+
+    Raises:
+        TrainingError: for an unknown name (with a suggestion), an option that it does not have, or an entry point
+            that cannot be loaded.
+        MissingExtraError: if the environment needs an extra that is not installed.
+    """
+    make = _maker(name)
+    try:
+        made: Environment = make(**options)
+    except TypeError as error:
+        if not options:
+            raise
+        raise TrainingError(f"environment {name}: its options {', '.join(options)} do not fit ({error})") from error
+    return made
+
+
+def _maker(name: str) -> Callable[..., Any]:
+    if name in _OURS:
+        module, _, attribute = _OURS[name].partition(":")
+        try:
+            found: Callable[..., Any] = getattr(import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            extra = _EXTRAS.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            raise MissingExtraError(f"the environment {name}", extra) from None
+        return found
+    foreign = _foreign()
+    if name not in foreign:
+        close = difflib.get_close_matches(name, environment_names(), n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(environment_names())}"
+        raise TrainingError(f"no environment is called {name!r}; {hint}")
+    try:
+        loaded: Callable[..., Any] = foreign[name].load()
+    except Exception as error:
+        raise TrainingError(
+            f"environment {name}: its entry point {foreign[name].value} cannot be loaded ({error}); "
+            "repair or uninstall the package that brings it"
+        ) from error
+    return loaded
+
+
+def _foreign() -> Mapping[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
