@@ -1,0 +1,240 @@
+"""ALFWorld's games on disk: the folder that `alfworld-download` fills, or the compressed form of a data folder.
+
+Both are read once a split. What a game takes to list (id, type, goal) and, from the compressed form, the games
+themselves are then kept in the cache folder, where a game is found in milliseconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import lzma
+import os
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from masa.files import WriteError, make_folder, write_atomic
+from masa_training.environments.alfworld_interface import TASK_TYPES
+from masa_training.errors import TrainingError
+
+_FOLDER, _GAME, _TRAJECTORY = "json_2.1.1", "game.tw-pddl", "traj_data.json"
+_COMMON = "common.json"
+_DEFAULT = "~/.cache/alfworld"
+_GOAL = re.compile(r"Your task is to: ([^\"]*)")
+_INDEX = "index.json"
+_LEFT_OUT = ("movable", "Sliced")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A game of a split: its folder (task and trial), its task type in ALFWorld's words, and its goal."""
+
+    id: str
+    type: str
+    goal: str
+
+
+@dataclass(frozen=True, slots=True)
+class GameFile:
+    """What a game.tw-pddl holds; `walkthrough` is empty where it has none."""
+
+    domain: str
+    grammar: str
+    problem: str
+    walkthrough: tuple[str, ...]
+
+
+class Games(Protocol):
+    """Where games come from."""
+
+    def list(self, split: str) -> tuple[Listed, ...]:
+        """The solvable games of one of ALFWorld's splits by rising id; empty where there is no such split."""
+        ...
+
+    def read(self, split: str, game: str) -> GameFile:
+        """One game.
+
+        Raises:
+            TrainingError: if it is missing or damaged.
+        """
+        ...
+
+
+def find_games(data_dir: str | None, cache: Path) -> Games:
+    """The games in `data_dir`, else in MASA_DATA, else where ALFWorld itself looks: ALFWORLD_DATA, ~/.cache/alfworld.
+
+    Raises:
+        TrainingError: if there are none.
+    """
+    places = [data_dir] if data_dir else [os.environ.get("MASA_DATA"), os.environ.get("ALFWORLD_DATA"), _DEFAULT]
+    looked = [Path(place).expanduser() for place in places if place]
+    for root in looked:
+        for folder in (root / _FOLDER, root / "alfworld" / _FOLDER, root):
+            if (folder / "train").is_dir() or (folder / "valid_seen").is_dir():
+                return _Folder(folder, cache)
+        for folder in (root / "alfworld", root):
+            if (folder / _COMMON).is_file():
+                return _Compressed(folder, cache)
+    raise TrainingError(
+        f"alfworld: no games in {' or '.join(str(its) for its in dict.fromkeys(looked))}; run alfworld-download, or "
+        f"point data_dir (--data-dir, MASA_DATA) at a folder with {_FOLDER}/ or alfworld/{_COMMON}"
+    )
+
+
+class _Folder:
+    """The layout of ALFWorld's download: SPLIT/TASK/TRIAL/game.tw-pddl and traj_data.json."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self._folder = folder
+        self._cache = cache
+
+    def list(self, split: str) -> tuple[Listed, ...]:
+        files = sorted((self._folder / split).glob(f"*/*/{_GAME}"))
+        stamps = [(str(its), its.stat().st_mtime_ns, its.stat().st_size) for its in files]
+        kept = self._cache / f"folder-{_digest(repr(stamps).encode())}.json"
+        try:
+            return _listed(json.loads(kept.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            pass  # not listed yet, or damaged
+        found = [listed for path in files if (listed := self._one(path, path.parent.relative_to(self._folder / split)))]
+        if files:
+            _keep(kept, _index(found))
+        return tuple(found)
+
+    def _one(self, path: Path, inside: Path) -> Listed | None:
+        if any(word in str(inside) for word in _LEFT_OUT):
+            return None
+        data, told = _json(path), _json(path.parent / _TRAJECTORY)
+        type_ = str(told.get("task_type")) if isinstance(told, dict) else ""
+        if type_ not in TASK_TYPES or not (isinstance(data, dict) and data.get("solvable")):
+            return None
+        return Listed(inside.as_posix(), type_, _goal(str(data.get("grammar")), path))
+
+    def read(self, split: str, game: str) -> GameFile:
+        path = self._folder / split / game / _GAME
+        return _game_file(_json(path), str(path))
+
+
+class _Compressed:
+    """common.json (domain, grammar) and SPLIT.jsonl.xz, one game a line."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self._folder = folder
+        self._cache = cache
+        self._packs: dict[str, Path] = {}
+
+    def list(self, split: str) -> tuple[Listed, ...]:
+        if not (self._folder / f"{split}.jsonl.xz").is_file():
+            return ()
+        with self._opened(split) as pack:
+            return _listed(json.loads(pack.read(_INDEX)))
+
+    def read(self, split: str, game: str) -> GameFile:
+        where = f"{self._folder / split}.jsonl.xz: game {game}"
+        common = _json(self._folder / _COMMON)
+        with self._opened(split) as pack:
+            try:
+                line = json.loads(pack.read(game))
+            except (KeyError, ValueError, zipfile.BadZipFile) as error:
+                raise TrainingError(f"{where}: is missing or damaged; bring the file again") from error
+        try:
+            grammar = common["grammar"].replace("@@TASK@@", line["task"])
+            data = {"pddl_domain": common["pddl_domain"], "grammar": grammar, **line}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise TrainingError(f"{where}: or {_COMMON} beside it lacks a field ({error}); bring it again") from error
+        return _game_file(data, where)
+
+    def _opened(self, split: str) -> zipfile.ZipFile:
+        archive = self._folder / f"{split}.jsonl.xz"
+        if split not in self._packs:
+            try:
+                self._packs[split] = self._cache / f"{split}-{_digest(archive.read_bytes())}.zip"
+            except OSError as error:
+                raise TrainingError(f"{archive}: cannot be read ({error.strerror}); bring the file") from error
+        path = self._packs[split]
+        try:
+            return zipfile.ZipFile(path)
+        except (OSError, zipfile.BadZipFile):
+            packed = _packed(archive)
+        _keep(path, packed)
+        return zipfile.ZipFile(io.BytesIO(packed))
+
+
+def _packed(archive: Path) -> bytes:
+    """The games of a split as a ZIP archive, which unlike the original can be read at any place."""
+    buffer, found = io.BytesIO(), []
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as pack:
+        for where, line in _lines(archive):
+            try:
+                game, type_, task = line["game"], line["task_type"], line["task"]
+                kept = {name: line[name] for name in ("task", "pddl_problem", "walkthrough")}
+            except (KeyError, TypeError) as error:
+                raise TrainingError(f"{where}: lacks the field {error}; bring the file again") from error
+            if type_ in TASK_TYPES and not any(word in game for word in _LEFT_OUT):
+                found.append(Listed(game, type_, _goal(task, archive)))
+                # A fixed date, so that the archive is the same every time.
+                pack.writestr(zipfile.ZipInfo(game), json.dumps(kept), zipfile.ZIP_DEFLATED)
+        pack.writestr(zipfile.ZipInfo(_INDEX), _index(sorted(found, key=lambda its: its.id)), zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+def _lines(archive: Path) -> Iterator[tuple[str, Any]]:
+    number = 0
+    try:
+        with lzma.open(archive, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                yield f"{archive}, line {number}", json.loads(line)
+    except (lzma.LZMAError, EOFError, ValueError) as error:
+        raise TrainingError(f"{archive}: is damaged after line {number} ({error}); bring the file again") from error
+
+
+def _game_file(data: Any, where: str) -> GameFile:
+    texts: list[Any] = [None]
+    if isinstance(data, Mapping):
+        texts = [data.get(name) for name in ("pddl_domain", "grammar", "pddl_problem")]
+    if not all(isinstance(text, str) for text in texts):
+        raise TrainingError(f"{where}: holds no game (pddl_domain, grammar, pddl_problem); bring the file again")
+    return GameFile(texts[0], texts[1], texts[2], tuple(data.get("walkthrough") or ()))
+
+
+def _goal(text: str, where: Path) -> str:
+    found = _GOAL.search(text)
+    if not found:
+        raise TrainingError(f"{where}: a game without 'Your task is to: …'; bring the file again")
+    return found.group(1).strip()
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot be read ({error.strerror}); run alfworld-download again") from error
+    except ValueError as error:
+        raise TrainingError(f"{path}: is damaged ({error}); run alfworld-download again") from error
+
+
+def _index(found: list[Listed]) -> bytes:
+    return json.dumps([(its.id, its.type, its.goal) for its in found]).encode()
+
+
+def _listed(index: Any) -> tuple[Listed, ...]:
+    return tuple(Listed(*entry) for entry in index)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _keep(path: Path, data: bytes) -> None:
+    try:
+        make_folder(path.parent)
+        write_atomic(path, data, durable=False)
+    except WriteError as error:
+        _log.warning("ALFWorld's games are not cached: %s", error)
