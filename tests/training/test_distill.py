@@ -180,6 +180,20 @@ def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(
     assert weights(tmp_path / "a") == weights(tmp_path / "b") != weights(tmp_path / "c")
 
 
+@pytest.mark.model
+def test_a_run_can_begin_with_the_adapter_of_an_earlier_one(
+    settings: DistillConfig, data: Dataset, tmp_path: Path
+) -> None:
+    first = distill(settings, data, tmp_path / "first")
+    second = distill(replace(settings, start=str(first.path)), data, tmp_path / "second")
+    assert second.metrics["validation_nll_before"] == pytest.approx(first.metrics["validation_nll"], abs=1e-5)
+    for change, message in (({"rank": 2}, "its rank is 4, not 2"), ({"method": "full"}, "only a LoRA can go on")):
+        with pytest.raises(TrainingError, match=message):
+            distill(replace(settings, start=str(first.path), **change), data, tmp_path / message[:3])  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match="nowhere"):
+        distill(replace(settings, start=str(tmp_path / "nowhere")), data, tmp_path / "third")
+
+
 KILLED = """
 import sys
 from pathlib import Path

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 
 import click
 
-from masa_training.commands import compare_cards, dataset, distill, evaluate_rewriter, study
+from masa_training.commands import compare_cards, dataset, distill, env, evaluate, evaluate_rewriter, study
 
 commands: Mapping[str, click.Command] = {
     "compare-cards": compare_cards.command,
     "dataset": dataset.command,
     "distill": distill.command,
+    "env": env.command,
+    "evaluate": evaluate.command,
     "evaluate-rewriter": evaluate_rewriter.command,
     "study": study.command,
 }

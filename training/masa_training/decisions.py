@@ -90,8 +90,8 @@ def false_accept_rate(
     generator = np.random.default_rng(seed)
     accepted = 0
     for _ in range(resamples):
-        drawn = generator.integers(runs.shape[1], size=runs.shape[1])
-        side = generator.integers(2, size=len(drawn))
+        drawn = generator.integers(len(first), size=len(first))
+        side = generator.integers(2, size=len(first))
         accepted += paired(runs[side, drawn].tolist(), runs[1 - side, drawn].tolist(), alpha=alpha).verdict is True
     return accepted / resamples
 

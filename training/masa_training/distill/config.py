@@ -25,6 +25,7 @@ class DistillConfig:
         reference: a GGUF of the same model, to prove that a Hugging Face base tokenizes as llama.cpp does.
         method: "full" or "lora".
         rank, alpha, dropout, targets: of the LoRA; targets as in peft.
+        start: checkpoint of an earlier LoRA run to begin with, on this or other data; empty begins anew.
         precision: "bf16" computes in bf16 on weights kept in fp32 (full) or bf16 with an fp32 adapter (lora).
         learning_rate, schedule, warmup, weight_decay, clip: AdamW with a schedule of transformers; `warmup` is a share.
         batch_size: samples per optimizer update and process.
@@ -52,6 +53,7 @@ class DistillConfig:
     alpha: int = 32
     dropout: float = 0.0
     targets: str = "all-linear"
+    start: str = ""
     precision: str = "bf16"
     learning_rate: float = 1e-5
     schedule: str = "cosine"

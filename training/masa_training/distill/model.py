@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ import torch
 from masa_training.bases import Base
 from masa_training.distill import attention
 from masa_training.distill.config import DistillConfig
+
+ADAPTER = "adapter_model.safetensors"
 
 
 def trainable(base: Base, config: DistillConfig) -> Any:
@@ -34,4 +37,10 @@ def trainable(base: Base, config: DistillConfig) -> Any:
     )
     if config.gradient_checkpointing:
         model.enable_input_require_grads()
-    return get_peft_model(model, lora)
+    adapted: Any = get_peft_model(model, lora)
+    if config.start:
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        set_peft_model_state_dict(adapted, load_file(Path(config.start) / ADAPTER))
+    return adapted

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from masa.prompt import PROMPT_VERSION
 from masa_training.bases import Base, open_base
+from masa_training.checkpoint import read_checkpoint
 from masa_training.distill.config import DistillConfig
 from masa_training.distill.packing import Row, epoch_steps, families, rows_of
 from masa_training.encoding import Encoded, encode_all, prove_tokenizer
@@ -56,6 +57,8 @@ def plan(config: DistillConfig, dataset: Dataset) -> Plan:
             f"context_length is {config.context_length}, but {base.name} was made for {base.context_length} tokens; "
             "lower it"
         )
+    if config.start:
+        _check_start(base, config)
     compared = 0
     if config.reference:
         reference = open_base(config.reference, config.template or "chatml")
@@ -96,3 +99,22 @@ def _epoch(config: DistillConfig, samples: Sequence[Encoded], epoch: int) -> Ite
         share=config.share_prefixes,
         objective=config.objective,
     )
+
+
+def _check_start(base: Base, config: DistillConfig) -> None:
+    """Make sure that what training begins with fits what it makes.
+
+    Raises:
+        TrainingError: naming the first thing that differs.
+    """
+    before = read_checkpoint(config.start)
+    if config.method != "lora" or before.kind != "lora":
+        raise TrainingError(f"{config.start}: only a LoRA can go on from a LoRA; leave out `start` for another method")
+    if before.base["sha256"] != base.sha256:
+        raise TrainingError(f"{config.start}: was trained on {before.base['name']}, not on {base.name}; give that base")
+    for name in ("rank", "alpha", "targets"):
+        if before.training.get(name) != getattr(config, name):
+            raise TrainingError(
+                f"{config.start}: its {name} is {before.training.get(name)!r}, not {getattr(config, name)!r}; "
+                f"set {name} to the same"
+            )

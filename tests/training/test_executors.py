@@ -1,0 +1,98 @@
+"""Executors: the same episodes wherever they are played, and a killed worker loses none."""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from masa.skills import Skill, SkillBank
+from masa_training.agents import AgentConfig
+from masa_training.environments import open_environment
+from masa_training.errors import TrainingError
+from masa_training.rollouts import Arm, Episode, Job, WorkerSpec
+from masa_training.rollouts.executors import Executor, InProcess, Processes, Ray, make_executor
+
+SPEC = WorkerSpec(
+    environment="lookup",
+    options={"size": 60},
+    split="val",
+    model="",
+    arms={"random": Arm(name="random", random=True)},
+    slots=4,
+)
+
+
+def jobs(count: int = 24) -> list[Job]:
+    tasks = open_environment("lookup", size=60).tasks("val")[:count]
+    return [Job("random", task.id, seed) for task in tasks for seed in (0, 1)]
+
+
+def played(executor: Executor, some: Sequence[Job]) -> dict[Job, tuple[bool, tuple[object, ...], str]]:
+    episodes = list(executor.run(SPEC, some, cancel=lambda: False))
+    assert len({e.job for e in episodes}) == len(episodes)
+    return {e.job: (e.success, e.turns, e.outcome) for e in episodes}
+
+
+def test_processes_give_the_same_episodes_as_this_process() -> None:
+    some = jobs()
+    assert played(Processes(2), some) == played(InProcess(), some)
+
+
+def test_a_worker_killed_with_signal_9_loses_no_episode() -> None:
+    some = jobs()
+    found: list[Episode] = []
+    running: Iterator[Episode] = Processes(2).run(SPEC, some, cancel=lambda: False)
+    for episode in running:
+        found.append(episode)
+        if len(found) == 3:
+            victim = next(p for p in multiprocessing.active_children() if p.pid)
+            os.kill(victim.pid or 0, signal.SIGKILL)
+    assert sorted(e.job for e in found) == sorted(some)
+    assert {e.outcome for e in found} == {"finished"}
+    expected = played(InProcess(), some)
+    assert {e.job: (e.success, e.turns, e.outcome) for e in found} == expected
+    assert not multiprocessing.active_children()
+
+
+def test_workers_that_cannot_open_anything_say_why() -> None:
+    spec = WorkerSpec(environment="lookup", options={"size": 1}, split="val", model="", arms=SPEC.arms)
+    with pytest.raises(TrainingError, match="size"):
+        list(Processes(2).run(spec, jobs(2), cancel=lambda: False))
+    assert not multiprocessing.active_children()
+
+
+def test_cancelling_leaves_no_process() -> None:
+    found: list[Episode] = []
+    for episode in Processes(2).run(SPEC, jobs(), cancel=lambda: len(found) >= 5):
+        found.append(episode)
+    assert 5 <= len(found) < len(jobs())
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `ray` is not installed")
+def test_a_local_ray_cluster_gives_the_same_episodes_as_this_process() -> None:
+    some = jobs(6)
+    assert played(Ray(count=2), some) == played(InProcess(), some)
+
+
+def test_executors_have_names() -> None:
+    assert make_executor("in-process") == InProcess()
+    assert make_executor("processes", workers=3) == Processes(3)
+    assert make_executor("ray", address="auto") == Ray("auto")
+    with pytest.raises(TrainingError, match="no executor is called 'threads'"):
+        make_executor("threads")
+
+
+def test_a_spec_can_go_to_another_process() -> None:
+    import pickle
+
+    bank = SkillBank((Skill("g1", "T", "Text."),), {})
+    spec = WorkerSpec(
+        environment="lookup", split="val", model="m", arms={"b": Arm(name="b", bank=bank)}, agent=AgentConfig(window=2)
+    )
+    assert pickle.loads(pickle.dumps(spec)) == spec

@@ -1,0 +1,385 @@
+"""llama.cpp and transformers as models: one pass for all candidates is as one by one, and episodes are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from masa_training.errors import TrainingError
+from masa_training.models import Message, Reply, Request, open_model
+from masa_training.models.choice import SCORINGS, plan
+from masa_training.models.in_process import InProcessModel
+from masa_training.models.llama import open_llama
+from masa_training.models.transformers import TransformersEngine, open_checkpoint_model
+from tests.tiny_gguf import write_tiny_gguf
+from tests.training.tiny_checkpoint import tiny_base, tiny_checkpoint
+
+ACTIONS = (
+    "look",
+    "inventory",
+    "go to shelf 1",
+    "go to shelf 10",
+    "go to drawer 2",
+    "open fridge 1",
+    "take apple 1 from shelf 2",
+    "take apple 2 from shelf 2",
+    "move apple 1 to fridge 1",
+)
+SYSTEM = "You are in a room. Look into every place once. Take the thing, and bring it to the goal."
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def conversation(*turns: str, system: str = SYSTEM) -> tuple[Message, ...]:
+    roles = ("user", "assistant") * len(turns)
+    return (
+        Message("system", system),
+        *(Message(role, text) for role, text in zip(roles, turns, strict=False)),
+    )
+
+
+def replies(model: InProcessModel, requests: Sequence[Request]) -> list[Reply]:
+    outcomes = model.reply(requests)
+    assert all(isinstance(outcome, Reply) for outcome in outcomes), outcomes
+    return [outcome for outcome in outcomes if isinstance(outcome, Reply)]
+
+
+def scores(model: InProcessModel, request: Request) -> np.ndarray:
+    return np.array(replies(model, [request])[0].scores)
+
+
+def one_by_one(model: InProcessModel, messages: tuple[Message, ...]) -> np.ndarray:
+    return np.array([scores(model, Request(messages, (action,)))[0] for action in ACTIONS])
+
+
+# --- the tiny models ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "lora", base)
+
+
+@pytest.fixture(scope="module")
+def gguf(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_gguf(smollm2, tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+Opener = Callable[..., InProcessModel]
+
+
+@pytest.fixture(params=["llama", "transformers"])
+def opened(request: pytest.FixtureRequest) -> Iterator[Opener]:
+    """Opens a tiny model with the options given, and closes it."""
+    models: list[InProcessModel] = []
+
+    def make(**options: Any) -> InProcessModel:
+        if request.param == "llama":
+            model = open_llama(str(request.getfixturevalue("gguf")), threads=1, **options)
+        else:
+            model = open_checkpoint_model(
+                str(request.getfixturevalue("checkpoint")), dtype="float32", device="cpu", **options
+            )
+        models.append(model)
+        return model
+
+    yield make
+    for model in models:
+        model.close()
+
+
+@pytest.mark.parametrize("scoring", SCORINGS)
+def test_one_pass_scores_all_candidates_as_one_by_one(opened: Opener, scoring: str) -> None:
+    messages = conversation("Find the apple.", "look", "You see shelf 1, shelf 2, drawer 2 and fridge 1.")
+    together = scores(opened(slots=2, scoring=scoring), Request(messages, ACTIONS))
+    if scoring == "constrained":
+        assert np.exp(together).sum() == pytest.approx(1, abs=1e-5)
+        return
+    alone = one_by_one(opened(slots=1, scoring=scoring), messages)
+    np.testing.assert_allclose(together, alone, atol=1e-3)
+    assert together.std() > 0.05  # the candidates differ, so the agreement is no accident
+
+
+def test_a_constrained_choice_is_the_renormalised_likelihood(opened: Opener) -> None:
+    """With two candidates that part at once, constrained scores are the softmax over their first tokens."""
+    messages = conversation("Find the apple.")
+    total = scores(opened(slots=1), Request(messages, ("look", "look")))
+    assert total[0] == total[1]
+    both = scores(opened(slots=1, scoring="constrained"), Request(messages, ("look", "look")))
+    np.testing.assert_allclose(both, [0, 0], atol=1e-9)
+
+
+def test_a_kept_conversation_scores_as_a_fresh_one(opened: Opener) -> None:
+    turns = ["Find the apple."]
+    model = opened(slots=2)
+    for action, seen in (("look", "You see shelf 1."), ("go to shelf 1", "On it is apple 1."), ("look", "The same.")):
+        request = Request(conversation(*turns), ACTIONS)
+        kept = replies(model, [request, Request(conversation(f"Another task with {len(turns)}."), ACTIONS)])
+        fresh = replies(opened(slots=1), [request])[0]
+        # A prompt was computed beside a tree or without one: products of another height may round otherwise.
+        np.testing.assert_allclose(np.array(kept[0].scores), np.array(fresh.scores), atol=1e-4)
+        if len(turns) > 1:
+            assert kept[0].cached_tokens > 0.5 * kept[0].prompt_tokens and fresh.cached_tokens == 0
+        turns += [action, seen]
+
+
+def test_episodes_side_by_side_score_as_alone_to_the_bit(opened: Opener) -> None:
+    requests = [Request(conversation(f"Find thing {i}. " + "It is red. " * i), ACTIONS[: 3 + i]) for i in range(5)]
+    together = replies(opened(slots=3), requests)
+    for request, reply in zip(requests, together, strict=True):
+        assert reply.scores == replies(opened(slots=1), [request])[0].scores
+    # A system message that was computed for one is copied for the others.
+    assert sum(reply.cached_tokens > 20 for reply in together) == 4
+
+
+def test_more_candidates_than_fit_one_pass(opened: Opener) -> None:
+    many = tuple(f"go to place {i} and {i * i}" for i in range(90))
+    messages = conversation("Where to?")
+    model = opened(slots=1)
+    found = scores(model, Request(messages, many))
+    for i in (0, 62, 63, 89):
+        assert found[i] == pytest.approx(scores(model, Request(messages, (many[i],)))[0], abs=1e-3)
+
+
+def test_free_text_is_the_same_alone_and_side_by_side(opened: Opener) -> None:
+    requests = [Request(conversation("Say " + "a lot " * i), max_tokens=12 + i) for i in range(5)]
+    together = replies(opened(slots=3), requests)
+    for i, (request, reply) in enumerate(zip(requests, together, strict=True)):
+        alone = replies(opened(slots=1), [request])[0]
+        assert (alone.text, alone.completion_tokens, alone.finish) == (
+            reply.text,
+            reply.completion_tokens,
+            reply.finish,
+        )
+        assert reply.completion_tokens <= 12 + i
+
+
+def test_free_text_goes_on_with_its_conversation(opened: Opener) -> None:
+    model = opened(slots=2)
+    turns = ["Say something."]
+    for _ in range(3):
+        request = Request(conversation(*turns), max_tokens=8)
+        reply = replies(model, [request, Request(conversation(f"Or this {len(turns)}."), max_tokens=4)])[0]
+        fresh = replies(opened(slots=1), [request])[0]
+        assert (fresh.text, fresh.finish) == (reply.text, reply.finish)
+        if len(turns) > 1:
+            assert reply.cached_tokens > 0.5 * reply.prompt_tokens
+        turns += [reply.text or "nothing", "And more."]
+
+
+def test_greedy_text_takes_the_likeliest_token_each_time(opened: Opener) -> None:
+    """What it writes, asked for as a candidate, is at least as likely as any change of its last token."""
+    model = opened(slots=1)
+    messages = conversation("Say something.")
+    words = [reply.text for reply in replies(model, [Request(messages, max_tokens=1)])]
+    assert replies(model, [Request(messages, max_tokens=1)])[0].text == words[0]
+
+
+def test_choices_and_texts_may_take_turns(opened: Opener) -> None:
+    model = opened(slots=2)
+    messages = conversation("Find the apple.")
+    first = scores(model, Request(messages, ACTIONS))
+    text = replies(model, [Request(messages, max_tokens=6)])[0].text
+    assert scores(model, Request(messages, ACTIONS)).tolist() == first.tolist()
+    assert replies(model, [Request(messages, max_tokens=6)])[0].text == text
+
+
+def test_what_is_too_long_is_an_error_and_the_model_goes_on(opened: Opener) -> None:
+    model = opened(slots=1, length=256)
+    fine = Request(conversation("Find the apple."), ACTIONS)
+    before = scores(model, fine)
+    (outcome,) = model.reply([Request(conversation("word " * 400), ACTIONS)])
+    assert "do not fit into 256" in str(outcome)
+    assert scores(model, fine).tolist() == before.tolist()
+
+
+def test_a_closed_model_frees_what_it_holds(opened: Opener) -> None:
+    model = opened(slots=1)
+    replies(model, [Request(conversation("Find it."), ACTIONS), Request(conversation("Find it."), max_tokens=3)])
+    model.close()
+    model.close()
+    assert "closed" in str(model.reply([Request(conversation("Find it."), ACTIONS)])[0])
+
+
+# --- transformers alone -----------------------------------------------------------------------------------
+
+
+def windowed() -> Any:
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=258,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        sliding_window=6,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+        initializer_range=0.2,
+    )
+    return Gemma3ForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("together", [1, 4])
+def test_trees_see_through_a_sliding_window_as_plain_sequences_do(together: int) -> None:
+    from masa_training.models.slots import Ask
+
+    model = windowed()
+    candidates = [(1, 2, 3, 4, 5, 6, 7, 8), (1, 2, 9), (10, 11)]
+    prompts = [[7 * i % 250 for i in range(n)] for n in (3, 9, 20)]
+    expected = []
+    for prompt in prompts:
+        for candidate in candidates:
+            with torch.inference_mode():
+                tokens = torch.tensor([[*prompt, *candidate]])
+                expected.append(model(input_ids=tokens, use_cache=False).logits[0, len(prompt) - 1 :].numpy())
+    choice = plan(candidates, 257, "total")
+    engine = TransformersEngine(model, slots=3, length=100, together=together)
+    for slot, prompt in enumerate(prompts):
+        engine.start(slot, prompt[: slot * 2])
+    rows = engine.run([Ask(slot, prompt[slot * 2 :], choice.tree) for slot, prompt in enumerate(prompts)])
+    place = {node: i for i, node in enumerate(choice.tree.rows)}
+    for number, found in enumerate(rows):
+        for c, moves in enumerate(choice.moves):
+            got = np.stack([found[place[node]] for node, _ in moves])
+            np.testing.assert_allclose(got, expected[number * len(candidates) + c], atol=1e-4)
+    engine.close()
+    assert model.config._attn_implementation != "masa_slots"
+
+
+def test_a_merged_checkpoint_is_the_adapter_beside_its_base(checkpoint: Path) -> None:
+    messages = conversation("Find the apple.")
+    found = []
+    for options in ({"merge": True}, {"merge": False}):
+        model = open_checkpoint_model(str(checkpoint), dtype="float32", device="cpu", slots=1, **options)
+        found.append(scores(model, Request(messages, ACTIONS)))
+        model.close()
+    np.testing.assert_allclose(found[0], found[1], atol=1e-3)
+
+
+def test_models_are_opened_by_name(base: Path, checkpoint: Path) -> None:
+    plain = open_model(f"transformers:{base}", dtype="float32", device="cpu", slots=1, template="chatml")
+    tuned = open_model(f"checkpoint:{checkpoint}", dtype="float32", device="cpu", slots=1)
+    request = Request(conversation("Find the apple."), ACTIONS)
+    (first,), (second,) = plain.reply([request]), tuned.reply([request])
+    assert isinstance(first, Reply) and isinstance(second, Reply) and first.scores != second.scores
+    assert (plain.name, tuned.name) == (base.name, "lora")
+    for model in (plain, tuned):
+        model.close()
+    with pytest.raises(TrainingError, match="unknown scoring 'best'"):
+        open_model(f"transformers:{base}", scoring="best", template="chatml")
+    with pytest.raises(TrainingError, match="more than the model's context"):
+        open_model(f"checkpoint:{checkpoint}", length=100_000)
+
+
+# --- the real model -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real(smollm2: Path) -> Iterator[InProcessModel]:
+    model = open_llama(str(smollm2), slots=2, length=1024)
+    yield model
+    model.close()
+
+
+@pytest.mark.model
+def test_smollm2_reads_its_own_template(real: InProcessModel) -> None:
+    tokens = real.chat.encode(conversation("Find the apple.")).tokens
+    backend = real.chat._tokenizer
+    assert [token for token in tokens if token in real.chat.ends] and backend.token_id("<|im_end|>") in real.chat.ends
+    import llama_cpp
+
+    text = (
+        f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\nFind the apple.<|im_end|>\n<|im_start|>assistant\n"
+    )
+    whole = llama_cpp.Llama(str(backend._where), vocab_only=True, verbose=False)
+    assert list(tokens) == whole.tokenize(text.encode(), add_bos=False, special=True)
+    whole.close()
+
+
+@pytest.mark.model
+def test_smollm2_scores_candidates_in_one_pass_as_one_by_one(real: InProcessModel) -> None:
+    """With quantized weights llama.cpp rounds activations to 8 bits, which turns a change in the last bit into one of
+    a tenth of a nat; what can be asked is the same choice, and scores within that noise. See the next test."""
+    messages = conversation("Find the apple.", "look", "You see shelf 1, shelf 2, drawer 2 and fridge 1.")
+    together = scores(real, Request(messages, ACTIONS))
+    alone = one_by_one(real, messages)
+    assert np.abs(together - alone).max() < 1.0
+    assert together.argmax() == alone.argmax()
+    assert scores(real, Request(messages, ACTIONS)).tolist() == together.tolist()
+
+
+@pytest.mark.model
+def test_smollm2_in_full_precision_scores_in_one_pass_exactly(smollm2: Path, tmp_path: Path) -> None:
+    import ctypes
+
+    import llama_cpp
+
+    path = tmp_path / "f32.gguf"
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.allow_requantize = 0, True
+    assert llama_cpp.llama_model_quantize(str(smollm2).encode(), str(path).encode(), ctypes.byref(params)) == 0
+    model = open_llama(str(path), slots=1, length=512, batch=128)
+    messages = conversation("Find the apple.", "look", "You see shelf 1, shelf 2, drawer 2 and fridge 1.")
+    together, alone = scores(model, Request(messages, ACTIONS)), one_by_one(model, messages)
+    model.close()
+    path.unlink()
+    np.testing.assert_allclose(together, alone, atol=1e-3)
+
+
+@pytest.mark.model
+def test_smollm2_writes_the_same_behind_a_server(smollm2: Path) -> None:
+    for module in ("uvicorn", "fastapi", "sse_starlette", "pydantic_settings", "starlette_context"):
+        pytest.importorskip(module, reason=f"llama_cpp.server needs {module}, which is not installed")
+    import socket
+    import subprocess
+    import sys
+    import time
+
+    from masa_training.models import ModelError
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["-m", "llama_cpp.server", "--model", str(smollm2), "--port", str(port), "--n_ctx", "1024"]
+    server = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        remote = open_model(f"http://127.0.0.1:{port}/v1#{smollm2}")
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                remote.preflight()  # type: ignore[attr-defined]
+                break
+            except ModelError:
+                assert server.poll() is None, "the server ended"
+                time.sleep(0.5)
+        local = open_llama(str(smollm2), slots=1, length=1024)
+        for question in ("Name a colour.", "What is two plus two?"):
+            request = Request(conversation(question), max_tokens=24)
+            (there,) = remote.reply([request])
+            assert isinstance(there, Reply)
+            assert there.text == replies(local, [request])[0].text
+        local.close()
+        remote.close()
+    finally:
+        server.terminate()
+        server.wait(20)

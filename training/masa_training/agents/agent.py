@@ -1,0 +1,168 @@
+"""The prompt of an agent: what it is told once, skills included, and the turns that follow.
+
+A dialogue only ever grows at its end, unless `window` cuts old turns, so a model in process can keep what it computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from masa.facts import Facts
+from masa.retrieval import Selection, render, select
+from masa.skills import Skill, SkillBank
+from masa_training.agents.parsing import parse_action
+from masa_training.environments import Step, Task
+from masa_training.errors import TrainingError
+from masa_training.models import Message, Reply, Request
+
+GENERAL, SPECIFIC = 6, 5
+"""Skills that are shown, as in the paper (paper/METHOD.md)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    """How an agent is asked.
+
+    Attributes:
+        general, specific: most general and task-specific skills it is shown.
+        window: turns of its history it is shown; 0 shows all.
+        choose: it chooses among the admissible actions where the environment lists them, instead of writing one.
+        list_actions: when it writes, the admissible actions are listed in every turn.
+        reason: it is asked to think before it acts.
+        max_tokens: longest reply when it writes.
+        temperature: 0 takes the likeliest.
+    """
+
+    general: int = GENERAL
+    specific: int = SPECIFIC
+    window: int = 0
+    choose: bool = False
+    list_actions: bool = True
+    reason: bool = False
+    max_tokens: int = 512
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("general", "specific", "window", "temperature"):
+            if getattr(self, name) < 0:
+                raise TrainingError(f"agent: {name} is {getattr(self, name)}; it must be at least 0")
+        if self.max_tokens < 1:
+            raise TrainingError(f"agent: max_tokens is {self.max_tokens}; it must be at least 1")
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        return tuple(f.name for f in fields(cls))
+
+
+class Agent:
+    """An agent for one environment and one skill bank, or none. It keeps no state between episodes."""
+
+    def __init__(
+        self,
+        description: str,
+        config: AgentConfig,
+        *,
+        bank: SkillBank | None = None,
+        facts: Facts | None = None,
+    ) -> None:
+        """`description` is the environment's; `facts` are told where an arm gives them."""
+        self._description = description
+        self._config = config
+        self._bank = bank
+        self._facts = facts
+
+    def skills_for(self, task: Task) -> Selection | None:
+        """The skills that the agent is shown for this task; None without a bank or with an empty one.
+
+        Raises:
+            TrainingError: if the bank has skills and none is shown: the arm would silently be the one without skills.
+        """
+        if self._bank is None or not any(len(group) for group in self._bank.groups()):
+            return None
+        known = task.type in self._bank.task_specific
+        found = select(
+            self._bank,
+            task.goal,
+            task_type=task.type if known else None,
+            general=self._config.general,
+            specific=self._config.specific if known else 0,
+        )
+        if not found.general and not found.specific:
+            raise TrainingError(
+                f"task {task.id}: the bank has skills, but none is shown for the task type {task.type!r}; it knows "
+                f"{', '.join(self._bank.task_specific) or 'no task types'}; raise `general` or give another bank"
+            )
+        return found
+
+    def begin(self, task: Task, first: Step) -> Dialogue:
+        """The dialogue of one episode, up to its first question."""
+        selection = self.skills_for(task)
+        return Dialogue(self._config, self._system(selection), task.goal, first, _ids(selection))
+
+    def _system(self, selection: Selection | None) -> str:
+        parts = [f"You act in {self._description}."]
+        if self._facts:
+            forms = "\n".join(f"- {a.form}" + (f": {a.meaning}" if a.meaning else "") for a in self._facts.actions)
+            parts.append("What you can do:\n" + forms)
+            parts.append("\n".join(self._facts.rules))
+        if selection:
+            parts.append(render(selection).strip())
+        if self._config.choose:
+            parts.append("Answer with one action and nothing else.")
+        else:
+            think = "Think first, then give" if self._config.reason else "Give"
+            parts.append(f"{think} one action as <action>…</action>.")
+        return "\n\n".join(part for part in parts if part)
+
+
+class Dialogue:
+    """One episode as the backbone sees it."""
+
+    def __init__(self, config: AgentConfig, system: str, goal: str, first: Step, skills: tuple[str, ...]) -> None:
+        """`skills` are the identifiers of those in `system`."""
+        self.skills = skills
+        self._config = config
+        self._opening = (Message("system", system),)
+        self._goal = goal
+        self._turns: list[Message] = [Message("user", f"Task: {goal}\n\n{self._told(first)}")]
+        self._admissible = first.admissible
+
+    def request(self, seed: int) -> Request:
+        """What to ask the model now; `seed` is for sampling."""
+        return Request(
+            messages=(*self._opening, *self._shown()),
+            candidates=self._admissible if self._config.choose and self._admissible else None,
+            max_tokens=self._config.max_tokens,
+            temperature=self._config.temperature,
+            seed=seed,
+        )
+
+    def action(self, reply: Reply) -> str:
+        """The action that the reply means."""
+        if self._config.choose and self._admissible:
+            return reply.text
+        return parse_action(reply.text, self._admissible)
+
+    def answer(self, reply: Reply, action: str, step: Step) -> None:
+        """Go on: the backbone replied, took `action`, and the environment answered with `step`."""
+        said = reply.text if self._config.reason else action if self._config.choose else f"<action>{action}</action>"
+        self._turns += [Message("assistant", said), Message("user", self._told(step))]
+        self._admissible = step.admissible
+
+    def _told(self, step: Step) -> str:
+        if self._config.choose or not self._config.list_actions or step.admissible is None:
+            return step.observation
+        return f"{step.observation}\n\nAdmissible actions: {'; '.join(step.admissible)}"
+
+    def _shown(self) -> tuple[Message, ...]:
+        """All turns, or the last `window`; the goal is repeated where its turn was cut."""
+        window = self._config.window
+        if not window or len(self._turns) <= 2 * window + 1:
+            return tuple(self._turns)
+        first, *rest = self._turns[-(2 * window + 1) :]
+        return (Message("user", f"Task: {self._goal}\n\n{first.content}"), *rest)
+
+
+def _ids(selection: Selection | None) -> tuple[str, ...]:
+    shown: tuple[Skill, ...] = (*selection.general, *selection.specific) if selection else ()
+    return tuple(skill.skill_id for skill in shown)

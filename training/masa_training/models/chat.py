@@ -1,0 +1,215 @@
+"""From a conversation to token ids, by the model's own chat template, message by message.
+
+A message's text is tokenized apart from the template's pieces around it, and never as control tokens, so that an
+`<|im_end|>` inside an observation stays a spelling, and a conversation that grows keeps the token ids it had.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from masa.prompt import Segment
+from masa_training.bases import Tokenizer
+from masa_training.errors import TrainingError
+from masa_training.models.protocol import Message
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\n\n' %}"
+    "{% set turns = messages[1:] %}{% else %}{% set first = '' %}{% set turns = messages %}{% endif %}"
+    "{% for message in turns %}<start_of_turn>{{ 'model' if message.role == 'assistant' else message.role }}\n"
+    "{{ first if loop.first }}{{ message.content }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+TEMPLATES = {"chatml": CHATML, "gemma": GEMMA}
+"""Chat templates by name, for a model that brings none."""
+
+_MARK = re.compile("\u2983(\\d+)\u2984")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A conversation as token ids.
+
+    `borders` are the lengths at which the conversation was asked for an answer before, and first of all the end of
+    what comes before the first user message; the last is the whole. Models compute from border to border, so that a
+    conversation's numbers do not depend on what else a cache held.
+    """
+
+    tokens: tuple[int, ...]
+    borders: tuple[int, ...]
+
+
+class ChatFormat:
+    """A model's way to write conversations.
+
+    `ends` are the tokens that end an answer, the first of them the one that the template writes; `stops` are texts
+    that end one where no token does.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: str | None,
+        *,
+        bos: str | None = None,
+        add_bos: bool = False,
+        eos: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        where: str = "the model",
+    ) -> None:
+        """Read a Jinja template, or use the plain format where it is None.
+
+        The plain format is for base models: every message is a line `role: text`, and a line ends an answer.
+
+        Args:
+            bos, eos: the spellings of the tokens that begin and end a text; `add_bos` puts the first in front.
+            options: what else the template reads, such as `enable_thinking`; that one is False by default.
+
+        Raises:
+            TrainingError: if the template is broken, or ends an answer with no special token and there is no `eos`.
+        """
+        self._tokenizer = tokenizer
+        self._bos = bos
+        self._add_bos = add_bos
+        self._where = where
+        self._values = {"enable_thinking": False, "tools": None, **(options or {})}
+        controls = tokenizer.control_tokens()
+        self._controls = frozenset(controls)
+        self._split = _splitter(controls)
+        self._render = None if template is None else _compile(template, where)
+        self._values |= {"bos_token": bos or "", "eos_token": eos or ""}
+        self._cached = functools.lru_cache(maxsize=4096)(lambda segment: tuple(tokenizer.tokenize([segment])))
+        self._trimmed = self._trimming()
+        after = self._after_answer()
+        named = [token for text in (*after, eos) if text and (token := tokenizer.token_id(text)) is not None]
+        if self._render is None:
+            self.ends: tuple[int, ...] = (*tokenizer.tokenize([Segment("\n")])[:1], *named)
+            self.stops: tuple[str, ...] = ("\n",)
+        else:
+            self.ends, self.stops = tuple(dict.fromkeys(named)), ()
+        if not self.ends:
+            raise TrainingError(
+                f"{where}: its chat template ends an answer with no special token; "
+                f"give another with the option `template` ({', '.join(TEMPLATES)})"
+            )
+
+    def encode(self, messages: Sequence[Message]) -> Encoded:
+        """The prompt for the next assistant turn.
+
+        Raises:
+            TrainingError: if the template refuses the conversation.
+        """
+        if not messages:
+            raise TrainingError("a conversation without messages; give at least one")
+        first = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
+        tokens: list[int] = []
+        borders: list[int] = []
+        for segment, number in self._segments(messages):
+            # An answer begins where it was asked for; what precedes the first message is common to many episodes.
+            if number is not None and tokens and (number == first or messages[number].role == "assistant"):
+                borders.append(len(tokens))
+            tokens += self._cached(segment)
+        if self._add_bos and self._bos is not None:
+            begin = self._tokenizer.token_id(self._bos)
+            if begin is not None and tokens[:1] != [begin]:
+                tokens.insert(0, begin)
+                borders = [border + 1 for border in borders]
+        return Encoded(tuple(tokens), tuple(sorted({*borders, len(tokens)})))
+
+    def answer(self, text: str) -> tuple[int, ...]:
+        """Token ids of an answer, without the token that ends it."""
+        return self._cached(Segment(text if self._render is not None else f" {text}"))
+
+    def _segments(self, messages: Sequence[Message]) -> list[tuple[Segment, int | None]]:
+        """Pieces of the prompt, each with the number of the message whose text it is."""
+        if self._render is None:
+            return self._plain(messages)
+        shown = [{"role": m.role, "content": f"\u2983{i}\u2984"} for i, m in enumerate(messages)]
+        rendered = self._rendered(shown, generate=True)
+        pieces: list[tuple[Segment, int | None]] = []
+        for i, piece in enumerate(_MARK.split(rendered)):
+            if i % 2:
+                message = messages[int(piece)]
+                text = message.content.strip() if message.role in self._trimmed else message.content
+                pieces.append((Segment(text), int(piece)))
+            else:
+                pieces += ((segment, None) for segment in self._split(piece))
+        return [(segment, number) for segment, number in pieces if segment.text or number is not None]
+
+    def _plain(self, messages: Sequence[Message]) -> list[tuple[Segment, int | None]]:
+        pieces: list[tuple[Segment, int | None]] = []
+        for i, message in enumerate(messages):
+            pieces += [
+                (Segment(f"{message.role}:"), None),
+                (Segment(f" {message.content.strip()}"), i),
+                (Segment("\n"), None),
+            ]
+        return [*pieces, (Segment("assistant:"), None)]
+
+    def _rendered(self, messages: list[dict[str, str]], *, generate: bool) -> str:
+        assert self._render is not None
+        try:
+            return self._render(messages=messages, add_generation_prompt=generate, **self._values)
+        except Exception as error:  # a template may raise whatever its filters raise
+            if messages[0]["role"] == "system" and len(messages) > 1 and messages[1]["role"] == "user":
+                # Templates without a system message: its text goes in front of the user's.
+                joined = f"{messages[0]['content']}\n\n{messages[1]['content']}"
+                return self._rendered([{"role": "user", "content": joined}, *messages[2:]], generate=generate)
+            reason = " ".join(str(error).split())[:150]
+            raise TrainingError(f"{self._where}: its chat template refuses this conversation ({reason})") from None
+
+    def _trimming(self) -> frozenset[str]:
+        """The roles whose texts the template trims."""
+        if self._render is None:
+            return frozenset()
+        roles = ("system", "user", "assistant")
+        turns = [{"role": role, "content": f"\n \u2983{i}\u2984 \n"} for i, role in enumerate(roles)]
+        text = self._rendered(turns, generate=False)
+        return frozenset(role for role, turn in zip(roles, turns, strict=True) if turn["content"] not in text)
+
+    def _after_answer(self) -> tuple[str, ...]:
+        """The first special token after an assistant's text, if any."""
+        if self._render is None:
+            return ()
+        mark = "\u29830\u2984"
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}]
+        ending = self._rendered(turns, generate=False).rpartition(mark)[2]
+        return tuple(segment.text for segment in self._split(ending) if segment.control)[:1]
+
+
+def _splitter(controls: Sequence[str]) -> Callable[[str], list[Segment]]:
+    known = frozenset(controls)
+    if not known:
+        return lambda text: [Segment(text)] if text else []
+    pattern = re.compile("(" + "|".join(re.escape(c) for c in sorted(known, key=len, reverse=True)) + ")")
+    return lambda text: [Segment(piece, piece in known) for piece in pattern.split(text) if piece]
+
+
+def _compile(source: str, where: str) -> Callable[..., str]:
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise ValueError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    try:
+        return environment.from_string(source).render
+    except jinja2.TemplateError as error:
+        raise TrainingError(
+            f"{where}: its chat template is broken ({' '.join(str(error).split())[:120]}); "
+            f"give another with the option `template` ({', '.join(TEMPLATES)})"
+        ) from None

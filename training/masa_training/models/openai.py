@@ -1,0 +1,322 @@
+"""Any OpenAI-compatible server, through the official client: vLLM, SGLang, llama.cpp, Ollama, hosted models.
+
+The client's own retries are off: one policy (`masa_training.models.limits`) decides here what is tried again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+from urllib.parse import urlsplit
+
+from masa.errors import MissingExtraError
+from masa_training.errors import TrainingError
+from masa_training.models.failures import Failure, NonsenseError, failure_of
+from masa_training.models.limits import RateLimit, Retries
+from masa_training.models.protocol import Message, Meter, ModelError, Reply, Request, Usage
+from masa_training.models.texts import match, without_reasoning
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+Constraint = Literal["text", "structured_outputs", "guided_choice", "grammar", "json_schema"]
+CONSTRAINTS: tuple[Constraint, ...] = get_args(Constraint)
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How a server is asked.
+
+    Attributes:
+        api_key: for servers that want one; it is sent to this server only and appears in no message or log.
+        concurrency: requests under way at once, a thread each.
+        timeout: seconds of silence after which one try has failed.
+        retries: when to try again.
+        requests_per_minute, tokens_per_minute: limits, prompt and answer together; None is none.
+        prices: US dollars for a million prompt tokens and a million completion tokens.
+        extra_body: further fields of every request, such as `{"chat_template_kwargs": {"enable_thinking": False}}`.
+        constraint: how a choice among candidates is enforced: "structured_outputs" (vLLM since 0.12 and some before),
+            "guided_choice" (older vLLM), "grammar" (llama.cpp's server), "json_schema" (most others), or "text": not at
+            all; the answer is matched to the candidates.
+        limit_field: what the server calls the most tokens to write; some hosted models want "max_completion_tokens".
+    """
+
+    api_key: str | None = field(default=None, repr=False)
+    concurrency: int = 8
+    timeout: float = 300.0
+    retries: Retries = field(default_factory=Retries)
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    prices: tuple[float, float] | None = None
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    constraint: Constraint = "text"
+    limit_field: str = "max_tokens"
+
+
+class ServerModel:
+    """One model of an OpenAI-compatible server."""
+
+    def __init__(self, base_url: str, model: str, options: ServerOptions | None = None) -> None:
+        """Nothing is sent before the first request; `preflight` finds out whether the server can be used.
+
+        Raises:
+            TrainingError: if the address or an option cannot be used.
+            MissingExtraError: without the package openai.
+        """
+        self._options = options or ServerOptions()
+        if self._options.constraint not in CONSTRAINTS:
+            raise TrainingError(
+                f"unknown constraint {self._options.constraint!r}; the known ones are {', '.join(CONSTRAINTS)}"
+            )
+        if self._options.concurrency < 1:
+            raise TrainingError(f"concurrency {self._options.concurrency}; give at least 1")
+        self.name = model
+        self.concurrency = self._options.concurrency
+        self._sockets: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._where, self._client = _client(base_url, self._options, self._sockets)
+        self._meter = Meter(self._options.prices)
+        self._limit = RateLimit(self._options.requests_per_minute, self._options.tokens_per_minute)
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._threads: ThreadPoolExecutor | None = None
+
+    @property
+    def usage(self) -> Usage:
+        return self._meter.total
+
+    def preflight(self) -> Reply:
+        """Ask for the list of models and for one tiny answer, each once, without retries.
+
+        Raises:
+            ModelError: if the server does not answer, refuses, has no such model, or answers nonsense.
+        """
+        try:
+            names = [entry.id for entry in self._client.models.list().data]
+        except Exception as error:
+            failure = self._failure(error)
+            if failure.status not in (404, 405):  # some servers keep no list
+                raise failure.error from None
+            names = []
+        if names and self.name not in names:
+            listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+            raise ModelError(f"{self._where}: has no model {self.name!r}; it has: {listed}", retryable=False)
+        request = Request((Message("user", "Answer with the word ok."),), max_tokens=8)
+        outcome = self._reply(request, replace(self._options.retries, attempts=1))
+        self._meter.add(request, outcome)
+        if isinstance(outcome, ModelError):
+            raise outcome
+        return outcome
+
+    def reply(self, requests: Sequence[Request]) -> list[Reply | ModelError]:
+        with self._lock:
+            if self._threads is None and not self._closing.is_set():
+                self._threads = ThreadPoolExecutor(self.concurrency, thread_name_prefix="masa-model")
+            threads = self._threads
+        if threads is None:
+            return [self._closed() for _ in requests]
+        futures = []
+        try:
+            for request in requests:
+                futures.append(threads.submit(self._counted, request))
+            return [future.result() for future in futures]
+        except BaseException as error:
+            for future in futures:
+                future.cancel()
+            if self._closing.is_set() and isinstance(error, RuntimeError):  # closed by another thread meanwhile
+                return [self._closed() for _ in requests]
+            raise
+
+    def close(self) -> None:
+        self._closing.set()
+        with self._lock:
+            threads, self._threads = self._threads, None
+        for sock in list(self._sockets):
+            # A thread that waits for an answer wakes up; closing alone would leave it waiting until the time limit.
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        if threads is not None:
+            threads.shutdown(wait=True)
+        self._client.close()
+
+    def __repr__(self) -> str:
+        return f"ServerModel({self._where!r}, {self.name!r})"
+
+    def _counted(self, request: Request) -> Reply | ModelError:
+        outcome = self._reply(request, self._options.retries)
+        self._meter.add(request, outcome)
+        return outcome
+
+    def _reply(self, request: Request, retries: Retries) -> Reply | ModelError:
+        began = time.perf_counter()
+        failed = 0
+        body = self._body(request)
+        size = sum(len(message.content) for message in request.messages) // 4 + request.max_tokens
+        while not self._closing.is_set():
+            correct = self._limit.enter(size, self._sleep)
+            if self._closing.is_set():
+                break
+            try:
+                answer = self._client.chat.completions.create(**body)
+                reply = _read(answer, request, self._options.constraint, time.perf_counter() - began)
+            except Exception as error:
+                failure = self._failure(error)
+            else:
+                if reply.prompt_tokens:
+                    correct(reply.prompt_tokens + reply.completion_tokens)
+                return reply
+            failed += 1
+            wait = retries.wait(failed, failure.after) if failure.error.retryable else None
+            if wait is None:
+                return failure.given_up(failed, retries.patience)
+            self._meter.retried()
+            self._sleep(wait)
+        return self._closed()
+
+    def _failure(self, error: Exception) -> Failure:
+        if self._closing.is_set():
+            return Failure(self._closed())
+        return failure_of(error, self._where, self.name, self._options)
+
+    def _closed(self) -> ModelError:
+        return ModelError(f"{self._where}: the model was closed before it answered", retryable=False)
+
+    def _sleep(self, seconds: float) -> None:
+        self._closing.wait(seconds)
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        extra = dict(self._options.extra_body)
+        body: dict[str, Any] = {
+            "model": self.name,
+            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+            "temperature": request.temperature,
+        }
+        if self._options.limit_field == "max_tokens":
+            body["max_tokens"] = request.max_tokens
+        else:
+            extra[self._options.limit_field] = request.max_tokens
+        if request.seed is not None:
+            body["seed"] = request.seed
+        if request.stop:
+            body["stop"] = list(request.stop)
+        if request.candidates is not None:
+            _constrain(body, extra, request.candidates, self._options.constraint)
+        return body | {"extra_body": extra}
+
+
+def _constrain(body: dict[str, Any], extra: dict[str, Any], candidates: Sequence[str], how: Constraint) -> None:
+    """Add to a request what makes the server answer with one of the candidates."""
+    if how == "structured_outputs":
+        extra["structured_outputs"] = {"choice": list(candidates)}
+    elif how == "guided_choice":
+        extra["guided_choice"] = list(candidates)
+    elif how == "grammar":
+        # JSON's escapes are GBNF's.
+        extra["grammar"] = "root ::= " + " | ".join(json.dumps(candidate) for candidate in candidates)
+    elif how == "json_schema":
+        schema = {
+            "type": "object",
+            "properties": {"choice": {"type": "string", "enum": list(candidates)}},
+            "required": ["choice"],
+            "additionalProperties": False,
+        }
+        body["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "choice", "strict": True, "schema": schema},
+        }
+
+
+def _read(answer: Any, request: Request, how: Constraint, seconds: float) -> Reply:
+    """The reply in a chat completion.
+
+    Raises:
+        NonsenseError: if there is none.
+    """
+    choices = getattr(answer, "choices", None)
+    if answer is None or isinstance(answer, str) or not isinstance(choices, list):
+        raise NonsenseError("its answer is no chat completion")
+    if not choices:
+        raise NonsenseError("its answer has no choices")
+    message = getattr(choices[0], "message", None)
+    if message is None:
+        raise NonsenseError("its first choice has no message")
+    # Servers that split reasoning off put it into a field of its own, which is left where it is.
+    text = without_reasoning(message.content or "").strip()
+    if request.candidates is not None:
+        text = _chosen(text, request.candidates, how)
+    usage = answer.usage
+    details = getattr(usage, "prompt_tokens_details", None)
+    cached = getattr(details, "cached_tokens", None) or getattr(usage, "prompt_cache_hit_tokens", None)
+    return Reply(
+        text=text,
+        prompt_tokens=int(getattr(usage, "prompt_tokens", None) or 0),
+        completion_tokens=int(getattr(usage, "completion_tokens", None) or 0),
+        cached_tokens=int(cached or 0),
+        seconds=seconds,
+        finish="length" if choices[0].finish_reason == "length" else "stop",
+    )
+
+
+def _chosen(text: str, candidates: Sequence[str], how: Constraint) -> str:
+    if how == "json_schema":
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = None
+        if isinstance(value, dict) and isinstance(value.get("choice"), str):
+            text = value["choice"]
+    return match(text, candidates) or text
+
+
+def _client(base_url: str, options: ServerOptions, sockets: weakref.WeakSet[Any]) -> tuple[str, OpenAI]:
+    """The server's address for messages, and the client, which notes its open sockets."""
+    try:
+        url = urlsplit(base_url)
+        valid = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
+    except ValueError:
+        valid = False
+    if not valid:
+        raise TrainingError(f"{base_url}: not a server's address; write it like http://localhost:8000/v1")
+    if "@" in url.netloc:
+        raise TrainingError("the server's address carries a user name or password; leave it out and give an API key")
+    try:
+        import httpx
+        from openai import OpenAI
+    except ImportError:
+        raise MissingExtraError("a model behind a server", "training") from None
+
+    def note(event: str, info: Mapping[str, Any]) -> None:
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            opened = info["return_value"].get_extra_info("socket")
+            if opened is not None:
+                sockets.add(opened)
+
+    def trace(request: httpx.Request) -> None:
+        request.extensions = {**request.extensions, "trace": note}
+
+    address = base_url.rstrip("/")
+    client = OpenAI(
+        base_url=address,
+        api_key=options.api_key or "none",
+        organization="",
+        project="",
+        max_retries=0,
+        timeout=options.timeout,
+        # No redirects: the key is for this server. No proxy for this machine's own addresses.
+        http_client=httpx.Client(
+            timeout=options.timeout,
+            follow_redirects=False,
+            event_hooks={"request": [trace]},
+            trust_env=url.hostname not in _LOCAL,
+            limits=httpx.Limits(max_connections=options.concurrency, max_keepalive_connections=options.concurrency),
+        ),
+    )
+    return address, client

@@ -1,0 +1,78 @@
+"""From what a user calls a model to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from masa_training.errors import TrainingError
+from masa_training.models.protocol import Model
+
+_KINDS = ("llama", "transformers", "checkpoint", "openai", "replay")
+
+
+def open_model(spec: str, **options: Any) -> Model:
+    """The model that `spec` names.
+
+    - `llama:PATH.gguf` or `llama:ARTIFACT`, or just the path or the artifact's name: `open_llama`.
+    - `transformers:FOLDER`, also a GGUF file or an artifact, de-quantized: `open_transformers`.
+    - `checkpoint:FOLDER` of `masa distill`: `open_checkpoint_model`.
+    - `openai:http://host:port/v1#MODEL`: `ServerModel`; the options are those of `ServerOptions`.
+    - `replay:FILE`, what a `RecordingModel` wrote: `replay_model`.
+
+    Raises:
+        TrainingError: if the kind, the model or an option is unknown, or the model cannot be opened.
+    """
+    kind, behind, rest = spec.partition(":")
+    if not behind or kind not in _KINDS:
+        if spec.startswith(("http://", "https://")):
+            kind, rest = "openai", spec
+        elif (Path(spec).expanduser() / "masa.json").is_file():
+            kind, rest = "checkpoint", spec
+        elif not behind or len(kind) == 1 or Path(spec).expanduser().exists():
+            kind, rest = "llama", spec
+        else:
+            raise TrainingError(f"{spec}: unknown kind of model {kind!r}; the known ones are {', '.join(_KINDS)}")
+    if not rest:
+        raise TrainingError(f"{spec}: no model is named behind the colon")
+    try:
+        return _opener(kind)(rest, **options)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        unknown = str(error).rpartition("argument ")[2]
+        raise TrainingError(f"{spec}: a model of the kind {kind} has no option {unknown}; see docs/models.md") from None
+
+
+def _opener(kind: str) -> Callable[..., Model]:
+    if kind == "llama":
+        from masa_training.models.llama import open_llama
+
+        return open_llama
+    if kind == "transformers":
+        from masa_training.models.transformers import open_transformers
+
+        return open_transformers
+    if kind == "checkpoint":
+        from masa_training.models.transformers import open_checkpoint_model
+
+        return open_checkpoint_model
+    if kind == "replay":
+        from masa_training.models.scripted import replay_model
+
+        return replay_model
+    return _open_server
+
+
+def _open_server(address: str, **options: Any) -> Model:
+    from masa_training.models.openai import ServerModel, ServerOptions
+
+    base, _, model = address.partition("#")
+    if not model:
+        raise TrainingError(f"{address}: name the model behind the address, as in {base}#MODEL")
+    known = {option.name for option in fields(ServerOptions)}
+    if unknown := sorted(set(options) - known):
+        raise TrainingError(f"a server has no option {unknown[0]!r}; the known ones are {', '.join(sorted(known))}")
+    return ServerModel(base, model, ServerOptions(**options))

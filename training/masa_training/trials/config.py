@@ -1,0 +1,157 @@
+"""What a trial plays: a typed object that says every job beforehand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from masa.skills import SkillBank
+from masa_training.agents import AgentConfig
+from masa_training.environments import SPLITS, Split, Task
+from masa_training.errors import TrainingError
+from masa_training.rollouts import Arm, Job, WorkerSpec
+
+NO_SKILL, FACTS_ONLY, RANDOM = "no-skill", "facts-only", "random"
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A model that plays; `spec` and `options` are those of `masa_training.models.open_model`."""
+
+    name: str
+    spec: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """Arms × backbones × tasks × seeds.
+
+    Attributes:
+        tasks: how many tasks of the split, in equal numbers by type as far as there are; 0 takes all.
+        seeds: episodes of every task, with the seeds `first_seed`, `first_seed + 1`, ….
+        penalty: λ of the reward `SR − λ·NHR`.
+    """
+
+    environment: str
+    arms: tuple[Arm, ...]
+    backbones: tuple[Backbone, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    split: Split = "val"
+    tasks: int = 50
+    seeds: int = 1
+    first_seed: int = 0
+    penalty: float = 0.0
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    isolated: bool = False
+    slots: int = 0
+    banks: Mapping[str, str] = field(default_factory=dict)
+    """By arm the sha256 of its bank file."""
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise TrainingError(f"no split is called {self.split!r}; there are {', '.join(SPLITS)}")
+        if not 0 <= self.penalty <= 1:
+            raise TrainingError(f"λ is {self.penalty}; it must lie between 0 and 1")
+        if self.seeds < 1 or self.tasks < 0:
+            raise TrainingError(f"{self.tasks} tasks and {self.seeds} seeds leave nothing to play")
+        for what, names in (("arm", [a.name for a in self.arms]), ("backbone", [b.name for b in self.backbones])):
+            if doubled := {name for name in names if names.count(name) > 1}:
+                raise TrainingError(f"two of the {what}s are called {min(doubled)!r}; name them apart")
+        if not self.arms:
+            raise TrainingError("there is no arm to play; give a bank, or leave the policies on")
+        if not self.backbones and not all(arm.random for arm in self.arms):
+            raise TrainingError("there is no backbone; name one with --backbone")
+
+    def parts(self) -> list[tuple[str, WorkerSpec]]:
+        """What is played by each backbone; the random policy is played once, by none."""
+        common: dict[str, Any] = {
+            "environment": self.environment,
+            "options": self.options,
+            "split": self.split,
+            "agent": self.agent,
+            "isolated": self.isolated,
+            "slots": self.slots,
+        }
+        played = {arm.name: arm for arm in self.arms if not arm.random}
+        parts = [
+            (b.name, WorkerSpec(model=b.spec, model_options=b.options, arms=played, **common))
+            for b in self.backbones
+            if played
+        ]
+        if drawn := {arm.name: arm for arm in self.arms if arm.random}:
+            parts.insert(0, ("", WorkerSpec(model="", arms=drawn, **common)))
+        return parts
+
+    def settings(self) -> dict[str, Any]:
+        """What the episodes depend on, as JSON values, to tell runs apart."""
+        return {
+            "environment": self.environment,
+            "options": dict(self.options),
+            "split": self.split,
+            "tasks": self.tasks,
+            "seeds": self.seeds,
+            "first_seed": self.first_seed,
+            "agent": asdict(self.agent),
+            "arms": {
+                arm.name: {"bank": self.banks.get(arm.name), "facts": arm.facts, "random": arm.random}
+                for arm in self.arms
+            },
+            "backbones": {b.name: [b.spec, dict(b.options)] for b in self.backbones},
+        }
+
+
+def choose_tasks(tasks: Sequence[Task], count: int) -> list[Task]:
+    """`count` tasks, in equal numbers by type as far as there are, the same ones every time; 0 takes all."""
+    if not count or count >= len(tasks):
+        return list(tasks)
+    by_type: dict[str, list[Task]] = defaultdict(list)
+    for task in tasks:
+        by_type[task.type].append(task)
+    for name, some in by_type.items():
+        random.Random(f"tasks/{name}").shuffle(some)
+    chosen: list[Task] = []
+    depth = 0
+    while len(chosen) < count:
+        chosen += [some[depth] for _, some in sorted(by_type.items()) if depth < len(some)]
+        depth += 1
+    return chosen[:count]
+
+
+def jobs_of(trial: Trial, arms: Sequence[str], tasks: Sequence[Task]) -> list[Job]:
+    """Every job of these arms, arm by arm, so that episodes with the same skills are played together."""
+    seeds = range(trial.first_seed, trial.first_seed + trial.seeds)
+    return [Job(arm, task.id, seed) for arm in arms for seed in seeds for task in tasks]
+
+
+def bank_arm(name: str, path: Path) -> tuple[Arm, str]:
+    """An arm of a bank file and the sha256 of that file.
+
+    Raises:
+        FormatError: if it is no skill bank.
+    """
+    from masa.formats.bank_json import load_bank
+
+    bank: SkillBank = load_bank(path)
+    return Arm(name=name, bank=bank), hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def option(text: str) -> tuple[str, Any]:
+    """`key=value` with a JSON value, or a plain text.
+
+    Raises:
+        TrainingError: if there is no `=`.
+    """
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise TrainingError(f"{text!r}: write it as key=value")
+    try:
+        return key.strip(), json.loads(value)
+    except ValueError:
+        return key.strip(), value

@@ -1,0 +1,258 @@
+"""What a trial says, computed from its episodes alone: rates with intervals, paired differences, by task type.
+
+Intervals are cluster bootstraps over tasks (`masa_training.statistics`), because the episodes of one task are alike.
+Differences are between arms of one backbone, on the tasks and seeds that both played. Missing episodes count nowhere
+but under `missing`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+from masa_training.decisions import Decision, false_accept_rate, minimum_detectable_effect, paired
+from masa_training.rollouts import Episode
+from masa_training.rollouts.episodes import reward_of
+from masa_training.statistics import Value, cluster_bootstrap, mean
+from masa_training.trials.config import Trial
+
+Episodes = Mapping[str, Sequence[Episode]]
+"""By backbone; the random policy's under the name ""."""
+
+
+def report(
+    trial: Trial, episodes: Episodes, *, complete: bool, resamples: int = 2000, aa: str | None = None
+) -> dict[str, Any]:
+    """Everything as JSON values; None where a number is undefined.
+
+    `aa` names an arm that was played with an even number of seeds: its first half is compared with its second.
+    """
+    rows = []
+    for backbone, arm, some in _cells(trial, episodes):
+        finished = [e for e in some if e.outcome == "finished"]
+        rows.append(
+            {
+                "backbone": backbone or None,
+                "arm": arm,
+                "episodes": len(finished),
+                "missing": len(some) - len(finished),
+                "tasks": len({e.job.task for e in finished}),
+                "SR": _interval(finished, lambda e: float(e.success), resamples),
+                "NHR": _interval(finished, lambda e: e.unchanged / e.steps if e.steps else 0.0, resamples),
+                "reward": _interval(finished, lambda e: reward_of(e, trial.penalty) or 0.0, resamples),
+                "environment_reward": _average(finished, lambda e: e.reward),
+                "steps": _average(finished, lambda e: float(e.steps)),
+                "invalid_share": _share(sum(e.invalid for e in finished), sum(e.steps for e in finished)),
+                "prompt_tokens": _average(finished, lambda e: float(e.prompt_tokens)),
+                "completion_tokens": _average(finished, lambda e: float(e.completion_tokens)),
+                "skills": len(finished[0].skills) if finished else None,
+                "by_type": {
+                    name: _interval([e for e in finished if e.task_type == name], lambda e: float(e.success), resamples)
+                    for name in sorted({e.task_type for e in finished})
+                },
+            }
+        )
+    told: dict[str, Any] = {
+        "settings": trial.settings(),
+        "penalty": trial.penalty,
+        "complete": complete,
+        "rows": rows,
+        "differences": _differences(trial, episodes, resamples),
+    }
+    if aa is not None:
+        told["a_a"] = [_a_a(trial, name, aa, some) for name, some in episodes.items() if name]
+    return told
+
+
+def to_csv(told: Mapping[str, Any]) -> str:
+    """The rows as CSV, one line an arm and backbone."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    plain = ("episodes", "missing", "tasks", "environment_reward", "steps", "invalid_share", "prompt_tokens")
+    measured = ("SR", "NHR", "reward")
+    writer.writerow(
+        ["backbone", "arm", *plain, *(f"{name}{end}" for name in measured for end in ("", "_low", "_high"))]
+    )
+    for row in told["rows"]:
+        values = [row[name] for name in plain]
+        for name in measured:
+            found = row[name] or {}
+            values += [found.get(key) for key in ("estimate", "low", "high")]
+        writer.writerow([row["backbone"] or "", row["arm"], *values])
+    return text.getvalue()
+
+
+def to_markdown(told: Mapping[str, Any]) -> str:
+    """The tables for a person."""
+    settings = told["settings"]
+    partial = "" if told["complete"] else " (PARTIAL)"
+    lines = [
+        f"# {settings['environment']}, {settings['split']} split{partial}",
+        "",
+        f"R = SR − {told['penalty']:g}·NHR. Brackets: 95 % intervals by cluster bootstrap over tasks.",
+        "",
+    ]
+    head = ["backbone", "arm", "episodes", "missing", "SR", "NHR", "R", "steps", "prompt tokens"]
+    body = [
+        [
+            row["backbone"] or "–",
+            row["arm"],
+            str(row["episodes"]),
+            str(row["missing"]),
+            _percent(row["SR"]),
+            _percent(row["NHR"]),
+            _plain(row["reward"]),
+            _number(row["steps"]),
+            _number(row["prompt_tokens"]),
+        ]
+        for row in told["rows"]
+    ]
+    lines += [*_table(head, body), ""]
+    if told["differences"]:
+        lines += ["## Against the first arm of the same backbone", ""]
+        head = ["backbone", "arm", "against", "tasks", "difference of R", "detectable", "verdict"]
+        body = [
+            [
+                row["backbone"],
+                row["arm"],
+                row["against"],
+                str(row["tasks"]),
+                _plain(row["difference"], signed=True),
+                _number(row["detectable"]),
+                row["reason"],
+            ]
+            for row in told["differences"]
+        ]
+        lines += [*_table(head, body), ""]
+    types = sorted({name for row in told["rows"] for name in row["by_type"]})
+    if len(types) > 1:
+        lines += ["## SR by task type", ""]
+        body = [
+            [row["backbone"] or "–", row["arm"], *(_percent(row["by_type"].get(name)) for name in types)]
+            for row in told["rows"]
+        ]
+        lines += [*_table(["backbone", "arm", *types], body), ""]
+    for row in told.get("a_a", ()):
+        lines.append(
+            f"A-A, {row['backbone']}, {row['arm']}: false-accept rate {_number(row['false_accept_rate'])} at α "
+            f"{row['alpha']:g}, minimum detectable effect {_number(row['detectable'])} over {row['tasks']} tasks."
+        )
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _cells(trial: Trial, episodes: Episodes) -> Iterable[tuple[str, str, list[Episode]]]:
+    for backbone, spec in trial.parts():
+        for arm in spec.arms:
+            yield backbone, arm, [e for e in episodes.get(backbone, ()) if e.job.arm == arm]
+
+
+def _differences(trial: Trial, episodes: Episodes, resamples: int) -> list[dict[str, Any]]:
+    found = []
+    for backbone, spec in trial.parts():
+        first, *others = spec.arms
+        for arm in others:
+            pairs = _pairs(trial, episodes.get(backbone, ()), arm, first)
+            by_task: dict[Hashable, list[Value]] = {task: [a - b for a, b in some] for task, some in pairs.items()}
+            means = {task: _mean_pair(some) for task, some in pairs.items()}
+            decision: Decision = paired([a for a, _ in means.values()], [b for _, b in means.values()])
+            interval = cluster_bootstrap(by_task, mean, resamples=resamples, seed=0)
+            found.append(
+                {
+                    "backbone": backbone,
+                    "arm": arm,
+                    "against": first,
+                    "tasks": len(pairs),
+                    "difference": interval._asdict()
+                    if interval
+                    else {"estimate": decision.difference, "low": None, "high": None},
+                    "detectable": minimum_detectable_effect([a - b for a, b in means.values()]),
+                    "verdict": decision.verdict,
+                    "p": decision.p,
+                    "reason": decision.reason,
+                }
+            )
+    return found
+
+
+def _pairs(trial: Trial, episodes: Sequence[Episode], arm: str, other: str) -> dict[str, list[tuple[float, float]]]:
+    """By task the rewards of both arms at the seeds that both played."""
+    rewards = {(e.job.arm, e.job.task, e.job.seed): reward_of(e, trial.penalty) for e in episodes}
+    pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for (name, task, seed), reward in rewards.items():
+        against = rewards.get((other, task, seed))
+        if name == arm and reward is not None and against is not None:
+            pairs[task].append((reward, against))
+    return dict(pairs)
+
+
+def _mean_pair(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return sum(a for a, _ in pairs) / len(pairs), sum(b for _, b in pairs) / len(pairs)
+
+
+def _a_a(trial: Trial, backbone: str, arm: str, episodes: Sequence[Episode], alpha: float = 0.05) -> dict[str, Any]:
+    """An arm against itself: the lower half of its seeds against the upper half."""
+    middle = trial.first_seed + trial.seeds // 2
+    halves: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+    for episode in episodes:
+        reward = reward_of(episode, trial.penalty)
+        if episode.job.arm == arm and reward is not None:
+            halves[episode.job.task][episode.job.seed >= middle].append(reward)
+    both = [(sum(a) / len(a), sum(b) / len(b)) for a, b in halves.values() if a and b]
+    first, second = [a for a, _ in both], [b for _, b in both]
+    return {
+        "backbone": backbone,
+        "arm": arm,
+        "alpha": alpha,
+        "tasks": len(both),
+        "false_accept_rate": false_accept_rate(first, second, alpha=alpha),
+        "detectable": minimum_detectable_effect([a - b for a, b in both], alpha=alpha),
+    }
+
+
+def _interval(episodes: Sequence[Episode], value: Callable[[Episode], float], resamples: int) -> dict[str, Any] | None:
+    """Estimate with bounds; None without episodes, no bounds for a single task."""
+    by_task: dict[Hashable, list[Value]] = defaultdict(list)
+    for episode in episodes:
+        by_task[episode.job.task].append(value(episode))
+    if not by_task:
+        return None
+    found = cluster_bootstrap(by_task, mean, resamples=resamples, seed=0)
+    if found is None:
+        return {"estimate": _average(episodes, value), "low": None, "high": None}
+    return {"estimate": found.estimate, "low": found.low, "high": found.high}
+
+
+def _average(episodes: Sequence[Episode], value: Callable[[Episode], float]) -> float | None:
+    return sum(map(value, episodes)) / len(episodes) if episodes else None
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _percent(found: Mapping[str, Any] | None) -> str:
+    if not found:
+        return "–"
+    if found["low"] is None:
+        return f"{found['estimate']:.0%}"
+    return f"{found['estimate']:.0%} [{found['low']:.0%}, {found['high']:.0%}]"
+
+
+def _plain(found: Mapping[str, Any] | None, *, signed: bool = False) -> str:
+    if not found or found["estimate"] is None:
+        return "–"
+    form = "+.3f" if signed else ".3f"
+    if found["low"] is None:
+        return f"{found['estimate']:{form}}"
+    return f"{found['estimate']:{form}} [{found['low']:{form}}, {found['high']:{form}}]"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}" if abs(value) < 10 else f"{value:,.0f}"
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
