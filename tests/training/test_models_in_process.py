@@ -10,12 +10,17 @@ import numpy as np
 import pytest
 import torch
 
+from masa.backends import Backend
+from masa.backends.llama import LlamaBackend
+from masa.decoding import Job, decode
 from masa_training.errors import TrainingError
 from masa_training.models import Message, Reply, Request, open_model
 from masa_training.models.choice import SCORINGS, plan
 from masa_training.models.in_process import InProcessModel
 from masa_training.models.llama import open_llama
-from masa_training.models.transformers import TransformersEngine, open_checkpoint_model
+from masa_training.models.transformers import open_checkpoint_model
+from masa_training.models.transformers_engine import TransformersEngine
+from masa_training.transformers_backend import open_checkpoint
 from tests.tiny_gguf import write_tiny_gguf
 from tests.training.tiny_checkpoint import tiny_base, tiny_checkpoint
 
@@ -63,6 +68,22 @@ def one_by_one(model: InProcessModel, messages: tuple[Message, ...]) -> np.ndarr
     return np.array([scores(model, Request(messages, (action,)))[0] for action in ACTIONS])
 
 
+def apart(backend: Backend, model: InProcessModel, messages: tuple[Message, ...]) -> np.ndarray:
+    """Log-likelihoods of the candidates and their end, each in a sequence of its own, by the runtime's backend."""
+    found = []
+    prompt = model.chat.encode(messages).tokens
+    for action in ACTIONS:
+        tokens = model.chat.answer(action)
+        session = backend.session(slots=1, length=1024)
+        first = session.begin(0, prompt).reshape(1, -1).copy()
+        rows = np.concatenate([first, session.step([(0, tokens)], [len(tokens)])[0]]).astype(np.float64)
+        session.close()
+        rows -= rows.max(1, keepdims=True)
+        rows -= np.log(np.exp(rows).sum(1, keepdims=True))
+        found.append(sum(row[token] for row, token in zip(rows, (*tokens, model.chat.ends[0]), strict=True)))
+    return np.array(found)
+
+
 # --- the tiny models ------------------------------------------------------------------------------------
 
 
@@ -104,16 +125,42 @@ def opened(request: pytest.FixtureRequest) -> Iterator[Opener]:
         model.close()
 
 
+Pair = tuple[InProcessModel, Backend]
+
+
+@pytest.fixture(params=["llama", "transformers"])
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """A tiny model, and the same weights behind the runtime's own interface."""
+    if request.param == "llama":
+        path = str(request.getfixturevalue("gguf"))
+        made: Pair = open_llama(path, threads=1, slots=2), LlamaBackend.load(path, threads=1)
+    else:
+        path = str(request.getfixturevalue("checkpoint"))
+        made = (
+            open_checkpoint_model(path, dtype="float32", device="cpu", slots=2, merge=False),
+            open_checkpoint(path, dtype="float32", device="cpu"),
+        )
+    yield made
+    for opened in made:
+        opened.close()
+
+
+def test_one_pass_scores_all_candidates_as_sequences_of_their_own(pair: Pair) -> None:
+    model, backend = pair
+    messages = conversation("Find the apple.", "look", "You see shelf 1, shelf 2, drawer 2 and fridge 1.")
+    together = scores(model, Request(messages, ACTIONS))
+    np.testing.assert_allclose(together, apart(backend, model, messages), atol=1e-3)
+    assert together.std() > 0.05  # the candidates differ, so the agreement is no accident
+
+
 @pytest.mark.parametrize("scoring", SCORINGS)
-def test_one_pass_scores_all_candidates_as_one_by_one(opened: Opener, scoring: str) -> None:
+def test_candidates_score_together_as_asked_for_one_by_one(opened: Opener, scoring: str) -> None:
     messages = conversation("Find the apple.", "look", "You see shelf 1, shelf 2, drawer 2 and fridge 1.")
     together = scores(opened(slots=2, scoring=scoring), Request(messages, ACTIONS))
     if scoring == "constrained":
         assert np.exp(together).sum() == pytest.approx(1, abs=1e-5)
         return
-    alone = one_by_one(opened(slots=1, scoring=scoring), messages)
-    np.testing.assert_allclose(together, alone, atol=1e-3)
-    assert together.std() > 0.05  # the candidates differ, so the agreement is no accident
+    np.testing.assert_allclose(together, one_by_one(opened(slots=1, scoring=scoring), messages), atol=1e-3)
 
 
 def test_a_constrained_choice_is_the_renormalised_likelihood(opened: Opener) -> None:
@@ -183,12 +230,16 @@ def test_free_text_goes_on_with_its_conversation(opened: Opener) -> None:
         turns += [reply.text or "nothing", "And more."]
 
 
-def test_greedy_text_takes_the_likeliest_token_each_time(opened: Opener) -> None:
-    """What it writes, asked for as a candidate, is at least as likely as any change of its last token."""
-    model = opened(slots=1)
-    messages = conversation("Say something.")
-    words = [reply.text for reply in replies(model, [Request(messages, max_tokens=1)])]
-    assert replies(model, [Request(messages, max_tokens=1)])[0].text == words[0]
+def test_greedy_text_is_that_of_the_runtimes_decoding_loop(pair: Pair) -> None:
+    model, backend = pair
+    asked = Request(conversation("Say something."), max_tokens=12)
+    prompt = model.chat.encode(asked.messages)
+    session = backend.session(slots=1, length=1024)
+    (done,) = decode(session, (), [Job(0, prompt.tokens, 12)], stop=model.chat.ends)
+    expected = backend.detokenize(done.tokens).decode("utf-8", "replace").strip()
+    session.close()
+    (reply,) = replies(model, [asked])
+    assert (reply.text, reply.completion_tokens) == (expected, len(done.tokens))
 
 
 def test_choices_and_texts_may_take_turns(opened: Opener) -> None:
@@ -322,7 +373,7 @@ def test_smollm2_scores_candidates_in_one_pass_as_one_by_one(real: InProcessMode
     a tenth of a nat; what can be asked is the same choice, and scores within that noise. See the next test."""
     messages = conversation("Find the apple.", "look", "You see shelf 1, shelf 2, drawer 2 and fridge 1.")
     together = scores(real, Request(messages, ACTIONS))
-    alone = one_by_one(real, messages)
+    alone = apart(real._tokenizer, real, messages)
     assert np.abs(together - alone).max() < 1.0
     assert together.argmax() == alone.argmax()
     assert scores(real, Request(messages, ACTIONS)).tolist() == together.tolist()
@@ -338,7 +389,7 @@ def test_smollm2_in_full_precision_scores_in_one_pass_exactly(smollm2: Path, tmp
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.allow_requantize = 0, True
     assert llama_cpp.llama_model_quantize(str(smollm2).encode(), str(path).encode(), ctypes.byref(params)) == 0
-    model = open_llama(str(path), slots=1, length=512, batch=128)
+    model = open_llama(str(path), slots=1, length=512, batch=128, cache="f32")
     messages = conversation("Find the apple.", "look", "You see shelf 1, shelf 2, drawer 2 and fridge 1.")
     together, alone = scores(model, Request(messages, ACTIONS)), one_by_one(model, messages)
     model.close()
