@@ -22,6 +22,7 @@ from masa_training.models.transformers import open_checkpoint_model
 from masa_training.models.transformers_engine import TransformersEngine
 from masa_training.transformers_backend import open_checkpoint
 from tests.tiny_gguf import write_tiny_gguf
+from tests.training.tiny import windowed_model
 from tests.training.tiny_checkpoint import tiny_base, tiny_checkpoint
 
 ACTIONS = (
@@ -271,30 +272,11 @@ def test_a_closed_model_frees_what_it_holds(opened: Opener) -> None:
 # --- transformers alone -----------------------------------------------------------------------------------
 
 
-def windowed() -> Any:
-    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
-
-    torch.manual_seed(0)
-    config = Gemma3TextConfig(
-        vocab_size=258,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        sliding_window=6,
-        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
-        initializer_range=0.2,
-    )
-    return Gemma3ForCausalLM(config).eval()
-
-
 @pytest.mark.parametrize("together", [1, 4])
 def test_trees_see_through_a_sliding_window_as_plain_sequences_do(together: int) -> None:
     from masa_training.models.slots import Ask
 
-    model = windowed()
+    model = windowed_model()
     candidates = [(1, 2, 3, 4, 5, 6, 7, 8), (1, 2, 9), (10, 11)]
     prompts = [[7 * i % 250 for i in range(n)] for n in (3, 9, 20)]
     expected = []

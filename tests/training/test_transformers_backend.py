@@ -28,6 +28,7 @@ from masa_training.errors import TrainingError
 from masa_training.evaluation.scoring import Prompts, Score, score, tokenized
 from masa_training.transformers_backend import TransformersBackend, open_checkpoint, rewriter_for
 from tests.support import ScriptedBackend
+from tests.training.tiny import windowed_model
 from tests.training.tiny_checkpoint import CONTEXT, tiny_base, tiny_checkpoint, tiny_model
 
 TOLERANCE = 1e-4
@@ -64,25 +65,6 @@ def whole(model: Any, tokens: list[int]) -> np.ndarray:
     """Logits at every place, in one pass without a cache."""
     with torch.inference_mode():
         return model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0].numpy()
-
-
-def windowed_model() -> Any:
-    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
-
-    torch.manual_seed(0)
-    config = Gemma3TextConfig(
-        vocab_size=258,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        sliding_window=6,
-        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
-        initializer_range=0.2,
-    )
-    return Gemma3ForCausalLM(config).eval()
 
 
 tokens_strategy = st.lists(st.integers(0, 257), min_size=1, max_size=12)

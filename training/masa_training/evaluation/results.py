@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from masa.files import make_folder, read_text, write_atomic
 from masa_training.errors import TrainingError
+from masa_training.journal import append_lines, whole_lines
 
 ROWS, SETTINGS = "results.jsonl", "evaluation.json"
 FORMAT = 1
@@ -61,10 +61,7 @@ class Results:
         self._generated |= {(row["model"], row["sample"]) for row in added if "generated" in row}
         if self._path is not None:
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in added)
-            with self._path.open("ab") as stream:
-                stream.write(text.encode("utf-8", "replace"))
-                stream.flush()
-                os.fsync(stream.fileno())
+            append_lines(self._path, text)
 
     def _continue(self, where: Path, resume: bool) -> None:
         assert self._path is not None
@@ -83,12 +80,8 @@ class Results:
             raise TrainingError(
                 f"{where}: holds results of another evaluation (differing: {what}); give another folder"
             )
-        data = self._path.read_bytes() if self._path.exists() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:
-            write_atomic(self._path, whole)  # a run that was killed in the middle of a line
         try:
-            read = [json.loads(line) for line in whole.decode("utf-8").splitlines() if line.strip()]
+            read = [json.loads(line) for line in whole_lines(self._path)]
             self.rows = [row for row in read if row["model"] and row["sample"]]
         except (ValueError, KeyError, TypeError):
             raise TrainingError(f"{self._path}: a line is no result; delete the folder and evaluate again") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import threading
 from collections.abc import Mapping
 from os import PathLike
@@ -13,6 +12,7 @@ from typing import Any
 
 from masa.files import make_folder, read_text, write_atomic
 from masa_training.errors import TrainingError
+from masa_training.journal import append_lines, whole_lines
 from masa_training.rollouts.episodes import Episode, Job
 
 EVENTS, SETTINGS = "events.jsonl", "settings.json"
@@ -70,10 +70,7 @@ class Record:
     def _append(self, event: Mapping[str, Any]) -> None:
         assert self._path is not None
         try:
-            with self._path.open("ab") as stream:
-                stream.write((json.dumps(event, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
-                stream.flush()
-                os.fsync(stream.fileno())
+            append_lines(self._path, json.dumps(event, ensure_ascii=False) + "\n")
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             todo = "free some space" if full else "check the folder"
@@ -94,11 +91,7 @@ class Record:
         if version != FORMAT or differing:
             what = ", ".join(differing) or f"format {version}"
             raise TrainingError(f"{where}: holds a run with other settings (differing: {what}); give another folder")
-        data = self._path.read_bytes() if self._path.exists() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:
-            write_atomic(self._path, whole)  # a run that was killed in the middle of a line
-        for number, line in enumerate(whole.decode("utf-8", "replace").splitlines(), start=1):
+        for number, line in enumerate(whole_lines(self._path), start=1):
             try:
                 event = json.loads(line)
                 if event.pop("event") == "episode":
