@@ -18,6 +18,10 @@ Layout = Sequence[Sequence[int]]
 """For every tree of a row: the length of its prefix, then of each branch."""
 
 
+_PRODUCTS = 1024
+"""Tokens of a prefix up to which its scores are kept for the backward pass."""
+
+
 def register() -> None:
     """Make `attn_implementation="masa_tree"` known to transformers. Calling it twice is allowed."""
     from transformers import AttentionInterface
@@ -49,17 +53,13 @@ def tree_attention(
     Without a layout the row is one causal sequence. `sliding_window` counts positions, as in the model.
     Returns (1, tokens, heads, width).
     """
-    repeats = query.shape[1] // key.shape[1]
-    if repeats > 1:
-        key = key.repeat_interleave(repeats, dim=1)
-        value = value.repeat_interleave(repeats, dim=1)
     window = sliding_window or 0
     parts = []
     offset = 0
     for prefix, *branches in layout or ((query.shape[2],),):
         stem = slice(offset, offset + prefix)
         if prefix:
-            parts.append(_attend(query[:, :, stem], key[:, :, stem], value[:, :, stem], scaling, window))
+            parts.append(_stem(query[:, :, stem], key[:, :, stem], value[:, :, stem], scaling, window))
         if branches:
             tree = slice(offset, offset + prefix + sum(branches))
             # On a CPU the fused kernel's backward pass is slower than plain products are for short branches; on a GPU
@@ -102,37 +102,48 @@ def _branches_by_products(
     scaling: float | None,
     window: int,
 ) -> torch.Tensor:
-    """All branches of one tree at once, padded to the longest. Returns (1, heads, tokens of all branches, width)."""
-    heads, width = query.shape[1], query.shape[3]
+    """All branches of one tree at once, padded to the longest. Returns (1, heads, tokens of all branches, width).
+
+    Heads that share a key are rows of one product, so that nothing is repeated; keys of the prefix are, once a branch,
+    because scores are far larger than keys and are best written only once.
+    """
+    groups, width = key.shape[1], key.shape[3]
+    shared = query.shape[1] // groups
     count, longest = len(branches), max(branches)
     starts = [prefix + sum(branches[:i]) for i in range(count)]
     # A padded place repeats the branch's last token: it comes later than all real ones, so none of these sees it.
     places = torch.tensor(
-        [[start + min(i, length - 1) for i in range(longest)] for start, length in zip(starts, branches, strict=True)]
+        [start + min(i, length - 1) for start, length in zip(starts, branches, strict=True) for i in range(longest)]
     )
     real = torch.tensor([i * longest + j for i, length in enumerate(branches) for j in range(length)])
 
-    def padded(states: torch.Tensor) -> torch.Tensor:
-        return states[0].index_select(1, places.flatten()).view(heads, count, longest, width)
+    def seen(states: torch.Tensor) -> torch.Tensor:
+        stem = states[0, :, None, :prefix].expand(groups, count, prefix, width)
+        own = states[0].index_select(1, places).view(groups, count, longest, width)
+        return torch.cat((stem, own), dim=2).view(groups * count, prefix + longest, width)
 
-    asked = padded(query * (scaling if scaling is not None else width**-0.5))
-    own_key, own_value = padded(key), padded(value)
-    stem_key, stem_value = key[0, :, :prefix], value[0, :, :prefix]
+    asked = (
+        query[0]
+        .index_select(1, places)
+        .view(groups, shared, count, longest, width)
+        .transpose(1, 2)
+        .reshape(groups * count, shared * longest, width)
+    )
     steps = torch.arange(longest)
-    scores = asked @ own_key.transpose(-1, -2) + _bias(steps[:, None] - steps, window, query.dtype)
-    if prefix:
-        before = (asked.reshape(heads, count * longest, width) @ stem_key.transpose(-1, -2)).view(
-            heads, count, longest, prefix
-        )
-        if window and window < prefix + longest:
-            before = before + _bias(prefix + steps[:, None] - torch.arange(prefix), window, query.dtype)
-        scores = torch.cat((before, scores), dim=-1)
-    weights = scores.softmax(dim=-1)
-    mixed = weights[..., prefix:] @ own_value
-    if prefix:
-        flat = weights[..., :prefix].reshape(heads, count * longest, prefix)
-        mixed = mixed + (flat @ stem_value).view(heads, count, longest, width)
-    return mixed.view(heads, count * longest, width).index_select(1, real)[None]
+    bias = _bias(prefix + steps[:, None] - torch.arange(prefix + longest), window, query.dtype)
+    scores = torch.baddbmm(
+        bias.repeat(shared, 1).expand(groups * count, shared * longest, prefix + longest),
+        asked,
+        seen(key).transpose(1, 2),
+        alpha=scaling if scaling is not None else width**-0.5,
+    )
+    mixed = scores.softmax(dim=-1) @ seen(value)
+    return (
+        mixed.view(groups, count, shared, longest, width)
+        .transpose(1, 2)
+        .reshape(groups * shared, count * longest, width)
+        .index_select(1, real)[None]
+    )
 
 
 def _bias(distance: torch.Tensor, window: int, dtype: torch.dtype) -> torch.Tensor:
@@ -143,11 +154,22 @@ def _bias(distance: torch.Tensor, window: int, dtype: torch.dtype) -> torch.Tens
     return torch.zeros(distance.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
 
 
+def _stem(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, window: int
+) -> torch.Tensor:
+    """A prefix is a tree of one branch; its scores fit into memory as long as it is short."""
+    if query.device.type == "cpu" and query.shape[2] <= _PRODUCTS:
+        return _branches_by_products(query, key, value, 0, (query.shape[2],), scaling, window)
+    return _attend(query, key, value, scaling, window)
+
+
 def _attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, window: int
 ) -> torch.Tensor:
     """Causal attention of the last `query` positions over all `key` positions."""
     asked, seen = query.shape[2], key.shape[2]
+    repeats = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     if asked == seen and (not window or seen <= window):
         return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
     distance = torch.arange(seen - asked, seen, device=query.device)[:, None] - torch.arange(seen, device=query.device)

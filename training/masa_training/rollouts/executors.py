@@ -6,12 +6,13 @@ unfinished episodes a second beginning and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
-import queue
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from masa.errors import MasaError, MissingExtraError
@@ -52,11 +53,38 @@ class InProcess:
 
 @dataclass
 class _Worker:
-    """A local process, its share of the jobs, and which of them are not back yet, with how often each was begun."""
+    """A local process, its share of the jobs, and which of them are not back yet, with how often each was begun.
+
+    Each worker has a pipe of its own. A queue that they share is guarded by a lock, and a worker that is killed while
+    it holds that lock silences all others for good.
+    """
 
     process: Any
-    inbox: Any
+    pipe: Connection
     left: dict[Job, int] = field(default_factory=dict)
+
+    def give(self, share: Mapping[Job, int]) -> None:
+        """Hand over jobs; a worker that is dead by now keeps them until it is buried."""
+        self.left = dict(share)
+        with contextlib.suppress(OSError):
+            self.pipe.send(tuple(share))
+
+    def told(self) -> Episode | str | None:
+        """What it sent, an episode or why it cannot go on; None if it sent nothing, or died while it did."""
+        try:
+            return self.pipe.recv() if self.pipe.poll() else None
+        except (EOFError, OSError):
+            return None
+
+    def end(self) -> None:
+        """Let an idle worker leave, and stop one that is still busy."""
+        with contextlib.suppress(OSError):
+            self.pipe.send(None)
+        self.process.join(timeout=0 if self.left else _PATIENCE_SECONDS)
+        if self.process.is_alive():
+            self.process.terminate()
+            self.process.join()
+        self.pipe.close()
 
 
 @dataclass(frozen=True)
@@ -66,71 +94,63 @@ class Processes:
     count: int
 
     def run(self, spec: WorkerSpec, jobs: Sequence[Job], *, cancel: Cancel) -> Iterator[Episode]:
-        context = multiprocessing.get_context("spawn")
-        outbox = context.Queue()
         waiting: deque[tuple[Job, int]] = deque((job, 1) for job in jobs)
-        workers: dict[int, _Worker] = {}
+        workers: list[_Worker] = []
         share = max(1, min(spec.slots or _SHARE, -(-len(jobs) // self.count)))
-        started = 0
         try:
-            while (waiting or any(worker.left for worker in workers.values())) and not cancel():
+            while (waiting or any(worker.left for worker in workers)) and not cancel():
                 while waiting and len(workers) < self.count:
-                    inbox = context.Queue()
-                    process = context.Process(target=_serve, args=(started, spec, inbox, outbox), daemon=False)
-                    process.start()
-                    workers[started] = _Worker(process, inbox)
-                    started += 1
-                for worker in workers.values():
+                    workers.append(_started(spec))
+                for worker in workers:
                     if not worker.left and waiting:
-                        worker.left = dict(waiting.popleft() for _ in range(min(share, len(waiting))))
-                        worker.inbox.put(tuple(worker.left))
-                try:
-                    number, told = outbox.get(timeout=_POLL_SECONDS)
-                except queue.Empty:
-                    yield from _bury(workers, waiting, spec)
-                    continue
-                if isinstance(told, str):
-                    raise TrainingError(told)
-                attempt = workers[number].left.pop(told.job, None) if number in workers else None
-                if attempt is not None:  # else its worker was thought dead, and the job was given to another
-                    yield replace(told, attempts=max(attempt, told.attempts))
+                        worker.give(dict(waiting.popleft() for _ in range(min(share, len(waiting)))))
+                ready = wait([worker.pipe for worker in workers], timeout=_POLL_SECONDS)
+                for worker in [worker for worker in workers if worker.pipe in ready]:
+                    told = worker.told()
+                    if isinstance(told, str):
+                        raise TrainingError(told)
+                    if told is None:  # readable and nothing to read: the other end is closed
+                        workers.remove(worker)
+                        yield from _bury(worker, waiting, spec)
+                    else:
+                        yield replace(told, attempts=max(worker.left.pop(told.job), told.attempts))
         finally:
-            for worker in workers.values():
-                worker.inbox.put(None)
-            for worker in workers.values():
-                worker.process.join(timeout=0 if worker.left else _PATIENCE_SECONDS)
-                if worker.process.is_alive():
-                    worker.process.terminate()
-                    worker.process.join()
+            for worker in workers:
+                worker.end()
 
 
-def _bury(workers: dict[int, _Worker], waiting: deque[tuple[Job, int]], spec: WorkerSpec) -> Iterator[Episode]:
-    """Give the jobs of dead workers to others; those that were begun too often are missing."""
-    for number, worker in list(workers.items()):
-        if worker.process.is_alive():
-            continue
-        del workers[number]
-        reason = f"its worker process died (exit code {worker.process.exitcode})"
-        for job, attempt in worker.left.items():
-            if attempt < spec.attempts:
-                waiting.append((job, attempt + 1))
-            else:
-                yield Episode(job=job, task_type="", outcome="missing", reason=reason, attempts=attempt)
+def _started(spec: WorkerSpec) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(spec, theirs), daemon=False)
+    process.start()
+    theirs.close()  # so that the end of the process is the end of the pipe
+    return _Worker(process, ours)
 
 
-def _serve(number: int, spec: WorkerSpec, inbox: Any, outbox: Any) -> None:
-    """The life of a worker process: play the shares that come in until None does."""
-    try:
-        with opened(spec) as player:
-            while (share := inbox.get()) is not None:
-                for episode in player.play(share):
-                    outbox.put((number, episode))
-    except MasaError as error:
-        outbox.put((number, str(error)))
-    except KeyboardInterrupt:
-        return
-    except Exception:
-        outbox.put((number, f"a worker failed: {traceback.format_exc(limit=-3)}"))
+def _bury(worker: _Worker, waiting: deque[tuple[Job, int]], spec: WorkerSpec) -> Iterator[Episode]:
+    """Give the jobs of a dead worker to others; those that were begun too often are missing."""
+    worker.end()
+    reason = f"its worker process died (exit code {worker.process.exitcode})"
+    for job, attempt in worker.left.items():
+        if attempt < spec.attempts:
+            waiting.append((job, attempt + 1))
+        else:
+            yield Episode(job=job, task_type="", outcome="missing", reason=reason, attempts=attempt)
+
+
+def _serve(spec: WorkerSpec, pipe: Connection) -> None:
+    """The life of a worker process: play the shares that come in until None does, or the parent is gone."""
+    with contextlib.suppress(KeyboardInterrupt, OSError):  # OSError: nobody is there to be told
+        try:
+            with opened(spec) as player:
+                while (share := pipe.recv()) is not None:
+                    for episode in player.play(share):
+                        pipe.send(episode)
+        except MasaError as error:
+            pipe.send(str(error))
+        except Exception:
+            pipe.send(f"a worker failed: {traceback.format_exc(limit=-3)}")
 
 
 @dataclass(frozen=True)
