@@ -53,6 +53,7 @@ def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """Both ways to compute branches: the CPU's and the GPU's."""
     if request.param == "kernel":
         monkeypatch.setattr(attention, "_branches_by_products", attention._branches_by_kernel)
+        monkeypatch.setattr(attention, "_PRODUCTS", 0)
     return str(request.param)
 
 

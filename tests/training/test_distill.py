@@ -20,7 +20,8 @@ from masa_training.dataset.folder import Dataset, DatasetInfo, load_dataset, wri
 from masa_training.distill.config import DistillConfig, load_config, make_config, preset_names
 from masa_training.distill.events import EventLog, read_events
 from masa_training.distill.planning import plan
-from masa_training.distill.run import StoppedError, distill, last_checkpoint
+from masa_training.distill.run import StoppedError, distill
+from masa_training.distill.run_folder import last_checkpoint
 from masa_training.errors import TrainingError
 from masa_training.samples import Sample
 from tests.tiny_gguf import write_tiny_gguf

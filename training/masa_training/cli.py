@@ -9,12 +9,13 @@ from collections.abc import Mapping
 
 import click
 
-from masa_training.commands import compare_cards, dataset, distill, env, evaluate, evaluate_rewriter, study
+from masa_training.commands import compare_cards, dataset, distill, env, evaluate, evaluate_rewriter, instrument, study
 
 commands: Mapping[str, click.Command] = {
     "compare-cards": compare_cards.command,
     "dataset": dataset.command,
     "distill": distill.command,
+    "instrument": instrument.command,
     "env": env.command,
     "evaluate": evaluate.command,
     "evaluate-rewriter": evaluate_rewriter.command,

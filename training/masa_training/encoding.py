@@ -29,8 +29,10 @@ class Encoded:
         fork: how many tokens of the prompt come before the model card. Samples that differ in their card alone
             share them, because segments are tokenized one by one.
         target: the output and the token that ends it.
-        admitted: plan language, for each token of the target which tokens constrained decoding would have let come
-            there, itself among them; empty where the output is free.
+        admitted: for each token to be learned which tokens constrained decoding would have let come there, itself
+            among them; empty where the output is free.
+        learned: the places in `target` that are learned, in ascending order; empty for all. What an environment
+            answers in the middle of a conversation is read and not learned.
     """
 
     id: str
@@ -38,6 +40,7 @@ class Encoded:
     fork: int
     target: tuple[int, ...]
     admitted: tuple[tuple[int, ...], ...] = ()
+    learned: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.target)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
 from masa.cli.progress import interrupts
+from masa_training.commands.training import plan_told, reporter
 
 
 @click.command(
@@ -60,22 +59,7 @@ def command(
     settings = load_config(config, [*overrides, *([f"seed={seed}"] if seed is not None else [])])
     dataset = load_dataset(dataset_folder)
     if dry_run:
-        planned = plan(settings, dataset)
-        facts: dict[str, Any] = {
-            "base": planned.base.name,
-            "samples": planned.samples,
-            "steps": len(planned.steps),
-            "steps_per_epoch": planned.steps_per_epoch,
-            "tokens": planned.tokens,
-            "computed_tokens": planned.computed,
-            "tokenizer_texts_compared": planned.compared,
-        }
-        if as_json:
-            click.echo(json.dumps(facts))
-            return
-        steps = f"{len(planned.steps)} steps ({planned.steps_per_epoch} an epoch)"
-        click.echo(f"{planned.samples} samples, {steps} on {planned.base.name}")
-        click.echo(f"{planned.tokens:,} tokens, {planned.computed:,} after sharing prefixes")
+        click.echo(plan_told(plan(settings, dataset), as_json))
         return
     end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
     with interrupts("a checkpoint is kept, --resume goes on from it") as noted:
@@ -84,7 +68,7 @@ def command(
             dataset,
             output,
             resume=resume,
-            report=_as_json if as_json else _Lines(),
+            report=reporter(as_json),
             stop=lambda: noted() or (end is not None and time.monotonic() >= end),
         )
     if as_json:
@@ -92,33 +76,3 @@ def command(
     else:
         click.echo(f"checkpoint: {checkpoint.path}")
         click.echo(f"next: masa evaluate-rewriter {checkpoint.path} {dataset_folder}")
-
-
-def _as_json(event: str, values: Mapping[str, Any]) -> None:
-    click.echo(json.dumps({"event": event, **values}), err=True)
-
-
-class _Lines:
-    """Tells a person how far training is, a line an event."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-        self._first: int | None = None
-
-    def __call__(self, event: str, values: Mapping[str, Any]) -> None:
-        if event in ("started", "resumed"):
-            source = f" from {values['checkpoint']}" if values.get("checkpoint") else ""
-            click.echo(f"{event}{source}: {values['samples']} samples, {values['steps']} steps", err=True)
-        elif event == "evaluated":
-            click.echo(f"  step {values['step']}: held-out NLL {values['nll']:.4f} nats per target token", err=True)
-        elif event == "trained":
-            step, total = values["step"], values["of"]
-            if self._first is None:
-                self._first, self._began = step, time.monotonic()
-            elapsed = time.monotonic() - self._began
-            left = elapsed / (step - self._first) * (total - step) if step > self._first else None
-            ending = f", about {left / 60:.0f} min left" if left is not None else ""
-            speed = values.get("tokens_per_second", 0)
-            click.echo(f"  step {step}/{total}: loss {values['loss']:.4f}, {speed:.0f} tokens/s{ending}", err=True)
-        elif event == "finished":
-            click.echo(f"finished after {values['seconds'] / 60:.1f} min", err=True)

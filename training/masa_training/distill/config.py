@@ -125,7 +125,17 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> DistillConf
         raise TrainingError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:150]})") from None
     if not isinstance(values, dict):
         raise TrainingError(f"{path}: found {type(values).__name__} where settings (key: value) belong")
-    config = make_config(values, str(path))
+    return apply_overrides(make_config(values, str(path)), overrides)
+
+
+def apply_overrides(config: DistillConfig, overrides: Sequence[str]) -> DistillConfig:
+    """The configuration with `key=value` overrides, values in YAML.
+
+    Raises:
+        TrainingError: for an unknown key or a value that does not fit.
+    """
+    import yaml
+
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:

@@ -22,8 +22,8 @@ from masa_training.encoding import Encoded
 class Branch:
     """What follows a prefix: the rest of a prompt, then a target that begins at `start` (0-based, in `tokens`).
 
-    `worse` marks a branch that is not learned: the branch before it should be likelier. `admitted` is that of
-    `masa_training.encoding.Encoded`.
+    `worse` marks a branch that is not learned: the branch before it should be likelier. `learned` are the places in
+    `tokens` that are learned, all of the target if empty. `admitted` is that of `masa_training.encoding.Encoded`.
     """
 
     id: str
@@ -31,6 +31,7 @@ class Branch:
     start: int
     worse: bool = False
     admitted: tuple[tuple[int, ...], ...] = ()
+    learned: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +100,12 @@ def lay_out(trees: Sequence[Tree]) -> Row:
             offset = len(tokens)
             tokens += branch.tokens
             positions += range(len(tree.prefix), len(tree.prefix) + len(branch.tokens))
-            places += range(offset + branch.start - 1, offset + len(branch.tokens) - 1)
-            labels += branch.tokens[branch.start :]
+            learned = branch.learned or range(branch.start, len(branch.tokens))
+            places += [offset + place - 1 for place in learned]
+            labels += [branch.tokens[place] for place in learned]
             admitted += branch.admitted
             against.append(len(lengths) - 1 if branch.worse else -1)
-            lengths.append(len(branch.tokens) - branch.start)
+            lengths.append(len(learned))
         layout.append((len(tree.prefix), *(len(branch.tokens) for branch in tree.branches)))
     ids = tuple(branch.id for tree in trees for branch in tree.branches)
     return Row(
@@ -163,7 +165,8 @@ def rows_of(
 def _branch(card: Encoded, target: Encoded, fork: int, *, worse: bool = False) -> Branch:
     """The prompt of one sample behind its fork, and the target of the same or another sample."""
     rest = card.prompt[fork:]
-    return Branch(target.id, (*rest, *target.target), len(rest), worse, target.admitted)
+    learned = tuple(len(rest) + place for place in target.learned)
+    return Branch(target.id, (*rest, *target.target), len(rest), worse, target.admitted, learned)
 
 
 def epoch_steps(

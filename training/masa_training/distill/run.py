@@ -7,20 +7,20 @@ Run folder: `config.yaml`, `events.jsonl` (append-only), `checkpoints/` (transfo
 from __future__ import annotations
 
 import errno
-import json
 import math
 import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from masa.files import write_atomic
 from masa.prompt import PROMPT_VERSION
-from masa_training.checkpoint import RECORD, Checkpoint, write_checkpoint
-from masa_training.distill.config import DistillConfig, make_config
+from masa_training.checkpoint import Checkpoint, write_checkpoint
+from masa_training.distill.config import DistillConfig
 from masa_training.distill.planning import Plan, plan
+from masa_training.distill.run_folder import Source, claim, last_checkpoint
 from masa_training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 
 Report = Callable[[str, Mapping[str, Any]], None]
 """Told of every event: its name and its values."""
-
-
-RESUMABLE = ("threads", "row_tokens", "gradient_checkpointing", "report_to")
-"""Settings that may differ when a run goes on: they change how a step is computed, not what it is."""
 
 
 class StoppedError(TrainingError):
@@ -52,9 +48,26 @@ def distill(
     report: Report | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Checkpoint:
-    """Train in `folder`, or go on there, and leave a checkpoint.
+    """Train a rewriter on a data set: `train` with the plan that follows from the two."""
+    info = dataset.info
+    source = Source(info.name, info.sha256, info.language, info.summary, info.synthetic, info.licence)
+    return train(config, source, lambda: plan(config, dataset), folder, resume=resume, report=report, stop=stop)
 
-    `stop` is asked after every step; once it is true, a checkpoint for resuming is kept and StoppedError raised.
+
+def train(
+    config: DistillConfig,
+    source: Source,
+    planning: Callable[[], Plan],
+    folder: Path,
+    *,
+    resume: bool = False,
+    report: Report | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Checkpoint:
+    """Take the planned steps in `folder`, or go on there, and leave a checkpoint.
+
+    The plan is made once the folder is ours, and must be the same whenever a run goes on. `stop` is asked after every
+    step; once it is true, a checkpoint for resuming is kept and StoppedError raised.
 
     Raises:
         StoppedError: if it was stopped before its end.
@@ -69,11 +82,11 @@ def distill(
     from masa_training.distill.model import trainable
     from masa_training.distill.trainer import Steps, StepTrainer
 
-    _claim(folder, config, dataset, resume)
+    claim(folder, config, source, resume)
     chatter.set_verbosity_error()
     if config.threads:
         torch.set_num_threads(config.threads)
-    planned = plan(config, dataset)
+    planned = planning()
     events = EventLog(folder / "events.jsonl", report)
     before = last_checkpoint(folder / "checkpoints")
     events.write(
@@ -163,7 +176,7 @@ def distill(
         "validation_nll": last.nll if last else None,
         **_constrained(config, last),
     }
-    checkpoint = _finish(trainer, config, dataset, planned, folder / "checkpoint", metrics)
+    checkpoint = _finish(trainer, config, source, planned, folder / "checkpoint", metrics)
     events.write("finished", seconds=round(time.monotonic() - began, 1), **metrics)
     return checkpoint
 
@@ -181,7 +194,7 @@ def _constrained(config: DistillConfig, held_out: HeldOut | None) -> dict[str, f
 
 
 def _finish(
-    trainer: Any, config: DistillConfig, dataset: Dataset, planned: Plan, folder: Path, metrics: Mapping[str, Any]
+    trainer: Any, config: DistillConfig, source: Source, planned: Plan, folder: Path, metrics: Mapping[str, Any]
 ) -> Checkpoint:
     """Write weights and record under another name, then give the folder its name."""
     unfinished = folder.with_name(folder.name + ".tmp")
@@ -200,17 +213,11 @@ def _finish(
             "kind": base.kind,
             "sha256": base.sha256,
         },
-        language=dataset.info.language,
+        language=source.language,
         prompt_version=PROMPT_VERSION,
         template=base.template,
         context_length=base.context_length,
-        dataset={
-            "name": dataset.info.name,
-            "sha256": dataset.info.sha256,
-            "summary": dataset.info.summary,
-            "synthetic": dataset.info.synthetic,
-            "licence": dataset.info.licence,
-        },
+        dataset={key: value for key, value in asdict(source).items() if key != "language"},
         training=config.to_dict(),
         metrics=metrics,
     )
@@ -220,60 +227,6 @@ def _finish(
     from masa_training.checkpoint import read_checkpoint
 
     return read_checkpoint(folder)
-
-
-def _claim(folder: Path, config: DistillConfig, dataset: Dataset, resume: bool) -> None:
-    """Make the run folder ours, or check that it holds this very run."""
-    import yaml
-
-    record = folder / "config.yaml"
-    wanted = {"dataset": {"name": dataset.info.name, "sha256": dataset.info.sha256}, **config.to_dict()}
-    if record.is_file():
-        if not resume:
-            raise TrainingError(f"{folder}: holds a run already; go on with it (--resume) or name another folder")
-        try:
-            found = yaml.safe_load(record.read_text("utf-8"))
-            there = found.pop("dataset")["sha256"]
-            before = make_config(found, str(record)).to_dict()
-        except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-            raise TrainingError(f"{record}: damaged ({error!r}); name another folder") from None
-        differs = [key for key, value in config.to_dict().items() if before[key] != value and key not in RESUMABLE]
-        if differs:
-            key = differs[0]
-            raise TrainingError(
-                f"{folder}: its run has {key} {before[key]!r}, not {config.to_dict()[key]!r}; resume with the same "
-                "configuration or name another folder"
-            )
-        if there != dataset.info.sha256:
-            raise TrainingError(f"{folder}: its run was started on other data; resume with that data set")
-        if (folder / "checkpoint" / RECORD).is_file():
-            raise TrainingError(f"{folder}: its run is finished; see {folder / 'checkpoint'}")
-        return
-    if folder.exists() and any(folder.iterdir()):
-        raise TrainingError(f"{folder}: is not empty and holds no run; name another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"{folder}: cannot be made ({error.strerror}); name another folder") from None
-    write_atomic(record, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True).encode("utf-8"))
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of transformers in `folder`; the ones that a kill left unfinished are removed.
-
-    transformers writes `trainer_state.json` last.
-    """
-    complete: list[tuple[int, Path]] = []
-    for path in folder.glob("checkpoint-*"):
-        number = path.name.removeprefix("checkpoint-")
-        try:
-            state = json.loads((path / "trainer_state.json").read_text("utf-8"))
-            if state["global_step"] != int(number):
-                raise ValueError("another checkpoint's state")
-            complete.append((int(number), path))
-        except (OSError, ValueError, KeyError, TypeError):
-            shutil.rmtree(path, ignore_errors=True)
-    return max(complete)[1] if complete else None
 
 
 def _disk_full(error: BaseException) -> bool:

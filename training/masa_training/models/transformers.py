@@ -81,10 +81,26 @@ def transformers_model(
     longest = length or min(base.context_length, 4096)
     if longest > base.context_length:
         raise TrainingError(f"{name}: length {longest} is more than the model's context of {base.context_length}")
+    chat = chat_format(base, template, template_options)
+
+    def make() -> TransformersEngine:
+        return TransformersEngine(model, slots=slots, length=longest, together=together)
+
+    return InProcessModel(name, chat, base.tokenizer(), make, slots=slots, scoring=scoring)
+
+
+def chat_format(
+    base: Base, template: str | None = None, template_options: Mapping[str, Any] | None = None
+) -> ChatFormat:
+    """How conversations with this base are written: by the given template, or else by its own.
+
+    Raises:
+        TrainingError: as `ChatFormat`.
+    """
     tokenizer = base.tokenizer()
     source = template if template is not None else _template(base)
     bos, add_bos, eos = _ends(base, tokenizer)
-    chat = ChatFormat(
+    return ChatFormat(
         tokenizer,
         TEMPLATES.get(source, source) if source is not None else None,
         bos=bos,
@@ -93,11 +109,6 @@ def transformers_model(
         options=template_options,
         where=str(base.path),
     )
-
-    def make() -> TransformersEngine:
-        return TransformersEngine(model, slots=slots, length=longest, together=together)
-
-    return InProcessModel(name, chat, tokenizer, make, slots=slots, scoring=scoring)
 
 
 def _template(base: Base) -> str | None:

@@ -1,0 +1,68 @@
+"""What commands that train tell: the plan of a dry run, and how far training is."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from masa_training.distill.planning import Plan
+
+
+def plan_told(planned: Plan, as_json: bool) -> str:
+    """What a run would do."""
+    facts: dict[str, Any] = {
+        "base": planned.base.name,
+        "samples": planned.samples,
+        "steps": len(planned.steps),
+        "steps_per_epoch": planned.steps_per_epoch,
+        "tokens": planned.tokens,
+        "computed_tokens": planned.computed,
+        "tokenizer_texts_compared": planned.compared,
+    }
+    if as_json:
+        return json.dumps(facts)
+    steps = f"{len(planned.steps)} steps ({planned.steps_per_epoch} an epoch)"
+    return (
+        f"{planned.samples} samples, {steps} on {planned.base.name}\n"
+        f"{planned.tokens:,} tokens, {planned.computed:,} after sharing prefixes"
+    )
+
+
+def reporter(as_json: bool) -> Callable[[str, Mapping[str, Any]], None]:
+    """Tells events of a run on stderr, as lines for a person or as JSON lines."""
+    return _as_json if as_json else _Lines()
+
+
+def _as_json(event: str, values: Mapping[str, Any]) -> None:
+    click.echo(json.dumps({"event": event, **values}), err=True)
+
+
+class _Lines:
+    """Tells a person how far training is, a line an event."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._first: int | None = None
+
+    def __call__(self, event: str, values: Mapping[str, Any]) -> None:
+        if event in ("started", "resumed"):
+            source = f" from {values['checkpoint']}" if values.get("checkpoint") else ""
+            click.echo(f"{event}{source}: {values['samples']} samples, {values['steps']} steps", err=True)
+        elif event == "evaluated":
+            click.echo(f"  step {values['step']}: held-out NLL {values['nll']:.4f} nats per target token", err=True)
+        elif event == "trained":
+            step, total = values["step"], values["of"]
+            if self._first is None:
+                self._first, self._began = step, time.monotonic()
+            elapsed = time.monotonic() - self._began
+            left = elapsed / (step - self._first) * (total - step) if step > self._first else None
+            ending = f", about {left / 60:.0f} min left" if left is not None else ""
+            speed = values.get("tokens_per_second", 0)
+            click.echo(f"  step {step}/{total}: loss {values['loss']:.4f}, {speed:.0f} tokens/s{ending}", err=True)
+        elif event == "finished":
+            click.echo(f"finished after {values['seconds'] / 60:.1f} min", err=True)

@@ -1,0 +1,93 @@
+"""The folder of a training run: whose it is, and where it stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from masa.files import write_atomic
+from masa_training.checkpoint import RECORD
+from masa_training.distill.config import DistillConfig, make_config
+from masa_training.errors import TrainingError
+
+RESUMABLE = ("threads", "row_tokens", "gradient_checkpointing", "report_to")
+"""Settings that may differ when a run goes on: they change how a step is computed, not what it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a run learns from, as its checkpoint will tell.
+
+    Attributes:
+        sha256: of all that determines the samples.
+        language: what is learned: an output language of rewriters, or "action".
+        summary: one sentence.
+        synthetic: whether targets follow from stated rules and not from results in an environment.
+    """
+
+    name: str
+    sha256: str
+    language: str
+    summary: str
+    synthetic: bool
+    licence: str
+
+
+def claim(folder: Path, config: DistillConfig, source: Source, resume: bool) -> None:
+    """Make the run folder ours, or check that it holds this very run.
+
+    Raises:
+        TrainingError: if it holds something else, or its run is finished.
+    """
+    import yaml
+
+    record = folder / "config.yaml"
+    wanted = {"dataset": {"name": source.name, "sha256": source.sha256}, **config.to_dict()}
+    if record.is_file():
+        if not resume:
+            raise TrainingError(f"{folder}: holds a run already; go on with it (--resume) or name another folder")
+        try:
+            found = yaml.safe_load(record.read_text("utf-8"))
+            there = found.pop("dataset")["sha256"]
+            before = make_config(found, str(record)).to_dict()
+        except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+            raise TrainingError(f"{record}: damaged ({error!r}); name another folder") from None
+        differs = [key for key, value in config.to_dict().items() if before[key] != value and key not in RESUMABLE]
+        if differs:
+            key = differs[0]
+            raise TrainingError(
+                f"{folder}: its run has {key} {before[key]!r}, not {config.to_dict()[key]!r}; resume with the same "
+                "configuration or name another folder"
+            )
+        if there != source.sha256:
+            raise TrainingError(f"{folder}: its run was started on other data; resume with that data set")
+        if (folder / "checkpoint" / RECORD).is_file():
+            raise TrainingError(f"{folder}: its run is finished; see {folder / 'checkpoint'}")
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise TrainingError(f"{folder}: is not empty and holds no run; name another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"{folder}: cannot be made ({error.strerror}); name another folder") from None
+    write_atomic(record, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True).encode("utf-8"))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint of transformers in `folder`; the ones that a kill left unfinished are removed.
+
+    transformers writes `trainer_state.json` last.
+    """
+    complete: list[tuple[int, Path]] = []
+    for path in folder.glob("checkpoint-*"):
+        number = path.name.removeprefix("checkpoint-")
+        try:
+            state = json.loads((path / "trainer_state.json").read_text("utf-8"))
+            if state["global_step"] != int(number):
+                raise ValueError("another checkpoint's state")
+            complete.append((int(number), path))
+        except (OSError, ValueError, KeyError, TypeError):
+            shutil.rmtree(path, ignore_errors=True)
+    return max(complete)[1] if complete else None

@@ -1,0 +1,93 @@
+"""Training an instrument: its conversations, then a run as `masa distill` makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from masa_training.bases import open_base
+from masa_training.checkpoint import Checkpoint
+from masa_training.distill.packing import epoch_steps, families, rows_of
+from masa_training.distill.planning import Plan
+from masa_training.distill.run import Report, train
+from masa_training.distill.run_folder import Source
+from masa_training.errors import TrainingError
+from masa_training.instruments.config import InstrumentConfig
+from masa_training.instruments.conversations import conversations
+
+
+def train_instrument(
+    config: InstrumentConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    report: Report | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Checkpoint:
+    """Train in `folder`, or go on there; the checkpoint plays as `checkpoint:FOLDER` (`masa_training.models`).
+
+    Raises:
+        StoppedError: if `stop()` ended it before its time; go on with `resume`.
+        TrainingError: as `masa_training.distill.run.train` and `conversations`.
+    """
+    source = Source(
+        name=f"instrument-{config.name}",
+        sha256=config.sha256,
+        language="action",
+        summary=f"An instrument for measuring: likes {config.likes} skills and is misled by {config.dislikes} ones.",
+        synthetic=True,
+        licence="Apache-2.0",
+    )
+    return train(
+        config.distill,
+        source,
+        lambda: plan_instrument(config, progress=progress),
+        folder,
+        resume=resume,
+        report=report,
+        stop=stop,
+    )
+
+
+def plan_instrument(config: InstrumentConfig, *, progress: Callable[[int, int], None] = lambda done, of: None) -> Plan:
+    """Play and encode the conversations, and lay out every step."""
+    from masa_training.models.transformers import chat_format
+
+    settings = config.distill
+    base = open_base(settings.base, settings.template or "chatml")
+    chat = chat_format(base, settings.template)
+    samples = list(conversations(config, chat, "train", progress=progress))
+    held_out = list(conversations(config, chat, "val"))
+    longest = max((*samples, *held_out), key=len)
+    if len(longest) > settings.context_length:
+        raise TrainingError(
+            f"conversation {longest.id} has {len(longest)} tokens, the context is {settings.context_length}; raise "
+            "`context_length`"
+        )
+    epochs = [
+        list(
+            epoch_steps(
+                samples,
+                batch_size=settings.batch_size,
+                row_tokens=settings.row_tokens,
+                seed=settings.seed,
+                epoch=epoch,
+                share=settings.share_prefixes,
+            )
+        )
+        for epoch in range(settings.epochs)
+    ]
+    steps = [step for epoch in epochs for step in epoch]
+    if settings.max_steps:
+        steps = steps[: settings.max_steps]
+    return Plan(
+        base=base,
+        steps=tuple(steps),
+        steps_per_epoch=len(epochs[0]),
+        validation=tuple(row for family in families(held_out) for row in rows_of(family, settings.row_tokens)),
+        samples=len(samples),
+        tokens=sum(map(len, samples)) * settings.epochs,
+        computed=sum(len(row.tokens) for step in steps for row in step),
+        compared=0,
+    )
