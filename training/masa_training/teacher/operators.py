@@ -1,0 +1,126 @@
+"""The offline teacher: deterministic edits, chosen from what the failures show. No key, no network, no model.
+
+It tries the edits that a symptom calls for first, then other wordings, one at a time and then two together, on the
+group at hand and on the one that the search began with, and never what was tried before. Its plans are recorded, and
+are what a plan rewriter learns from.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from masa.edits import EDITS, EditCall, Plan, PlanLine, apply_plan, available_edits
+from masa.facts import Facts
+from masa.languages import MAX_EDITS_PER_LINE, MAX_WARNINGS
+from masa.skills import Group
+from masa_training.teacher.protocol import Asked, Rewrite, TeacherError, words_of
+from masa_training.teacher.symptoms import attribute
+
+REMEDIES: Mapping[str, tuple[str, ...]] = {
+    "loop": ("warn loop", "condition-action", "steps"),
+    "invalid-action": ("syntax", "warn invalid-action", "example"),
+    "revisiting": ("warn revisiting", "steps"),
+    "undelivered-object": ("steps", "warn undelivered-object"),
+    "answer-form": ("warn answer-form", "example"),
+    "wrong-object": ("condition-action", "warn wrong-object"),
+    "premature-stop": ("steps", "warn premature-stop", "emphasise"),
+    "verbosity": ("shorten", "limit 1"),
+    "out-of-steps": ("shorten", "steps", "limit 2"),
+}
+"""What is tried for a symptom, the likeliest first. These are guesses; the search decides."""
+
+WORDINGS = ("shorten", "steps", "condition-action", "limit 2", "emphasise", "limit 1", "example", "syntax")
+"""What is tried where failures show nothing, or what they call for was tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorTeacher:
+    """Proposes the best untried combination of edits.
+
+    Attributes:
+        together: most edits in one rewrite.
+    """
+
+    together: int = 2
+
+    def rewrite(self, asked: Asked) -> Rewrite:
+        found = attribute(asked.seen)
+        ranked = _ranked(found)
+        tried = {asked.group.skills, asked.original.skills, *(group.skills for group, _ in asked.refused)}
+        tried |= {group.skills for group, _ in asked.best}
+        for calls in _combinations(ranked, self.together):
+            for source in _sources(asked):
+                start = getattr(asked, source)
+                plan = plan_of(start, calls, asked.facts)
+                if plan is None:
+                    continue
+                group = apply_plan(start, plan, asked.facts).group
+                if group.skills not in tried and words_of(group) <= asked.words:
+                    note = _note(calls, found, source)
+                    return Rewrite(group=group, plan=plan, source=source, attribution=found, note=note)
+        raise TeacherError(
+            f"{asked.group.key}: every combination of up to {self.together} edits was tried or changes nothing"
+        )
+
+
+def plan_of(group: Group, calls: Sequence[EditCall], facts: Facts | None) -> Plan | None:
+    """The plan that does these edits wherever a skill admits them; None if it changes nothing."""
+    warnings = tuple(dict.fromkeys(call.argument or "" for call in calls if call.name == "warn"))[:MAX_WARNINGS]
+    changing = [call for call in calls if call.name != "warn"]
+    order = list(EDITS)
+    lines = []
+    for number, skill in enumerate(group.skills, start=1):
+        admitted = available_edits(skill, facts)
+        edits: dict[str, EditCall] = {}
+        for call in changing:
+            if call.name in admitted and EDITS[call.name].apply(skill, call.argument, facts) != skill:
+                edits.setdefault(call.name, call)
+        kept = sorted(list(edits.values())[:MAX_EDITS_PER_LINE], key=lambda call: order.index(call.name))
+        lines.append(PlanLine(number, tuple(kept) or (EditCall("keep"),)))
+    if not warnings and all(line.edits[0].name == "keep" for line in lines):
+        return None
+    return Plan(tuple(lines), tuple(kind for kind in warnings if not _warned(group, kind)))
+
+
+def _warned(group: Group, kind: str) -> bool:
+    """Whether a warning of the kind would add nothing, because the group has it."""
+    lines = tuple(PlanLine(number, (EditCall("keep"),)) for number in range(1, len(group.skills) + 1))
+    return apply_plan(group, Plan(lines, (kind,))).group.skills == group.skills
+
+
+def _ranked(found: Mapping[str, float]) -> list[EditCall]:
+    """Edits by how much the failures call for them; a symptom's later remedies count for less than its first."""
+    weights: dict[str, float] = {}
+    for symptom, share in found.items():
+        told = share * (0.5 if symptom == "out-of-steps" else 1.0)  # it follows from most others
+        for place, remedy in enumerate(REMEDIES[symptom]):
+            weights[remedy] = weights.get(remedy, 0.0) + told / (place + 1)
+    for place, wording in enumerate(WORDINGS):
+        weights.setdefault(wording, -float(place + 1))
+    names = sorted(weights, key=lambda name: (-weights[name], name))
+    return [EditCall(*name.split(" ", 1)) for name in names]
+
+
+def _combinations(calls: Sequence[EditCall], most: int) -> Iterator[tuple[EditCall, ...]]:
+    """One edit, then two, …; those of high rank first, and no two of the same name."""
+    for count in range(1, most + 1):
+        places = sorted(itertools.combinations(range(len(calls)), count), key=lambda its: (sum(its), its))
+        for its in places:
+            chosen = tuple(calls[place] for place in its)
+            names = [call.name for call in chosen if call.name != "warn"]
+            if len(set(names)) == len(names):
+                yield chosen
+
+
+def _sources(asked: Asked) -> tuple[Literal["group", "original"], ...]:
+    """Edits do not undo each other, so another wording may need the text that the search began with."""
+    return ("group",) if asked.group.skills == asked.original.skills else ("group", "original")
+
+
+def _note(calls: Sequence[EditCall], found: Mapping[str, float], source: str) -> str:
+    why = ", ".join(f"{name} in {share:.0%}" for name, share in list(found.items())[:3]) or "no symptom"
+    start = "" if source == "group" else ", from the first group"
+    return f"{' and '.join(map(str, calls))}{start}; failures show {why}"

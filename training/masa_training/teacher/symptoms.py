@@ -1,0 +1,112 @@
+"""What went wrong in an episode, as far as it shows in the turns: the kinds of trouble that skills can warn of.
+
+The names are those of the warnings of `masa.edits` and one more, `out-of-steps`. Nothing here knows the right answer or
+asks a model; a symptom is a hint, and failures without any are common.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final
+
+from masa.edits import WARN_KINDS
+from masa_training.environments import Task
+from masa_training.rollouts import Turn
+from masa_training.teacher.protocol import Seen
+
+SYMPTOMS: Final = (*WARN_KINDS, "out-of-steps")
+
+_TAKING = ("take", "pick", "grab", "get")
+_DELIVERING = ("put", "move", "place", "drop", "insert", "give")
+_ANSWERING = ("answer", "finish", "submit")
+_WORD = re.compile(r"[\w'-]+")
+
+_LOOP = 3
+"""The same action so often in a row is a loop."""
+_AGAIN = 2
+"""So many useless returns are a habit."""
+_LONG_ANSWER = 6
+"""Words from which an answer is a sentence and not an answer."""
+_VERBOSE = 120
+"""Written tokens a step from which an agent talks too much."""
+
+
+def symptoms_of(seen: Seen) -> frozenset[str]:
+    """The symptoms of one episode; none if it succeeded or is missing."""
+    episode, task = seen.episode, seen.task
+    if episode.outcome != "finished" or episode.success or not episode.turns:
+        return frozenset()
+    turns = episode.turns
+    last = _words(turns[-1].action)
+    answered = bool(last) and last[0] in _ANSWERING
+    found = {
+        "loop": _longest_run([turn.action for turn in turns]) >= _LOOP or 2 * episode.unchanged > len(turns) > 2,
+        "invalid-action": 4 * episode.invalid >= len(turns),
+        "revisiting": sum(many - 1 for many in _repeated(turns).values()) >= _AGAIN,
+        "undelivered-object": _holding(turns),
+        "answer-form": answered and len(last) - 1 >= _LONG_ANSWER,
+        "wrong-object": _took_another(turns, task),
+        "premature-stop": answered and not _was_read(last[1:], turns[:-1], task),
+        "verbosity": episode.completion_tokens > _VERBOSE * len(turns),
+        "out-of-steps": not answered and not turns[-1].observation.lower().startswith("you won"),
+    }
+    return frozenset(name for name, shows in found.items() if shows)
+
+
+def attribute(seen: Iterable[Seen]) -> dict[str, float]:
+    """The share of failed episodes that show each symptom, most frequent first; empty if none failed."""
+    failed = [one for one in seen if one.episode.outcome == "finished" and not one.episode.success]
+    counts = Counter(name for one in failed for name in symptoms_of(one))
+    ranked = sorted(counts, key=lambda name: (-counts[name], SYMPTOMS.index(name)))
+    return {name: counts[name] / len(failed) for name in ranked}
+
+
+def _longest_run(actions: list[str]) -> int:
+    longest = run = 0
+    for before, action in zip([None, *actions], actions, strict=False):
+        run = run + 1 if action == before else 1
+        longest = max(longest, run)
+    return longest
+
+
+def _repeated(turns: tuple[Turn, ...]) -> Counter[tuple[str, str]]:
+    """Actions that were taken again, not in a row, and showed what they had shown before."""
+    apart = [turn for before, turn in zip([None, *turns], turns, strict=False) if before is None or before != turn]
+    counts = Counter((turn.action, turn.observation) for turn in apart)
+    return Counter({key: count for key, count in counts.items() if count > 1})
+
+
+def _holding(turns: tuple[Turn, ...]) -> bool:
+    """Whether the last object that was taken was never put down."""
+    held = False
+    for turn in turns:
+        verb = (_words(turn.action) or [""])[0]
+        if turn.valid and turn.changed:
+            held = verb in _TAKING or (held and verb not in _DELIVERING)
+    return held
+
+
+def _took_another(turns: tuple[Turn, ...], task: Task) -> bool:
+    """Whether the goal names none of the objects that were taken."""
+    goal = set(_words(task.goal))
+    taken = [_words(turn.action)[1] for turn in turns if turn.changed and _is_taking(turn.action)]
+    return bool(taken) and not any(name in goal for name in taken)
+
+
+def _is_taking(action: str) -> bool:
+    words = _words(action)
+    return len(words) > 1 and words[0] in _TAKING
+
+
+def _was_read(answer: list[str], turns: tuple[Turn, ...], task: Task) -> bool:
+    """Whether the answer's words occur together in anything that was read, or are a choice that the goal offers."""
+    text = " ".join(answer)
+    if text and turns and text in " ".join(_words(task.goal)):
+        return True
+    return any(text in " ".join(_words(turn.observation)) for turn in turns)
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
