@@ -203,6 +203,12 @@ def test_a_rewriter_runs_a_checkpoint_as_it_is(base: Path, tmp_path: Path) -> No
     assert group.raw.startswith("1 ") and "\n2 " in group.raw
 
 
+def test_an_instrument_is_no_rewriter(base: Path, tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "checkpoint", base, language="action")
+    with pytest.raises(TrainingError, match="is no rewriter but was trained to write 'action'; play it with masa eval"):
+        rewriter_for(folder)
+
+
 def test_another_base_than_the_one_trained_from_is_refused(base: Path, tmp_path: Path) -> None:
     record = {"name": "x", "spec": str(base), "path": str(base), "kind": "hf", "sha256": "f" * 64}
     folder = tiny_checkpoint(tmp_path / "checkpoint", base, base=record)

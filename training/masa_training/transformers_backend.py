@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from masa.artifact import Artifact
 from masa.backends import Feed
 from masa.errors import BackendError
+from masa.languages import LANGUAGES
 from masa.manifest import ChatTemplate as ManifestTemplate
 from masa.manifest import TrainingData
 from masa.prompt import Segment
@@ -199,7 +200,16 @@ def base_of(checkpoint: Checkpoint) -> Base:
 
 
 def checkpoint_artifact(checkpoint: Checkpoint, *, trained: bool = True) -> Artifact:
-    """What an artifact of this checkpoint would say of itself, for code that asks for one; it has no files."""
+    """What an artifact of this checkpoint would say of itself, for code that asks for one; it has no files.
+
+    Raises:
+        TrainingError: if the checkpoint is no rewriter.
+    """
+    if checkpoint.language not in LANGUAGES:
+        raise TrainingError(
+            f"{checkpoint.path}: is no rewriter but was trained to write {checkpoint.language!r}; "
+            "play it with masa evaluate"
+        )
     template = checkpoint.template
     pieces = (
         tuple((segment.text, segment.control) for segment in part)
