@@ -12,6 +12,7 @@ import click
 
 from masa.cli.output import clean, count, table, write_json
 from masa.cli.progress import interrupt_line, interrupts, show_line
+from masa_training.commands import granularity
 
 if TYPE_CHECKING:
     from masa_training.studies.config import Study, StudyCell
@@ -25,6 +26,9 @@ _EVERY, _EVERY_LINE = 0.1, 60.0
 @click.group("study", short_help="Run a grid of experiments and make its table.")
 def command() -> None:
     """Run a grid of experiments, go on with it another day, and make its table from what is finished."""
+
+
+command.add_command(granularity.command)
 
 
 @command.command(
