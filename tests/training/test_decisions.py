@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masa_training.decisions import false_accept_rate, minimum_detectable_effect, paired
+from masa_training.decisions import false_accept_rate, minimum_detectable_effect, paired, strict
 
 rewards = st.lists(st.floats(0, 1, width=16), min_size=0, max_size=30)
 
@@ -72,3 +72,21 @@ def test_an_arm_against_itself_is_accepted_about_as_often_as_alpha_says() -> Non
     assert rate is not None and 0.02 <= rate <= 0.08
     assert false_accept_rate(first, second, resamples=50) == false_accept_rate(first, second, resamples=50)
     assert false_accept_rate([1.0], [0.0]) is None
+
+
+def test_strict_accepts_any_higher_mean_and_nothing_else() -> None:
+    assert strict([1.0, 0.0, 1.0], [1.0, 0.0, 0.0]).verdict is True
+    # 0.1 + 0.2 + 0.3 depends on the order when added one by one; the mean reward does not.
+    assert strict([0.1, 0.2, 0.3], [0.3, 0.2, 0.1]).verdict is False
+    assert strict([0.0], [1.0]).difference == -1.0
+    assert strict([], []).verdict is None and strict([], []).difference is None
+    with pytest.raises(ValueError, match="1 tasks of the candidate, 0"):
+        strict([1.0], [])
+
+
+@given(rewards)
+@settings(max_examples=30, deadline=None)
+def test_a_decision_tells_how_many_pairs_it_rests_on(side: list[float]) -> None:
+    for rule in (paired, strict):
+        decision = rule(side, [0.25] * len(side))
+        assert decision.pairs == len(side) and not decision.open

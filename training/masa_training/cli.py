@@ -9,13 +9,24 @@ from collections.abc import Mapping
 
 import click
 
-from masa_training.commands import compare_cards, dataset, distill, env, evaluate, evaluate_rewriter, instrument, study
+from masa_training.commands import (
+    compare_cards,
+    dataset,
+    distill,
+    env,
+    evaluate,
+    evaluate_rewriter,
+    evolve,
+    instrument,
+    study,
+)
 
 commands: Mapping[str, click.Command] = {
     "compare-cards": compare_cards.command,
     "dataset": dataset.command,
     "distill": distill.command,
     "instrument": instrument.command,
+    "evolve": evolve.command,
     "env": env.command,
     "evaluate": evaluate.command,
     "evaluate-rewriter": evaluate_rewriter.command,

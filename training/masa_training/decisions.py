@@ -17,12 +17,37 @@ class Decision:
         verdict: None while the evidence is too thin to judge; never guessed.
         difference: mean paired difference, candidate − incumbent; None without pairs.
         p: probability of a t at least as large if there were no difference; None where it is undefined.
+        pairs: how many pairs of rewards it rests on; fewer than were given if a sequential test had decided before.
+        open: whether the test would look at more pairs; not a verdict yet.
     """
 
     verdict: bool | None
     difference: float | None
     p: float | None
     reason: str
+    pairs: int | None = None
+    open: bool = False
+
+
+def strict(candidate: Sequence[float], incumbent: Sequence[float]) -> Decision:
+    """Accept if the mean reward is strictly higher, else reject: the published method's rule (arXiv 2605.30723).
+
+    Both sequences hold the rewards of the same tasks and seeds. Chance alone accepts almost every second candidate that
+    equals the incumbent. None without pairs.
+
+    Raises:
+        ValueError: if the sequences differ in length.
+    """
+    if len(candidate) != len(incumbent):
+        raise ValueError(f"{len(candidate)} tasks of the candidate, {len(incumbent)} of the incumbent")
+    if not candidate:
+        return Decision(None, None, None, "no task was played by both", pairs=0)
+    # Summed exactly, so that equal rewards in another order are not a difference.
+    total = math.fsum([*candidate, *(-reward for reward in incumbent)])
+    mean = total / len(candidate)
+    word = "higher" if total > 0 else "not higher"
+    told = f"{word}: mean difference {mean:+.3f} over {len(candidate)} tasks"
+    return Decision(total > 0, mean, None, told, pairs=len(candidate))
 
 
 def paired(candidate: Sequence[float], incumbent: Sequence[float], *, alpha: float = 0.05) -> Decision:
@@ -38,22 +63,23 @@ def paired(candidate: Sequence[float], incumbent: Sequence[float], *, alpha: flo
     if len(candidate) != len(incumbent):
         raise ValueError(f"{len(candidate)} tasks of the candidate, {len(incumbent)} of the incumbent")
     differences = np.asarray(candidate, dtype=np.float64) - np.asarray(incumbent, dtype=np.float64)
-    if not len(differences):
-        return Decision(None, None, None, "no task was played by both")
+    count = len(differences)
+    if not count:
+        return Decision(None, None, None, "no task was played by both", pairs=0)
     mean = float(differences.mean())
-    if len(differences) < 2:
-        return Decision(None, mean, None, "one task only")
-    spread = float(differences.std(ddof=1)) / math.sqrt(len(differences))
+    if count < 2:
+        return Decision(None, mean, None, "one task only", pairs=count)
+    spread = float(differences.std(ddof=1)) / math.sqrt(count)
     if spread == 0:
         same = "all tasks gave the same difference"
-        return Decision(None, mean, None, f"{same}, whose chance is not known")
-    p = _tail(mean / spread, len(differences) - 1)
-    told = f"mean difference {mean:+.3f} over {len(differences)} tasks, p {min(p, 1 - p):.3f}"
+        return Decision(None, mean, None, f"{same}, whose chance is not known", pairs=count)
+    p = _tail(mean / spread, count - 1)
+    told = f"mean difference {mean:+.3f} over {count} tasks, p {min(p, 1 - p):.3f}"
     if p <= alpha:
-        return Decision(True, mean, p, f"better: {told}")
+        return Decision(True, mean, p, f"better: {told}", pairs=count)
     if 1 - p <= alpha:
-        return Decision(False, mean, p, f"worse: {told}")
-    return Decision(None, mean, p, f"indecisive: {told}")
+        return Decision(False, mean, p, f"worse: {told}", pairs=count)
+    return Decision(None, mean, p, f"indecisive: {told}", pairs=count)
 
 
 def minimum_detectable_effect(differences: Sequence[float], *, alpha: float = 0.05, power: float = 0.8) -> float | None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from masa.errors import FormatError
-from masa.files import read_text
 from masa_training.errors import TrainingError
+from masa_training.settings import check_known, config_names, find_config, read_settings
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs" / "distill"
 
@@ -101,7 +99,7 @@ class DistillConfig:
 
 def preset_names() -> tuple[str, ...]:
     """Names of the configurations that come with masa."""
-    return tuple(sorted(path.stem for path in PRESETS.glob("*.yaml")))
+    return config_names(PRESETS)
 
 
 def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> DistillConfig:
@@ -110,22 +108,8 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> DistillConf
     Raises:
         TrainingError: for a missing file, an unknown key (with a suggestion) or a value of the wrong type.
     """
-    import yaml
-
-    path = PRESETS / f"{name_or_path}.yaml"
-    if not path.is_file():
-        path = Path(name_or_path)
-    if not path.is_file():
-        close = difflib.get_close_matches(name_or_path, preset_names(), n=1)
-        hint = f"did you mean {close[0]}?" if close else f"the shipped ones are {', '.join(preset_names())}"
-        raise TrainingError(f"{name_or_path}: no such configuration; {hint}")
-    try:
-        values = yaml.safe_load(read_text(path)) or {}
-    except (FormatError, yaml.YAMLError, RecursionError) as error:
-        raise TrainingError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:150]})") from None
-    if not isinstance(values, dict):
-        raise TrainingError(f"{path}: found {type(values).__name__} where settings (key: value) belong")
-    return apply_overrides(make_config(values, str(path)), overrides)
+    path = find_config(name_or_path, PRESETS, "configuration")
+    return apply_overrides(make_config(read_settings(path), str(path)), overrides)
 
 
 def apply_overrides(config: DistillConfig, overrides: Sequence[str]) -> DistillConfig:
@@ -151,13 +135,9 @@ def make_config(values: Mapping[str, Any], where: str) -> DistillConfig:
         TrainingError: as `load_config`.
     """
     kinds = get_type_hints(DistillConfig)
-    known = [f.name for f in fields(DistillConfig)]
+    check_known(values, [f.name for f in fields(DistillConfig)], where)
     checked: dict[str, Any] = {}
     for key, value in values.items():
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"the settings are {', '.join(known)}"
-            raise TrainingError(f"{where}: unknown setting {key!r}; {hint}")
         checked[key] = _typed(key, value, kinds[key], where)
     return replace(DistillConfig(), **checked)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -10,11 +9,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from masa.errors import FormatError
-from masa.files import read_text
 from masa_training.distill.config import DistillConfig, make_config
 from masa_training.errors import TrainingError
 from masa_training.instruments.wording import WORDINGS, Wording
+from masa_training.settings import check_known, config_names, find_config, read_settings
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs" / "instruments"
 BANKS = Path(__file__).resolve().parent.parent / "configs" / "banks"
@@ -81,7 +79,7 @@ class InstrumentConfig:
 
 def instrument_names() -> tuple[str, ...]:
     """Names of the instruments that come with masa."""
-    return tuple(sorted(path.stem for path in PRESETS.glob("*.yaml")))
+    return config_names(PRESETS)
 
 
 def load_instrument(name_or_path: str) -> InstrumentConfig:
@@ -90,43 +88,21 @@ def load_instrument(name_or_path: str) -> InstrumentConfig:
     Raises:
         TrainingError: for a missing file, an unknown or missing key, or a value that does not fit.
     """
-    import yaml
-
-    path = PRESETS / f"{name_or_path}.yaml"
-    if not path.is_file():
-        path = Path(name_or_path)
-    if not path.is_file():
-        close = difflib.get_close_matches(name_or_path, instrument_names(), n=1)
-        hint = f"did you mean {close[0]}?" if close else f"the shipped ones are {', '.join(instrument_names())}"
-        raise TrainingError(f"{name_or_path}: no such instrument; {hint}")
-    try:
-        values = yaml.safe_load(read_text(path))
-    except (FormatError, yaml.YAMLError, RecursionError) as error:
-        raise TrainingError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:150]})") from None
+    path = find_config(name_or_path, PRESETS, "instrument")
+    values = read_settings(path)
     try:
         return _made(values, str(path))
     except (TypeError, AttributeError, ValueError) as error:
         raise TrainingError(f"{path}: is no description of an instrument ({error})") from None
 
 
-def _made(values: Any, where: str) -> InstrumentConfig:
-    if not isinstance(values, dict):
-        raise TrainingError(f"{where}: found {type(values).__name__} where settings (key: value) belong")
-    _known(values, InstrumentConfig, where)
+def _made(values: dict[str, Any], where: str) -> InstrumentConfig:
+    check_known(values, [its.name for its in fields(InstrumentConfig)], where)
     worlds = {}
     for name, its in values.get("worlds", {}).items():
-        _known(its, World, f"{where}, world {name}")
+        check_known(its, [one.name for one in fields(World)], f"{where}, world {name}")
+        if not {"needs", "lapse"} <= set(its):
+            raise TrainingError(f"{where}, world {name}: needs and lapse must both be given")
         worlds[name] = World(**{**its, "needs": {str(key): float(need) for key, need in its["needs"].items()}})
     distill = make_config(values.get("distill", {}), f"{where}, distill")
     return InstrumentConfig(**{**values, "worlds": worlds, "distill": distill})
-
-
-def _known(values: Mapping[str, Any], kind: type, where: str) -> None:
-    settings = [its.name for its in fields(kind)]
-    for key in values:
-        if key not in settings:
-            close = difflib.get_close_matches(str(key), settings, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"the settings are {', '.join(settings)}"
-            raise TrainingError(f"{where}: unknown setting {key!r}; {hint}")
-    if "needs" in settings and not {"needs", "lapse"} <= set(values):
-        raise TrainingError(f"{where}: needs and lapse must both be given")

@@ -1,0 +1,129 @@
+"""`masa evolve`: search for the skill bank that serves a backbone best."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from masa.cli.output import clean, write_json
+from masa.cli.progress import interrupt_line, interrupts, show_line
+
+if TYPE_CHECKING:
+    from masa_training.evolution.run import Evolved
+    from masa_training.evolution.searching import Told
+    from masa_training.rollouts import Episode
+
+CANCELLED = 130
+
+
+@click.command(
+    "evolve",
+    epilog="""\b
+Examples:
+  masa evolve lookup-smollm2 -o runs/lookup --dry-run
+  masa evolve lookup-smollm2 -o runs/lookup
+  masa evolve lookup-smollm2 -o runs/lookup --resume --set budget.minutes=240
+  masa evolve my-experiment.yaml -o runs/mine --set accept.pairs=100 --set iterations=5
+  masa dataset my-data.yaml -o data/plans        # its sources.runs names run folders
+""",
+)
+@click.argument("config")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
+@click.option("--resume", is_flag=True, help="Go on with the run in the folder, after a kill too.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
+@click.option("--dry-run", is_flag=True, help="Say how much would be played at most; play nothing.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress; the result and errors only.")
+def command(
+    config: str, output: Path, resume: bool, overrides: tuple[str, ...], dry_run: bool, as_json: bool, quiet: bool
+) -> None:
+    """Evolve a skill bank: CONFIG is a shipped experiment or a YAML file.
+
+    General skills climb first; then, these frozen, a tree is searched for each task type. At the end the evolved bank,
+    the one it began with and no skills play tasks that nothing was chosen by. Everything is kept in the run folder as
+    it happens; --resume goes on after Ctrl-C, kill -9 or a spent budget, and plays nothing twice.
+    """
+    from masa_training.evolution import load_evolve
+    from masa_training.evolution.run import estimate, evolve
+
+    settings = load_evolve(config, overrides)
+    if dry_run:
+        told = estimate(settings)
+        write_json(told) if as_json else click.echo(_estimated(told))
+        return
+    shown = _Shown(quiet=quiet or as_json)
+    with interrupts("everything so far is kept, --resume goes on from it") as cancel:
+        try:
+            evolved = evolve(settings, output, resume=resume, told=shown.told, progress=shown.played, cancel=cancel)
+        finally:
+            shown.end()
+        cancelled = cancel()
+    if as_json:
+        write_json(evolved.to_json())
+    else:
+        click.echo(_result(evolved))
+    if evolved.ended:
+        click.echo(f"Stopped: {evolved.ended}; the same command with --resume goes on.", err=True)
+    if cancelled:
+        click.get_current_context().exit(CANCELLED)
+
+
+def _estimated(told: dict[str, Any]) -> str:
+    lines = [
+        f"{key}: {its['candidates']} candidates, at most {its['episodes']:,} episodes "
+        f"({its['train']} training and {its['val']} deciding tasks)"
+        for key, its in told["groups"].items()
+    ]
+    limits = ", ".join(f"{name} {most:g}" for name, most in told["budget"].items() if most)
+    lines.append(f"at most {told['episodes']:,} episodes, then {told['test_episodes']:,} of the test")
+    lines.append(f"budget: {limits or 'none'}")
+    return "\n".join(lines)
+
+
+def _result(evolved: Evolved) -> str:
+    from masa_training.trials.report import to_markdown
+
+    lines = []
+    for key, its in evolved.searches.items():
+        state = "" if its["finished"] else " (not finished)"
+        lines.append(
+            f"{clean(key)}: {its['accepted']} accepted, {its['rejected']} rejected, {its['indecisive']} indecisive, "
+            f"{its['failed']} without a proposal; {its['episodes']:,} episodes{state}"
+        )
+    if evolved.test:
+        lines += ["", clean(to_markdown(evolved.test))]
+    lines.append(f"bank: {clean(str(evolved.path))}")
+    return "\n".join(lines)
+
+
+class _Shown:
+    """A line for every decision, and a live line of episodes on a terminal."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._live = sys.stderr.isatty()
+        self._played = 0
+
+    def played(self, episode: Episode) -> None:
+        self._played += 1
+        if self._live and not self._quiet and self._played % 5 == 0:
+            show_line(f"{self._played:,} episodes")
+
+    def told(self, told: Told) -> None:
+        from masa_training.search import Proposal, Verdict
+
+        event, text = told.event, ""
+        if isinstance(event, Verdict):
+            text = f"{told.group} node {event.node} against {event.incumbent}: {event.decision.reason}"
+        elif isinstance(event, Proposal) and event.problem:
+            text = f"{told.group} round {event.round}: no proposal ({event.problem})"
+        if text and not self._quiet:
+            self.end()
+            click.echo(clean(text), err=True)
+
+    def end(self) -> None:
+        if self._live and not self._quiet:
+            interrupt_line()

@@ -1,0 +1,185 @@
+"""The configuration of `masa evolve`: one typed YAML an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from masa_training.agents import AgentConfig
+from masa_training.errors import TrainingError
+from masa_training.search import Acceptance, FixedPaired, SequentialPaired, Strict
+from masa_training.settings import check_known, config_names, find_config, overridden, read_settings
+
+PRESETS = Path(__file__).resolve().parent.parent / "configs" / "evolve"
+BANKS = Path(__file__).resolve().parent.parent / "configs" / "banks"
+RULES = ("sequential", "paired", "strict")
+TEACHERS = ("operators",)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneConfig:
+    """The backbone to evolve for; `spec` and `options` are those of `open_model`, `card` its card's fields or file."""
+
+    name: str
+    spec: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    card: Mapping[str, Any] | str = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptConfig:
+    """When a candidate replaces the incumbent: a rule of `masa_training.search.acceptance` and its numbers.
+
+    Attributes:
+        pairs: most pairs of episodes that are compared.
+        first: pairs before the first look, where the rule looks more than once.
+    """
+
+    rule: str = "sequential"
+    pairs: int = 150
+    first: int = 5
+    alpha: float = 0.05
+
+    def acceptance(self) -> Acceptance:
+        if self.rule == "sequential":
+            return SequentialPaired(most=self.pairs, first=self.first, alpha=self.alpha)
+        return Strict(self.pairs) if self.rule == "strict" else FixedPaired(self.pairs, self.alpha)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetConfig:
+    """Limits of the whole run, interrupted or not; 0 is none.
+
+    Attributes:
+        episodes: played for search and teacher; the final test is not counted.
+        tokens: read and written by the backbone.
+        teacher_tokens, dollars: of the teacher.
+        minutes: of playing and asking, over all sessions.
+    """
+
+    episodes: int = 0
+    tokens: int = 0
+    teacher_tokens: int = 0
+    dollars: float = 0.0
+    minutes: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvolveConfig:
+    """What `masa evolve` does. The search's defaults are the paper's (paper/METHOD.md), the rule is ours.
+
+    Attributes:
+        bank: the bank to begin with: a file, or `ENVIRONMENT/NAME` of those that ship.
+        options: of the environment.
+        agent: settings of `AgentConfig`.
+        rounds, patience: of the hill climbing for the general skills; 0 rounds leave them as they are.
+        iterations, exploration: of the tree search for each task type; 0 iterations leave them as they are.
+        task_types: only these; empty for all that the bank has skills for.
+        shown: K, best groups that the teacher is shown.
+        watched: episodes of the split `train` that the teacher sees of the group it rewrites.
+        penalty: λ of R = SR − λ·NHR.
+        growth: most words of a group, as a multiple of the group that the search began with.
+        test_tasks: tasks of the split `test` for the final comparison; 0 takes all.
+        test_seeds: episodes of each.
+    """
+
+    name: str
+    environment: str
+    backbone: BackboneConfig
+    bank: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    agent: Mapping[str, Any] = field(default_factory=dict)
+    teacher: str = "operators"
+    rounds: int = 10
+    patience: int = 3
+    iterations: int = 10
+    exploration: float = 1.4
+    task_types: Sequence[str] = ()
+    shown: int = 5
+    watched: int = 12
+    accept: AcceptConfig = field(default_factory=AcceptConfig)
+    penalty: float = 0.0
+    growth: float = 2.5
+    test_tasks: int = 100
+    test_seeds: int = 1
+    slots: int = 0
+    isolated: bool = False
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    licence: str = "Apache-2.0"
+
+    def __post_init__(self) -> None:
+        if self.accept.rule not in RULES:
+            raise TrainingError(f"accept.rule is {self.accept.rule!r}; it must be one of {', '.join(RULES)}")
+        if self.teacher not in TEACHERS:
+            raise TrainingError(f"teacher is {self.teacher!r}; it must be one of {', '.join(TEACHERS)}")
+        for name, least in (("rounds", 0), ("iterations", 0), ("patience", 1), ("shown", 1), ("watched", 1)):
+            if getattr(self, name) < least:
+                raise TrainingError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if not 0 <= self.penalty <= 1:
+            raise TrainingError(f"penalty is {self.penalty}; λ must lie between 0 and 1")
+        if self.growth < 1:
+            raise TrainingError(f"growth is {self.growth}; it must be at least 1")
+        try:
+            self.agent_config()
+        except TypeError as error:
+            raise TrainingError(f"agent: {error}") from None
+
+    def agent_config(self) -> AgentConfig:
+        return AgentConfig(**self.agent)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def evolve_names() -> tuple[str, ...]:
+    """Names of the experiments that come with masa."""
+    return config_names(PRESETS)
+
+
+def load_evolve(name_or_path: str, overrides: Sequence[str] = ()) -> EvolveConfig:
+    """The experiment in a YAML file, or the shipped one of that name; overrides are such as `budget.episodes=500`.
+
+    Raises:
+        TrainingError: for a missing file, an unknown key or a value that does not fit.
+    """
+    path = find_config(name_or_path, PRESETS, "experiment")
+    return make_evolve(overridden(read_settings(path), overrides), str(path))
+
+
+def make_evolve(values: Mapping[str, Any], where: str) -> EvolveConfig:
+    """The experiment with these settings; `where` names their source in errors.
+
+    Raises:
+        TrainingError: as `load_evolve`.
+    """
+    check_known(values, _names(EvolveConfig), where)
+    inner: dict[str, Any] = {}
+    for key, kind in (("backbone", BackboneConfig), ("accept", AcceptConfig), ("budget", BudgetConfig)):
+        if key in values:
+            its = values[key]
+            if not isinstance(its, Mapping):
+                raise TrainingError(f"{where}: {key} is {its!r}; settings (key: value) belong there")
+            check_known(its, _names(kind), f"{where}, {key}")
+            inner[key] = _built(kind, its, f"{where}, {key}")
+    return _built(EvolveConfig, {**values, **inner}, where)
+
+
+def _built(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    numbers: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float)}
+    for its in fields(kind):  # type: ignore[arg-type]
+        value, number = values.get(its.name), numbers.get(str(its.type))
+        if value is not None and number and (isinstance(value, bool) or not isinstance(value, number)):
+            raise TrainingError(f"{where}: {its.name} is {value!r}; a number belongs there")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        missing = str(error).rpartition("argument")[2].strip("s: ")
+        raise TrainingError(f"{where}: {missing or error} is missing") from None
+
+
+def _names(kind: Any) -> list[str]:
+    return [its.name for its in fields(kind)]

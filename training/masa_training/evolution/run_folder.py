@@ -1,0 +1,168 @@
+"""The folder of an evolution run: `config.yaml`, `events.jsonl` and `banks/`.
+
+Events are only ever appended, and a line is on the disk before what follows from it is done. Everything else is
+computed from them, so that a killed run goes on where it was; docs/datasets.md has the part that data sets read.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from masa.errors import FormatError
+from masa.files import make_folder, read_text, write_atomic
+from masa.skills import Group, Skill
+from masa_training.errors import TrainingError
+from masa_training.evolution.config import EvolveConfig
+from masa_training.journal import append_lines, whole_lines
+from masa_training.rollouts import Episode
+from masa_training.search import Event, Proposal, event_from_json, event_to_json
+
+EVENTS, CONFIG = "events.jsonl", "config.yaml"
+FORMAT = 1
+
+
+class Played(NamedTuple):
+    """Which episode it is: of which bank, for what, of which task, with which seed."""
+
+    bank: str
+    split: str
+    task: str
+    seed: int
+
+
+class RunFolder:
+    """The events of a run, in memory and on the disk."""
+
+    def __init__(self, folder: Path, config: EvolveConfig, *, resume: bool = False) -> None:
+        """Make the folder ours, or go on with the run in it.
+
+        Raises:
+            TrainingError: if it holds a run and `resume` is off, another run, or something else.
+        """
+        self.path = make_folder(folder)
+        self.episodes: dict[Played, Episode] = {}
+        self.searches: dict[str, list[Event[Group]]] = defaultdict(list)
+        self.best: dict[str, Group] = {}
+        self.rewrites: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.tested = False
+        self.seconds = 0.0
+        self.begun = False
+        self._lock = threading.Lock()
+        self._claim(config, resume)
+
+    def episode(self, played: Played, episode: Episode) -> None:
+        """Keep an episode."""
+        self._append({"event": "episode", "of": list(played), **episode.to_dict()})
+        self.episodes[played] = episode
+
+    def search(self, key: str, event: Event[Group]) -> None:
+        """Keep an event of the search for a group."""
+        self._append({**event_to_json(event, skills_to_json), "group": key})
+        self.searches[key].append(event)
+
+    def rewrite(self, key: str, values: Mapping[str, Any]) -> None:
+        """Keep what the teacher said of a rewrite."""
+        self._append({"event": "rewrite", "group": key, **values})
+        self.rewrites[key].append(dict(values))
+
+    def spent(self, seconds: float) -> None:
+        """Keep how long this session worked, so that a limit on time holds over all of them."""
+        self._append({"event": "spent", "seconds": round(seconds, 3)})
+        self.seconds += seconds
+
+    def found(self, key: str, nodes: list[dict[str, Any]], best: str, group: Group) -> None:
+        """Keep the result of a search: its evaluated nodes, then which of them is the best."""
+        for node in nodes:
+            self._append({"event": "node", "group": key, **node})
+        self._append({"event": "best", "group": key, "node": best})
+        self.best[key] = group
+
+    def run(self, values: Mapping[str, Any]) -> None:
+        """The first event of all; a run that goes on has it already."""
+        if not self.begun:
+            self._append({"event": "run", "format": FORMAT, **values})
+            self.begun = True
+
+    def test(self, values: Mapping[str, Any]) -> None:
+        """The final comparison, once."""
+        if not self.tested:
+            self._append({"event": "test", **values})
+            self.tested = True
+
+    def _append(self, event: Mapping[str, Any]) -> None:
+        with self._lock:
+            try:
+                append_lines(self.path / EVENTS, json.dumps(event, ensure_ascii=False) + "\n")
+            except OSError as error:
+                raise TrainingError(
+                    f"{self.path / EVENTS}: cannot be written ({error.strerror}); nothing is lost: mend it, then go on "
+                    "with --resume"
+                ) from None
+
+    def _claim(self, config: EvolveConfig, resume: bool) -> None:
+        import yaml
+
+        record = self.path / CONFIG
+        wanted = json.loads(json.dumps(config.to_dict()))
+        if not record.exists():
+            if any(self.path.iterdir()):
+                raise TrainingError(f"{self.path}: is not empty and holds no run; give another folder")
+            write_atomic(record, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True).encode())
+            return
+        if not resume:
+            raise TrainingError(f"{self.path}: holds a run already; add --resume to go on, or give another folder")
+        try:
+            before = yaml.safe_load(read_text(record))
+            # A larger budget is how a run that reached its limit goes on.
+            differing = sorted(key for key in wanted if key != "budget" and before.get(key) != wanted[key])
+        except (yaml.YAMLError, FormatError, AttributeError):
+            raise TrainingError(f"{record}: damaged; give another folder") from None
+        if differing:
+            raise TrainingError(f"{self.path}: its run has another {', '.join(differing)}; give another folder")
+        for number, line in enumerate(whole_lines(self.path / EVENTS), start=1):
+            try:
+                self._read(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+                raise TrainingError(
+                    f"{self.path / EVENTS}: line {number} is damaged ({error}); cut the file off before it, then go on "
+                    "with --resume"
+                ) from None
+
+    def _read(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "run":
+            self.begun = True
+        elif kind == "test":
+            self.tested = True
+        elif kind == "spent":
+            self.seconds += float(event["seconds"])
+        elif kind == "episode":
+            self.episodes[Played(*event["of"])] = Episode.from_dict(
+                {key: value for key, value in event.items() if key not in ("event", "of")}
+            )
+        elif kind in ("proposal", "evaluation", "verdict"):
+            key = event.pop("group")
+            self.searches[key].append(event_from_json(event, skills_from_json))
+        elif kind == "rewrite":
+            values = {name: value for name, value in event.items() if name not in ("event", "group")}
+            self.rewrites[event["group"]].append(values)
+        elif kind == "best":
+            number = int(str(event["node"]).rpartition("-")[2])
+            proposals = (e for e in self.searches[event["group"]] if isinstance(e, Proposal))
+            self.best[event["group"]] = next(e.candidate for e in proposals if e.node == number and e.candidate)
+
+
+def skills_to_json(group: Group) -> dict[str, Any]:
+    """A group as JSON values."""
+    skills = [[s.skill_id, s.title, s.principle, s.when_to_apply] for s in group.skills]
+    return {"task_type": group.task_type, "skills": skills}
+
+
+def skills_from_json(value: Mapping[str, Any]) -> Group:
+    """The inverse of `skills_to_json`."""
+    return Group(value["task_type"], tuple(Skill(*fields) for fields in value["skills"]))

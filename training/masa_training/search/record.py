@@ -1,0 +1,168 @@
+"""What both searches share: asking the functions passed in, and writing down what they answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic
+
+from masa_training.decisions import Decision
+from masa_training.search.acceptance import Acceptance
+from masa_training.search.trace import C, Evaluation, Event, Node, Proposal, Trace, Verdict, best_nodes
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a proposer returns instead of a candidate: why there is none."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Situation(Generic[C]):
+    """What a proposer is told.
+
+    Attributes:
+        round: counted from 1; the same in a replay, so that a proposer can derive its seed from it.
+        node: the node to be rewritten.
+        best: the K nodes of highest mean reward, best first, with their rewards.
+        refused: nodes that were compared and not accepted, oldest first, with their decisions.
+        problems: reasons of the proposals that failed, oldest first.
+    """
+
+    round: int
+    node: Node[C]
+    best: tuple[Node[C], ...]
+    refused: tuple[Node[C], ...]
+    problems: tuple[str, ...]
+
+
+Propose = Callable[[Situation[C]], C | Failure]
+"""Rewrites a node. A candidate that equals an earlier one (`==`) counts as a failure and is not played again."""
+
+Evaluate = Callable[[C, int, int], Sequence[float | None]]
+"""(candidate, first, count) to the rewards of episodes first … first + count − 1. Episode i is the same task and seed
+for every candidate. None where an episode could not be played."""
+
+Stop = Callable[[], str | None]
+"""Asked before every proposal and every batch of episodes: a reason to stop here (a budget, a person), or None."""
+
+
+class SearchStopped(Exception):  # noqa: N818 - not an error
+    """Raised by a function passed in, such as an `Evaluate` whose budget is spent: the search ends with its trace.
+
+    The message is the reason.
+    """
+
+
+class Record(Generic[C]):
+    """The growing trace of one search. Every change of state goes through an event.
+
+    Attributes:
+        nodes: by number.
+        failures: the parent of every proposal that failed.
+        best: the number of the incumbent.
+    """
+
+    def __init__(
+        self,
+        start: C,
+        propose: Propose[C],
+        evaluate: Evaluate[C],
+        accept: Acceptance,
+        *,
+        shown: int,
+        stop: Stop | None,
+        observe: Callable[[Event[C]], None] | None,
+    ) -> None:
+        self._propose, self._evaluate, self._accept = propose, evaluate, accept
+        self._shown, self._stop, self._observe = shown, stop, observe
+        self._events: list[Event[C]] = []
+        self._problems: list[str] = []
+        self.failures: list[int] = []
+        self.nodes: list[Node[C]] = []
+        self.best = 0
+        self._add(Proposal(0, None, 0, start))
+
+    def propose(self, round: int, parent: int) -> int | None:
+        """Ask for a rewrite of a node; the number of the new node, None if the proposer failed.
+
+        Raises:
+            SearchStopped: if the search is to end here.
+        """
+        self._check()
+        answer = self._propose(
+            Situation(
+                round,
+                self.nodes[parent],
+                best_nodes(self.nodes, self._shown),
+                tuple(node for node in self.nodes if node.decision is not None and node.decision.verdict is not True),
+                tuple(self._problems),
+            )
+        )
+        if not isinstance(answer, Failure):
+            twin = next((node.number for node in self.nodes if node.candidate == answer), None)
+            if twin is None:
+                self._add(Proposal(round, parent, len(self.nodes), answer))
+                return len(self.nodes) - 1
+            answer = Failure(f"the same as node {twin}")
+        self._add(Proposal(round, parent, None, None, answer.reason))
+        return None
+
+    def compare(self, round: int, number: int) -> Decision:
+        """Play a node and the incumbent, as many pairs as the rule asks for; the node becomes the incumbent if better.
+
+        Raises:
+            SearchStopped: if the search is to end here.
+        """
+        incumbent = self.best
+        decision = None
+        for look in self._accept.looks:
+            for side in (number, incumbent):
+                self._play(round, side, look)
+            decision = self._accept.judge(self.nodes[number].rewards[:look], self.nodes[incumbent].rewards[:look])
+            if not decision.open:
+                break
+        assert decision is not None
+        self._add(Verdict(round, number, incumbent, decision))
+        return decision
+
+    def trace(self, kind: str, settings: Mapping[str, object], ended: str) -> Trace[C]:
+        settings = {**settings, "accept": self._accept.name, "looks": list(self._accept.looks), "shown": self._shown}
+        return Trace(kind, settings, tuple(self._events), tuple(self.nodes), self.best, ended)
+
+    def _play(self, round: int, number: int, up_to: int) -> None:
+        node = self.nodes[number]
+        first = len(node.rewards)
+        if first >= up_to:
+            return
+        self._check()
+        rewards = tuple(self._evaluate(node.candidate, first, up_to - first))
+        if len(rewards) != up_to - first:
+            raise ValueError(f"{len(rewards)} rewards for {up_to - first} episodes of node {number}")
+        self._add(Evaluation(round, number, first, rewards))
+
+    def _check(self) -> None:
+        reason = self._stop() if self._stop is not None else None
+        if reason is not None:
+            raise SearchStopped(reason)
+
+    def _add(self, event: Event[C]) -> None:
+        """Write an event down, change the state as it says, tell the observer."""
+        self._events.append(event)
+        if isinstance(event, Evaluation):
+            node = self.nodes[event.node]
+            self.nodes[event.node] = replace(node, rewards=(*node.rewards, *event.rewards))
+        elif isinstance(event, Verdict):
+            self.nodes[event.node] = replace(self.nodes[event.node], decision=event.decision)
+            if event.decision.verdict is True:
+                self.best = event.node
+        elif event.node is None:
+            assert event.parent is not None
+            self._problems.append(event.problem or "")
+            self.failures.append(event.parent)
+        else:
+            assert event.candidate is not None
+            self.nodes.append(Node(event.node, event.parent, event.round, event.candidate))
+        if self._observe is not None:
+            self._observe(event)
