@@ -8,6 +8,7 @@ from typing import Any
 
 from masa_training.dataset.folder import SPLITS, Dataset
 from masa_training.samples import Sample
+from masa_training.tables import cell, table
 
 _MOST_ROWS = 24
 _MOST_NAMES = 12
@@ -23,7 +24,7 @@ def data_card(dataset: Dataset) -> str:
     synthetic = " (synthetic: targets follow from stated rules, not from results)" if info.synthetic else ""
     counts = ", ".join(f"{len(dataset.split(split)):,} {split}" for split in SPLITS)
     parts = [
-        f"# Data set {_cell(info.name)}{synthetic}",
+        f"# Data set {cell(info.name)}{synthetic}",
         f"{info.summary}",
         f"Samples: {counts}. Output in {_LANGUAGES[info.language]}. Prompt version {info.prompt_version}, seed "
         f"{info.seed}. `train.jsonl`, `validation.jsonl` (early stopping) and `test.jsonl` hold one sample a line as "
@@ -44,7 +45,7 @@ def data_card(dataset: Dataset) -> str:
         parts.append("Augmented inputs: " + ", ".join(f"{n} {name}" for name, n in sorted(augmented.items())) + ".")
     parts += ["## Lengths in tokens", *_lengths(info.tokens, info.context_length)]
     parts += ["## Hold-outs", _holdouts(info.holdouts, info.synthetic)]
-    parts += ["## Origin and licence", _table(("origin", "licence"), sorted(info.origins.items()), ())]
+    parts += ["## Origin and licence", _table(("origin", "licence"), sorted(info.origins.items()), 2)]
     parts += ["## Left out", _left_out(info.left_out)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -57,7 +58,7 @@ def _counts(dataset: Dataset, name: str, key: Callable[[Sample], str]) -> str:
         told = ", ".join(f"{len(by_split[split])} in {split}" for split in SPLITS)
         return f"{len(keys):,} different ones: {told}."
     rows = [(each, *(str(by_split[split][each]) for split in SPLITS)) for each in keys]
-    return _table((name, *SPLITS), rows, (1, 2, 3))
+    return _table((name, *SPLITS), rows, 1)
 
 
 def _lengths(tokens: Mapping[str, Any], context_length: int) -> list[str]:
@@ -69,11 +70,11 @@ def _lengths(tokens: Mapping[str, Any], context_length: int) -> list[str]:
                 figures = told[what]
                 rows.append((split, what, *(f"{figures[name]:,}" for name in ("p50", "p95", "max"))))
     longest = "; ".join(
-        f"{split} {_cell(tokens[split]['longest'])}" for split in SPLITS if (tokens.get(split) or {}).get("longest")
+        f"{split} {cell(tokens[split]['longest'])}" for split in SPLITS if (tokens.get(split) or {}).get("longest")
     )
     return [
-        f"Counted with the tokenizer of {_cell(str(tokens.get('base', '')))}; the context is {context_length:,}.",
-        _table(("split", "part", "p50", "p95", "max"), rows, (2, 3, 4)),
+        f"Counted with the tokenizer of {cell(str(tokens.get('base', '')))}; the context is {context_length:,}.",
+        _table(("split", "part", "p50", "p95", "max"), rows, 2),
         f"Longest samples: {longest}.",
     ]
 
@@ -83,7 +84,7 @@ def _holdouts(holdouts: Mapping[str, Any], synthetic: bool) -> str:
     lines = []
     for split, declared in holdouts.items():
         named = [
-            f"{key.replace('_', ' ')} {', '.join(map(_cell, values))}" for key, values in declared.items() if values
+            f"{key.replace('_', ' ')} {', '.join(map(cell, values))}" for key, values in declared.items() if values
         ]
         lines.append(f"- {split}: {'; '.join(named) or 'nothing declared'}")
     if synthetic:
@@ -104,20 +105,11 @@ def _left_out(left_out: Mapping[str, Sequence[str]]) -> str:
         return "Nothing."
     lines = []
     for reason, names in sorted(left_out.items()):
-        shown = ", ".join(map(_cell, names[:_MOST_NAMES]))
+        shown = ", ".join(map(cell, names[:_MOST_NAMES]))
         more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
         lines.append(f"- {reason}: {len(names)} ({shown}{more})")
     return "\n".join(lines)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
-    if not rows:
-        return "None."
-    marks = ["--:" if column in right else "---" for column in range(len(head))]
-    lines = [head, marks, *rows]
-    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    """Text of others on one line of a table."""
-    return " ".join(text.split()).replace("|", "\\|")
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+    return "\n".join(table(head, rows, left=left)) if rows else "None."

@@ -10,6 +10,7 @@ from masa.cards import ModelCard
 from masa.provenance import GroupResult
 from masa.rewriter import Options, Rewriter
 from masa.skills import SkillBank
+from masa_training.tables import table as markdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,16 +142,17 @@ def table_markdown(table: PlanTable, rewriter: str) -> str:
     if varied is not None:
         parts.append(f"{varied:.0%} of the groups differ between cards")
     lines = [*head, "; ".join(parts) + ".", ""]
-    lines += ["| bank | group | card | output | status |", "| --- | --- | --- | --- | --- |"]
+    rows = []
     for bank, group in table.groups:
         outputs = table.outputs(bank, group)
         for number, (card, entry) in enumerate(outputs.items()):
             first = (bank, f"{group} ({table.distinct(bank, group)} different)") if number == 0 else ("", "")
             status = entry.result.status + (f": {entry.result.reason}" if entry.result.reason else "")
             cells = (*first, card, _shown(entry.result), status)
-            lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
-    lines += ["", "| bank | card | seconds |", "| --- | --- | ---: |"]
-    lines += [f"| {bank} | {card} | {value:.1f} |" for (bank, card), value in table.seconds.items()]
+            rows.append(cells)
+    lines += [*markdown(("bank", "group", "card", "output", "status"), rows), ""]
+    seconds = [(bank, card, f"{value:.1f}") for (bank, card), value in table.seconds.items()]
+    lines += markdown(("bank", "card", "seconds"), seconds, left=2)
     return "\n".join(lines) + "\n"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from masa_training.tables import NOTHING, bracketed, cell, table
+
 _ARMS = {
     "right": "the right card",
     "wrong": "wrong cards (average)",
@@ -58,17 +60,17 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         for which, word in (("", "average"), ("every ", "every card")):
             key = f"share right < {which}{arm}"
             rows.append([f"right below {arm} ({word})", *(_percent(models[n]["nll"].get(key)) for n in names)])
-    lines += _table(["", *names], [row for row in rows if any(cell != "–" for cell in row[1:])])
+    lines += _listed(["", *names], [row for row in rows if any(one != NOTHING for one in row[1:])])
     for name in names:
         if models[name]["cards"]:
             lines += ["", f"## Right − wrong by wrong card ({name})", ""]
-            lines += _table(
+            lines += _listed(
                 ["wrong card", "difference", "samples"],
                 [[card, _number(v, 3), _count(v)] for card, v in models[name]["cards"].items()],
             )
         if models[name]["breakdown"]:
             lines += ["", f"## Breakdown ({name})", ""]
-            lines += _table(
+            lines += _listed(
                 ["", "right", "wrong", "right − wrong", "right − contrast", "samples"],
                 [
                     [
@@ -96,13 +98,13 @@ def _generation(models: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
         ("different_where_targets_differ", "… where the targets differ"),
         ("different_where_targets_agree", "… where the targets agree"),
     ):
-        rows.append([label, *("–" if m["pairs"][key] is None else f"{m['pairs'][key]:.0%}" for _, m in models)])
+        rows.append([label, *(NOTHING if m["pairs"][key] is None else f"{m['pairs'][key]:.0%}" for _, m in models)])
     lines = ["", "## What it writes (greedy)", ""]
-    lines += _table(["", *names], [row for row in rows if any(cell != "–" for cell in row[1:])])
+    lines += _listed(["", *names], [row for row in rows if any(one != NOTHING for one in row[1:])])
     for name, m in models:
         if "edits" in m:
             lines += ["", f"## F1 by edit ({name})", ""]
-            lines += _table(
+            lines += _listed(
                 ["edit", "F1", "right", "invented", "missed"],
                 [
                     [edit, _number(v["f1"], 2), str(v["right"]), str(v["invented"]), str(v["missed"])]
@@ -111,7 +113,7 @@ def _generation(models: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
             )
         if m.get("exact_by"):
             lines += ["", f"## Plans exactly right ({name})", ""]
-            lines += _table(
+            lines += _listed(
                 ["", "share", "samples"],
                 [
                     [f"{tag}: {value}", _percent(v), _count(v)]
@@ -121,32 +123,21 @@ def _generation(models: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
             )
         if m["reasons"]:
             lines += ["", f"Why groups fell back ({name}):"]
-            lines += [f"- {count} × {_cell(reason)}" for reason, count in m["reasons"].items()]
+            lines += [f"- {count} × {cell(reason)}" for reason, count in m["reasons"].items()]
     return lines
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [head, ["---", *(["---:"] * (len(head) - 1))], *rows]
-    return ["| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines]
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+def _listed(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return table(head, rows, left=1)
 
 
 def _number(value: Mapping[str, Any] | None, digits: int) -> str:
-    if value is None or value["estimate"] is None:
-        return "–"
-    text = f"{value['estimate']:.{digits}f}"
-    return text if value["low"] is None else f"{text} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
+    return bracketed(value, f".{digits}f")
 
 
 def _percent(value: Mapping[str, Any] | None) -> str:
-    if value is None or value["estimate"] is None:
-        return "–"
-    text = f"{value['estimate']:.0%}"
-    return text if value["low"] is None else f"{text} [{value['low']:.0%}, {value['high']:.0%}]"
+    return bracketed(value, ".0%")
 
 
 def _count(value: Mapping[str, Any] | None) -> str:
-    return "–" if value is None else str(value["samples"])
+    return NOTHING if value is None else str(value["samples"])

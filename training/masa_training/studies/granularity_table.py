@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from masa_training.studies.granularity import NONE
+from masa_training.tables import NOTHING, bracketed, table
 from masa_training.trials.config import RANDOM
+
+_BOUNDS = ("estimate", "low", "high")
 
 
 def to_markdown(told: Mapping[str, Any]) -> str:
@@ -27,7 +30,7 @@ def to_markdown(told: Mapping[str, Any]) -> str:
         "Bold: the best granularity; \\*: differs from none beyond the interval of the difference.",
         "",
     ]
-    lines += _table(
+    lines += table(
         ["backbone", *arms],
         [[name, *(_cell(told, rows, name, arm) for arm in arms)] for name in backbones],
     )
@@ -47,7 +50,7 @@ def to_markdown(told: Mapping[str, Any]) -> str:
             ]
         )
     head = ["backbone", "best", "best − none, points", "beats none", "none − random, points", "none beats random"]
-    lines += [*_table(head, body), ""]
+    lines += [*table(head, body), ""]
     lines.append(
         f"Differences are paired by task and seed; their intervals have the level {told['level']:.2%}, so that all "
         "of a backbone's hold together with 95 % and the best one may be picked after looking."
@@ -83,7 +86,7 @@ def _preferences(found: Sequence[Mapping[str, Any]]) -> list[str]:
         for one in found
     ]
     head = ["backbones", "best", "own − other's, points", "sum, points", "opposite"]
-    lines += [*_table(head, body), ""]
+    lines += [*table(head, body), ""]
     lines.append(
         f"Level {found[0]['level']:.2%}, for the choice among pairs of granularities. Opposite: each backbone does "
         "better with its own than with the other's. An interval of the sum without 0: what granularity is "
@@ -103,7 +106,7 @@ def _banks(told: Mapping[str, Any], rows: Mapping[Any, Any], backbones: Sequence
         for bank in told["banks"]
     ]
     body.insert(0, [NONE, "0", "0", *(_tokens(rows.get((name, NONE))) for name in backbones)])
-    lines = _table(
+    lines = table(
         ["granularity", "skills", "words", *(f"prompt tokens an episode, {name}" for name in backbones)], body
     )
     if not told["same_skills"]:
@@ -124,7 +127,7 @@ def _by_type(rows: Mapping[Any, Any], order: Sequence[tuple[str | None, str]]) -
         for key in order
         if key in rows
     ]
-    return ["", "## SR by task type", "", *_table(["backbone", "granularity", *types], body)]
+    return ["", "## SR by task type", "", *table(["backbone", "granularity", *types], body)]
 
 
 def _word(verdict: bool | None, yes: str, no: str) -> str:
@@ -132,24 +135,13 @@ def _word(verdict: bool | None, yes: str, no: str) -> str:
 
 
 def _tokens(row: Mapping[str, Any] | None) -> str:
-    return "–" if row is None or row["prompt_tokens"] is None else f"{row['prompt_tokens']:,.0f}"
+    return NOTHING if row is None or row["prompt_tokens"] is None else f"{row['prompt_tokens']:,.0f}"
 
 
 def _percent(found: Mapping[str, Any] | None) -> str:
-    if not found:
-        return "–"
-    text = f"{found['estimate']:.1%}"
-    return text if found["low"] is None else f"{text} [{found['low']:.1%}, {found['high']:.1%}]"
+    return bracketed(found, ".1%")
 
 
 def _points(found: Mapping[str, Any] | None) -> str:
-    if not found or found["estimate"] is None:
-        return "–"
-    text = f"{100 * found['estimate']:+.1f}"
-    return text if found["low"] is None else f"{text} [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
-
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    safe = [[cell.replace("|", "\\|") for cell in row] for row in (head, *body)]
-    lines = [f"| {' | '.join(row)} |" for row in safe]
-    return [lines[0], f"| {' | '.join(['---'] * len(head))} |", *lines[1:]]
+    scaled = {key: None if value is None else 100 * value for key, value in (found or {}).items() if key in _BOUNDS}
+    return bracketed(scaled, "+.1f")

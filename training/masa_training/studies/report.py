@@ -11,10 +11,10 @@ from masa_training.statistics import f1
 from masa_training.studies.cells import CellResult, differences, outdated
 from masa_training.studies.config import Row, Study
 from masa_training.studies.pooling import Pooled, advantage, beats, counted, level, pooled
+from masa_training.tables import NOTHING, table
 
 BASE, TRAINED = "base", "trained"
 _CHECKSUMS = ("dataset_sha256", "base_sha256", "prompt_version")
-_NONE = "–"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def _part(study: Study, rows: Sequence[tuple[Row, Sequence[CellResult]]]) -> lis
             body.append([label if first else "", f"{len(found)} of {len(planned)}" if first else "", word, *cells])
         sentences += _sentences(row, label, found, len(planned), study.config.negligible)
     notes = [f"- {row.label or row.name}: {row.note}" for row, _ in rows if row.note]
-    return [*_table(head, body, left=3), "", *sentences, *(["", *notes] if notes else [])]
+    return [*table(head, body, left=3), "", *sentences, *(["", *notes] if notes else [])]
 
 
 def _sentences(row: Row, label: str, found: Sequence[CellResult], planned: int, negligible: float) -> list[str]:
@@ -151,7 +151,7 @@ def _wrong_cards(found: Standing, rows: Sequence[Row]) -> list[str]:
         "",
         "## Right − wrong by wrong card, after training",
         "",
-        *_table(["", "card", "right − wrong"], lines, left=2),
+        *table(["", "card", "right − wrong"], lines, left=2),
     ]
 
 
@@ -163,12 +163,12 @@ def _written(found: Standing, rows: Sequence[Row]) -> list[str]:
         for model, word in ((BASE, "before"), (TRAINED, "after")):
             shares = [_percent(pooled(results, counted(model, key))) for key in ("valid", "guarded", "exact")]
             edits = _level(pooled(results, counted(model, "edits"), f1, resamples=0), digits=2)
-            if any(cell != _NONE for cell in (*shares, edits)):
+            if any(one != NOTHING for one in (*shares, edits)):
                 lines.append([row.label or row.name, word, *shares, edits])
     if not lines:
         return []
     head = ["", "", "valid", "through the guard", "plans exactly right", "F1 of edits (not keep)"]
-    return ["", "## What it writes (greedy)", "", *_table(head, lines, left=2)]
+    return ["", "## What it writes (greedy)", "", *table(head, lines, left=2)]
 
 
 def _training(results: Sequence[CellResult]) -> list[str]:
@@ -192,13 +192,13 @@ def _training(results: Sequence[CellResult]) -> list[str]:
             + (f" ({_plain(point['training_loss'])})" if point["training_loss"] is not None else "")
             for point in result["curve"]
         ]
-        curves.append(f"- {result['cell']}: {', '.join(points) or _NONE}")
+        curves.append(f"- {result['cell']}: {', '.join(points) or NOTHING}")
     head = ["cell", "base", "data set (training samples)", "steps", "validation NLL", "minutes", "resumed"]
     return [
         "",
         "## Training",
         "",
-        *_table(head, lines, left=3),
+        *table(head, lines, left=3),
         "",
         "Validation NLL by epoch (in brackets the mean training loss since the evaluation before):",
         "",
@@ -225,32 +225,23 @@ def _circumstances(results: Sequence[CellResult]) -> list[str]:
     return [*lines, f"- Finished: {dates[0]} to {dates[-1]}"]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    marks = ["---"] * left + ["---:"] * (len(head) - left)
-    return ["| " + " | ".join(_cell(cell) for cell in line) + " |" for line in (head, marks, *rows)]
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
 def _level(value: Pooled | None, digits: int = 3) -> str:
-    return _NONE if value is None else f"{value.estimate:.{digits}f}"
+    return NOTHING if value is None else f"{value.estimate:.{digits}f}"
 
 
 def _interval(value: Pooled | None) -> str:
     if value is None:
-        return _NONE
+        return NOTHING
     text = f"{value.estimate:+.4f}"
     return text if value.interval is None else f"{text} [{value.interval.low:+.4f}, {value.interval.high:+.4f}]"
 
 
 def _percent(value: Pooled | None) -> str:
     if value is None:
-        return _NONE
+        return NOTHING
     text = f"{value.estimate:.0%}"
     return text if value.interval is None else f"{text} [{value.interval.low:.0%}, {value.interval.high:.0%}]"
 
 
 def _plain(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.3f}"
+    return NOTHING if value is None else f"{value:.3f}"

@@ -17,6 +17,7 @@ from masa_training.decisions import Decision, false_accept_rate, minimum_detecta
 from masa_training.rollouts import Episode
 from masa_training.rollouts.episodes import reward_of
 from masa_training.statistics import Value, cluster_bootstrap, mean
+from masa_training.tables import NOTHING, bracketed, table
 from masa_training.trials.config import Trial
 
 Episodes = Mapping[str, Sequence[Episode]]
@@ -110,7 +111,7 @@ def to_markdown(told: Mapping[str, Any]) -> str:
         ]
         for row in told["rows"]
     ]
-    lines += [*_table(head, body), ""]
+    lines += [*table(head, body), ""]
     if told["differences"]:
         lines += ["## Against the first arm of the same backbone", ""]
         head = ["backbone", "arm", "against", "tasks", "difference of R", "detectable", "verdict"]
@@ -126,7 +127,7 @@ def to_markdown(told: Mapping[str, Any]) -> str:
             ]
             for row in told["differences"]
         ]
-        lines += [*_table(head, body), ""]
+        lines += [*table(head, body), ""]
     types = sorted({name for row in told["rows"] for name in row["by_type"]})
     if len(types) > 1:
         lines += ["## SR by task type", ""]
@@ -134,7 +135,7 @@ def to_markdown(told: Mapping[str, Any]) -> str:
             [row["backbone"] or "–", row["arm"], *(_percent(row["by_type"].get(name)) for name in types)]
             for row in told["rows"]
         ]
-        lines += [*_table(["backbone", "arm", *types], body), ""]
+        lines += [*table(["backbone", "arm", *types], body), ""]
     for row in told.get("a_a", ()):
         lines.append(
             f"A-A, {row['backbone']}, {row['arm']}: false-accept rate {_number(row['false_accept_rate'])} at α "
@@ -234,25 +235,12 @@ def _share(part: float, whole: float) -> float | None:
 
 
 def _percent(found: Mapping[str, Any] | None) -> str:
-    if not found:
-        return "–"
-    if found["low"] is None:
-        return f"{found['estimate']:.0%}"
-    return f"{found['estimate']:.0%} [{found['low']:.0%}, {found['high']:.0%}]"
+    return bracketed(found, ".0%")
 
 
 def _plain(found: Mapping[str, Any] | None, *, signed: bool = False) -> str:
-    if not found or found["estimate"] is None:
-        return "–"
-    form = "+.3f" if signed else ".3f"
-    if found["low"] is None:
-        return f"{found['estimate']:{form}}"
-    return f"{found['estimate']:{form}} [{found['low']:{form}}, {found['high']:{form}}]"
+    return bracketed(found, "+.3f" if signed else ".3f")
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}" if abs(value) < 10 else f"{value:,.0f}"
-
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
+    return NOTHING if value is None else f"{value:.3g}" if abs(value) < 10 else f"{value:,.0f}"
