@@ -103,7 +103,9 @@ class GroupResult:
 class RewriteResult:
     """A rewritten bank and the account of it.
 
-    `seconds` is the wall time of the whole call, `tokens` the tokens written in it (none for cached groups).
+    `seconds` is the wall time of the whole call, `tokens` the tokens written in it (none for cached groups). `trained`
+    tells whether the rewriter was trained to write this language; `synthetic`, whether its targets followed from stated
+    rules and not from results in an environment.
     """
 
     bank: SkillBank
@@ -116,6 +118,7 @@ class RewriteResult:
     card_fingerprint: str
     seconds: float
     tokens: int
+    synthetic: bool = False
 
     @property
     def cancelled(self) -> bool:
@@ -142,6 +145,7 @@ class RewriteResult:
                 "name": self.artifact,
                 "fingerprint": self.artifact_fingerprint,
                 "trained": self.trained,
+                "synthetic": self.synthetic,
                 "language": self.language,
             },
             "card": {"name": self.card, "fingerprint": self.card_fingerprint},

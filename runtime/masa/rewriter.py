@@ -84,10 +84,12 @@ class Rewriter:
         cautious: bool | None = None,
     ) -> None:
         self.artifact = artifact
-        self.cautious = not artifact.trained if cautious is None else cautious
         self.language = language or artifact.language
         if self.language not in LANGUAGES:
             raise BackendError(f"unknown output language {self.language!r}; known: {', '.join(LANGUAGES)}")
+        # What was trained to write one language is as good as untrained in another.
+        self.trained = artifact.trained and self.language == artifact.language
+        self.cautious = not self.trained if cautious is None else cautious
         self._engine = Engine(artifact, open_backend, self.language, keep_warm=keep_warm)
         self._cache = cache
         self._adapter_key = ""
@@ -357,7 +359,8 @@ class Rewriter:
             groups=ordered,
             artifact=self.artifact.name,
             artifact_fingerprint=self.artifact.fingerprint,
-            trained=self.artifact.trained,
+            trained=self.trained,
+            synthetic=self.trained and bool(self.artifact.training_data and self.artifact.training_data.synthetic),
             language=self.language,
             card=card.name,
             card_fingerprint=card.fingerprint,

@@ -181,7 +181,8 @@ def test_json_is_one_object_and_nothing_else(rewrite: Cli, here: Path) -> None:
     assert result.stderr == ""
     content = json.loads(result.stdout)
     assert Path(content["output"]).exists() and Path(content["variant"]).is_dir()
-    assert content["artifact"]["trained"] is False and content["cancelled"] is False
+    assert content["artifact"]["trained"] is False and content["artifact"]["synthetic"] is False
+    assert content["cancelled"] is False
     fates = [entry for group in content["groups"] for entry in group["skills"]]
     assert [entry["skill_id"] for entry in fates] == ["g1", "g2", "c1", "c2", "h1"]
 

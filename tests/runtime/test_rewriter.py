@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from masa.errors import BackendError
 from masa.facts import ActionForm, Facts
 from masa.guard import check
 from masa.languages import numbered, render_blocks
+from masa.manifest import TrainingData
 from masa.progress import Progress
 from masa.rewriter import Rewriter
 from masa.skills import GENERAL, Skill, SkillBank
@@ -241,6 +243,19 @@ def test_a_rewriter_that_was_not_trained_may_only_choose_edits_that_keep_every_s
         edits = {name for group in result.groups for fate in group.fates for name in fate.edits}
         assert edits <= {"keep", "condition-action", "steps", "emphasise"}
         assert [len(group.output) for group in result.groups] == [3, 2]
+
+
+def test_what_was_trained_for_plans_is_not_trained_for_texts(artifact: Artifact) -> None:
+    data = TrainingData(synthetic=True)
+    trained = replace(artifact, trained=True, training_data=data)
+    scripts: dict[str, Script] = {"plan": keep_all, "text": lambda prompt: ""}
+    for language, script in scripts.items():
+        expected = language == "plan"
+        backend = ScriptedBackend(script)
+        with Rewriter(trained, lambda backend=backend: backend, language=language) as rewriter:
+            result = rewriter.rewrite(BANK, CARD)
+        assert (result.trained, result.synthetic) == (expected, expected)
+        assert rewriter.cautious is not expected
 
 
 def test_repeated_and_one_by_one_rewrites_are_identical(make: Make) -> None:

@@ -47,12 +47,19 @@ def summary_text(result: RewriteResult) -> str:
         lines.append(wrap(f"{group.key} {group.status}: {group.reason}", "", "  "))
     lines += [""] if reasons else []
     lines.append(_totals(result))
-    if not result.trained:
-        lines.append(
-            click.style("Note: ", fg="yellow")
-            + f"{clean(result.artifact)} has not been trained to rewrite yet: its choices are safe, but not good ones."
-        )
+    note = _note(result)
+    if note:
+        lines.append(click.style("Note: ", fg="yellow") + f"{clean(result.artifact)} {note}")
     return "\n".join(lines)
+
+
+def _note(result: RewriteResult) -> str:
+    """What a reader should know before they trust the choices."""
+    if not result.trained:
+        return "has not been trained to rewrite yet: its choices are safe, but not good ones."
+    if result.synthetic:
+        return "was trained on synthetic plans: its choices follow stated rules and no results; measure them."
+    return ""
 
 
 def estimate_text(estimate: Estimate) -> str:
