@@ -63,7 +63,7 @@ def write_adapter(checkpoint: Checkpoint, base: Base, target: Path, *, kind: str
         ExportError: if tensors are missing, superfluous or of a wrong shape, or the file cannot be written.
     """
     file = open_tensors(checkpoint.weights)
-    layers = match_layers(file, base, checkpoint.lora)
+    layers = match_layers(file, base, checkpoint.adapter)
     try:
         plain = _write(checkpoint, base, target, kind, file, layers)
     except OSError as error:
@@ -120,6 +120,20 @@ def permute(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     return rows.reshape(heads, 2, rows.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
 
+def rotary_heads(base: Base, tensor: str) -> int:
+    """How many heads' rows llama.cpp has in another order in this tensor, see `permute`; 0 for none."""
+    if base.architecture != "llama":
+        return 0
+    return {"attn_q": base.heads, "attn_k": base.kv_heads}.get(tensor.split(".")[-2], 0)
+
+
+def module_of(name: str) -> str:
+    """The module that a tensor of peft's adapts: `model.layers.0.mlp.up_proj`."""
+    found = _PEFT_NAME.fullmatch(name)
+    assert found is not None, name
+    return found["module"]
+
+
 def _check_shapes(file: TensorFile, base: Base, lora: LoraNote, layer: Layer) -> None:
     a, b = file.shapes[layer.a], file.shapes[layer.b]
     if len(a) != 2 or len(b) != 2 or a[0] != lora.rank or b[1] != lora.rank:
@@ -127,7 +141,7 @@ def _check_shapes(file: TensorFile, base: Base, lora: LoraNote, layer: Layer) ->
             f"{file.path}: {layer.a} is {_shape(a)} and its lora_B {_shape(b)}, which is no LoRA of rank {lora.rank}; "
             "adapter_config.json belongs to another checkpoint"
         )
-    heads = _rotary_heads(base, layer.tensor)
+    heads = rotary_heads(base, layer.tensor)
     if heads and b[0] % (2 * heads):
         raise ExportError(
             f"{file.path}: {layer.b} has {b[0]} rows, which {heads} heads cannot share; take the right base"
@@ -150,13 +164,6 @@ def _shape(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) or "a single number"
 
 
-def _rotary_heads(base: Base, tensor: str) -> int:
-    """How many heads' rows to reorder in this tensor; 0 for none."""
-    if base.architecture != "llama":
-        return 0
-    return {"attn_q": base.heads, "attn_k": base.kv_heads}.get(tensor.split(".")[-2], 0)
-
-
 def _write(
     checkpoint: Checkpoint, base: Base, target: Path, kind: str, file: TensorFile, layers: tuple[Layer, ...]
 ) -> int:
@@ -166,7 +173,7 @@ def _write(
     try:
         for key, value in _metadata(checkpoint, base).items():
             writer.add_string(key, value)
-        writer.add_float32("adapter.lora.alpha", checkpoint.lora.gguf_alpha)
+        writer.add_float32("adapter.lora.alpha", checkpoint.adapter.gguf_alpha)
         writer.add_uint32("masa.prompt_version", checkpoint.prompt_version)
         writer.add_file_type(_FILE_TYPES[kind])
         plain = 0
@@ -186,7 +193,7 @@ def _write(
         for layer in layers:
             for name in (layer.a, layer.b):
                 values = file.read(name)
-                heads = _rotary_heads(base, layer.tensor)
+                heads = rotary_heads(base, layer.tensor)
                 if heads and name == layer.b:
                     values = permute(values, heads)
                 writer.write_tensor_data(_convert(values, kind, f"{file.path}: {name}"))

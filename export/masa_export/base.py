@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from masa.artifact import load_artifact
+from masa.artifact import find_artifact, load_artifact, read_manifest
 from masa.checksums import verified_sha256
 from masa.errors import MasaError
 from masa.files import read_text
@@ -18,6 +19,7 @@ from masa_export.errors import ExportError
 
 ARCHITECTURES = ("llama", "gemma3", "qwen2", "qwen3")
 """GGUF names of the architectures that can be exported."""
+UNKNOWN_LICENCE = "unknown"
 _MODEL_TYPES = {"llama": "llama", "gemma3_text": "gemma3", "qwen2": "qwen2", "qwen3": "qwen3"}
 
 
@@ -66,6 +68,17 @@ def find_base(checkpoint: Checkpoint, given: str | None = None) -> Base:
     if found is None:
         raise ExportError(f"{folder}: the base of {checkpoint.path} is not there; give its folder with --base")
     return replace(found, name=note.name)
+
+
+def origin(checkpoint: Checkpoint, base: Base) -> tuple[str, str]:
+    """Name and licence of the base: from the artifact it was, else from its GGUF, else what the checkpoint calls it."""
+    with contextlib.suppress(MasaError):
+        manifest = read_manifest(find_artifact(checkpoint.base.spec))
+        weights = manifest.files.get(manifest.weights) or manifest.packaged[manifest.weights]
+        if weights.sha256 == checkpoint.base.sha256:
+            return manifest.base_model, manifest.licence
+    licence = read_header(base.gguf).text("general.license") if base.gguf is not None else None
+    return checkpoint.base.name, licence or UNKNOWN_LICENCE
 
 
 def _same(file: Base, folder: Base | None) -> None:

@@ -83,27 +83,44 @@ class LoraNote:
         """The alpha for which llama.cpp's scale alpha / rank is peft's: rsLoRA divides by the rank's root instead."""
         return self.alpha * math.sqrt(self.rank) if self.rslora else self.alpha
 
+    @property
+    def scale(self) -> float:
+        """What B A is multiplied by."""
+        return self.gguf_alpha / self.rank
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A LoRA checkpoint that can be exported. `notes` is the chat template as masa.json spells it."""
+    """A checkpoint that can be exported. `kind` is "lora" or "full"; `lora` is None for a full one.
+
+    `notes` is the chat template as masa.json spells it, `context_length` the base's, in tokens.
+    """
 
     path: Path
+    kind: str
     base: BaseNote
     language: str
     prompt_version: int
     template: ChatTemplate
     notes: Mapping[str, Any] = field(repr=False)
+    context_length: int
     dataset: DatasetNote
-    lora: LoraNote
+    lora: LoraNote | None
 
     @property
     def weights(self) -> Path:
+        """The adapter's tensors."""
         return self.path / PEFT_WEIGHTS
 
+    @property
+    def adapter(self) -> LoraNote:
+        """What peft says about the adapter; only a LoRA checkpoint has one."""
+        assert self.lora is not None, self.path
+        return self.lora
 
-def read_checkpoint(folder: Path) -> Checkpoint:
-    """The LoRA checkpoint in `folder`.
+
+def read_checkpoint(folder: Path, *, full: bool = False) -> Checkpoint:
+    """The LoRA checkpoint in `folder`; with `full` also a full one.
 
     Raises:
         ExportError: in one sentence, for no checkpoint, one of another format, prompt version or kind, a missing
@@ -127,11 +144,13 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             f"{values.where}: trained with prompt version {prompt_version}, this masa knows {known}; "
             "upgrade masa or train again"
         )
-    if values.choice("kind", ("lora", "full")) == "full":
-        raise ExportError(f"{folder}: a full checkpoint has no adapter to export; train with LoRA for an adapter")
+    kind = values.choice("kind", ("lora", "full"))
+    if kind == "full" and not full:
+        raise ExportError(f"{folder}: a full checkpoint has no adapter to export; use masa export gguf for the model")
     base, dataset, notes = values.inner("base"), values.inner("dataset"), values.inner("chat_template")
     return Checkpoint(
         path=folder,
+        kind=kind,
         base=BaseNote(
             name=base.text("name"),
             spec=base.text("spec"),
@@ -148,6 +167,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             stop=notes.texts("stop"),
         ),
         notes={key: notes.values[key] for key in _TEMPLATE},
+        context_length=values.whole("context_length"),
         dataset=DatasetNote(
             dataset.text("name"),
             dataset.sha256(),
@@ -156,7 +176,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             licence=dataset.text("licence"),
             held_out=dataset.texts("held_out") if "held_out" in dataset.values else (),
         ),
-        lora=_read_lora(folder),
+        lora=_read_lora(folder) if kind == "lora" else None,
     )
 
 

@@ -12,6 +12,7 @@ import click
 
 from masa.cli.output import clean, size, write_json
 from masa.cli.progress import interrupt_line, show_line
+from masa_export.cli_gguf import gguf
 
 if TYPE_CHECKING:
     from masa_export.export import Exported
@@ -150,5 +151,7 @@ def _parity(parity: Parity) -> list[str]:
         f"quantization those of the base alone by {parity.untouched.error:.2g})",
     ]
 
+
+export.add_command(gguf)
 
 commands: Mapping[str, click.Command] = {"export": export}

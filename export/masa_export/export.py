@@ -95,7 +95,7 @@ def export_adapter(
         size=written.size,
         sha256=written.sha256,
         kind=kind,
-        rank=checkpoint.lora.rank,
+        rank=checkpoint.adapter.rank,
         layers=written.layers,
         plain=written.plain,
         architecture=found.architecture,

@@ -1,4 +1,6 @@
-"""An adapter into an artifact, so that a rewriter is loadable at every moment, however the export ends.
+"""Artifacts: a new one around a weights file, and an adapter into one that is there.
+
+An adapter goes in so that a rewriter is loadable at every moment, however the export ends.
 
 The adapter's name holds the beginning of its sha256, so a new one never overwrites the one that the manifest names.
 The manifest is replaced last, in one step: until then the artifact is the old one, from then on the new one. What a
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from masa.artifact import read_manifest
+from masa.checksums import sha256_file
 from masa.files import read_bytes, write_atomic
 from masa.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from masa_export.checkpoint import Checkpoint
@@ -78,6 +81,47 @@ def put_adapter(folder: Path, adapter: bytes, checkpoint: Checkpoint) -> Path:
         with contextlib.suppress(OSError):
             (folder / former).unlink()
     return folder / name
+
+
+def write_manifest(
+    folder: Path,
+    weights: str,
+    checkpoint: Checkpoint,
+    *,
+    name: str,
+    version: str,
+    base_model: str,
+    licence: str,
+    quantization: str,
+) -> Manifest:
+    """Make an artifact of `folder`, in which the file `weights` lies: write its manifest.
+
+    Raises:
+        ArtifactError: if a value is none that a manifest may have.
+        OSError: if the weights cannot be read or the manifest not be written.
+    """
+    path = folder / MANIFEST_NAME
+    content = {
+        "format": 1,
+        "name": name,
+        "version": version,
+        "kind": "gguf",
+        "language": checkpoint.language,
+        "prompt_version": checkpoint.prompt_version,
+        "base_model": base_model,
+        "weights": weights,
+        "adapter": None,
+        "chat_template": dict(checkpoint.notes),
+        "context_length": checkpoint.context_length,
+        "quantization": quantization,
+        "training_data": _training_data(checkpoint),
+        "licence": licence,
+        "files": {weights: {"sha256": sha256_file(folder / weights), "bytes": (folder / weights).stat().st_size}},
+    }
+    data = (_dump(content) + "\n").encode("utf-8")
+    manifest = parse_manifest(data, str(path))
+    write_atomic(path, data)
+    return manifest
 
 
 def _training_data(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -10,9 +10,10 @@ The reference is transformers in float32 with the adapter merged into the weight
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import io
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,24 +166,29 @@ def measure(checkpoint: Checkpoint, base: Base, adapter: Path, scratch: Path) ->
     with _as_f32(base.gguf, scratch) as exact:
         backend = LlamaBackend.load(exact)
         try:
-            prompts = [_tokens(checkpoint, request, backend) for request in _PROMPTS]
-            computed = _llama(backend, adapter, prompts)
+            prompts = sample_prompts(checkpoint, backend)
+            computed = llama_logits(backend, adapter, prompts)
         finally:
             backend.close()
     backend = LlamaBackend.load(base.gguf)
     try:
-        alone = _llama(backend, None, prompts)
-        on_device = _llama(backend, adapter, prompts)
+        alone = llama_logits(backend, None, prompts)
+        on_device = llama_logits(backend, adapter, prompts)
     finally:
         backend.close()
-    plain, merged = _transformers(checkpoint, base, prompts)
+    plain, merged = transformers_logits(checkpoint, base, prompts)
     return Parity(
-        exact=_compare(computed, merged),
-        device=_compare(on_device, merged),
-        untouched=_compare(alone, plain),
-        effect=_rms(merged - plain),
+        exact=compare(computed, merged),
+        device=compare(on_device, merged),
+        untouched=compare(alone, plain),
+        effect=rms(merged - plain),
         positions=len(merged),
     )
+
+
+def sample_prompts(checkpoint: Checkpoint, backend: LlamaBackend) -> list[list[int]]:
+    """The ends of the sample prompts with the beginning of an answer, as token ids."""
+    return [_tokens(checkpoint, request, backend) for request in _PROMPTS]
 
 
 def _tokens(checkpoint: Checkpoint, request: Request, backend: LlamaBackend) -> list[int]:
@@ -191,8 +197,8 @@ def _tokens(checkpoint: Checkpoint, request: Request, backend: LlamaBackend) -> 
     return backend.tokenize((*prompt.shared, *prompt.own, *answer))[-_LENGTH:]
 
 
-def _llama(backend: LlamaBackend, adapter: Path | None, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-    """Logits of the last positions of every prompt, one below the other."""
+def llama_logits(backend: LlamaBackend, adapter: Path | None, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    """llama.cpp's logits of the last `POSITIONS` tokens of every prompt, one row each, one below the other."""
     import numpy as np
 
     backend.set_adapter(None if adapter is None else str(adapter))
@@ -208,10 +214,10 @@ def _llama(backend: LlamaBackend, adapter: Path | None, prompts: Sequence[Sequen
     return np.concatenate(rows)
 
 
-def _transformers(
+def transformers_logits(
     checkpoint: Checkpoint, base: Base, prompts: Sequence[Sequence[int]]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The same of the base alone and of the merged checkpoint, in float32."""
+    """The same by transformers, in float32: of the base alone, and of the checkpoint (a LoRA merged into the base)."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -222,9 +228,15 @@ def _transformers(
     if base.folder is None and base.gguf is not None:
         place = {"pretrained_model_name_or_path": base.gguf.parent, "gguf_file": base.gguf.name}
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+        # De-quantizing draws a progress bar that cannot be turned off otherwise.
+        with contextlib.redirect_stderr(io.StringIO()):
+            model: Any = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
         plain = _forward(model, prompts)
-        merged: Any = PeftModel.from_pretrained(model, str(checkpoint.path)).merge_and_unload()
+        merged: Any
+        if checkpoint.kind == "full":
+            merged = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=torch.float32)
+        else:
+            merged = PeftModel.from_pretrained(model, str(checkpoint.path)).merge_and_unload()
     except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
         raise ExportError(
             f"{checkpoint.path}: transformers cannot merge this checkpoint ({str(error).splitlines()[0][:200]}); "
@@ -243,7 +255,7 @@ def _forward(model: Any, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32
     return np.concatenate(rows)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _as_f32(path: Path, scratch: Path) -> Iterator[Path]:
     """The model as F32: the file itself where it is, else a copy for as long as the block runs."""
     llama = library()
@@ -265,17 +277,17 @@ def _as_f32(path: Path, scratch: Path) -> Iterator[Path]:
         copy.unlink(missing_ok=True)
 
 
-def _compare(ours: NDArray[np.float32], reference: NDArray[np.float32]) -> Comparison:
+def compare(ours: NDArray[np.float32], reference: NDArray[np.float32]) -> Comparison:
     import numpy as np
 
     return Comparison(
         difference=float(np.abs(ours - reference).max()),
-        error=_rms(ours - reference),
+        error=rms(ours - reference),
         equal=float((ours.argmax(1) == reference.argmax(1)).mean()),
     )
 
 
-def _rms(values: NDArray[np.float32]) -> float:
+def rms(values: NDArray[np.float32]) -> float:
     import numpy as np
 
     return float(np.sqrt(np.square(values, dtype=np.float64).mean()))
