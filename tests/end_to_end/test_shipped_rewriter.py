@@ -1,0 +1,52 @@
+"""The rewriter that ships: trained, small, and it reads the model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from masa.artifact import load_artifact
+from masa.cards import ModelCard, find_shipped
+from masa.formats.bank_json import load_bank
+from masa.provenance import RewriteResult
+from masa.rewriter import Rewriter
+from masa.skills import SkillBank
+
+pytestmark = pytest.mark.model
+
+CARDS = {
+    "tiny": find_shipped("SmolLM2-135M-Instruct"),
+    "large": ModelCard(family="Invented", variant="70B", parameter_count="70B", base_or_instruct="instruct"),
+    "repeats": ModelCard(
+        family="Invented",
+        variant="70B",
+        parameter_count="70B",
+        base_or_instruct="instruct",
+        weaknesses="does the same thing over and over although nothing changes",
+    ),
+}
+
+
+def rewritten(bank: SkillBank) -> dict[str, RewriteResult]:
+    with Rewriter.load(cache=False) as rewriter:
+        return {name: rewriter.rewrite(bank, card) for name, card in CARDS.items()}
+
+
+def test_it_is_trained_and_small_enough_to_ship(smollm2: Path) -> None:
+    artifact = load_artifact("smollm2-135m")
+    assert artifact.trained and artifact.adapter_path is not None
+    assert artifact.adapter_path.stat().st_size <= 12e6
+    assert artifact.training_data is not None and artifact.training_data.synthetic
+    readme = (artifact.path / "README.md").read_text("utf-8")
+    assert "synthetic" in readme and artifact.adapter_path.name in readme
+
+
+def test_different_readers_get_different_plans(smollm2: Path, repository: Path) -> None:
+    results = rewritten(load_bank(repository / "examples" / "banks" / "household.json"))
+    plans = {name: [group.raw for group in result.groups] for name, result in results.items()}
+    groups = len(plans["tiny"])
+    differing = sum(tiny != large for tiny, large in zip(plans["tiny"], plans["large"], strict=True))
+    assert differing > groups / 2
+    warned = [sum("+ warn loop" in plan for plan in plans[name]) for name in ("large", "repeats")]
+    assert warned[0] == 0 and warned[1] > groups / 2, "a weakness that was never worded so in training is acted on"
