@@ -61,6 +61,11 @@ def play(spec: WorkerSpec, model: Model, tasks: int) -> Round:
         began = time.monotonic()
         episodes = list(player.play(jobs))
         seconds = time.monotonic() - began
+    lost = next((episode for episode in episodes if episode.outcome == "missing"), None)
+    if lost is not None:
+        raise SystemExit(
+            f"{spec.environment}: task {lost.job.task} could not be played ({lost.reason}); nothing is measured"
+        )
     return Round(
         len(episodes),
         sum(episode.steps for episode in episodes),
