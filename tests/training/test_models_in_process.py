@@ -196,6 +196,16 @@ def test_episodes_side_by_side_score_as_alone_to_the_bit(opened: Opener) -> None
     assert sum(reply.cached_tokens > 20 for reply in together) == 4
 
 
+def test_system_messages_may_take_turns_in_a_slot(opened: Opener) -> None:
+    """As with task types that are shown different skills: a prefix that was kept is put back over another."""
+    systems = [SYSTEM, SYSTEM + " Be quick.", SYSTEM, SYSTEM + " Be quick.", SYSTEM]
+    asked = [Request(conversation(f"Find thing {i}.", system=system), ACTIONS) for i, system in enumerate(systems)]
+    model = opened(slots=1)
+    found = [replies(model, [request])[0] for request in asked]
+    assert [reply.scores for reply in found] == [replies(opened(slots=1), [request])[0].scores for request in asked]
+    assert all(reply.cached_tokens > 20 for reply in found[2:])
+
+
 def test_more_candidates_than_fit_one_pass(opened: Opener) -> None:
     many = tuple(f"go to place {i} and {i * i}" for i in range(90))
     messages = conversation("Where to?")

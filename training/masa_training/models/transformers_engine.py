@@ -109,8 +109,9 @@ class TransformersEngine:
             return False
         if key in self._prefixes:
             self._prefixes.move_to_end(key)
-            for layer, (keys, values) in enumerate(self._prefixes[key]):
-                cache.put(layer, 0, keys, values, self.length)
+            with torch.inference_mode():  # what was computed in this mode can be written to in no other
+                for layer, (keys, values) in enumerate(self._prefixes[key]):
+                    cache.put(layer, 0, keys, values, self.length)
             cache.used = len(key)
             return True
         self.append(slot, key)
