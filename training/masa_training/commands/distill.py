@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import time
 from pathlib import Path
 
 import click
 
-from masa.cli.progress import interrupts
-from masa_training.commands.training import plan_told, reporter
+from masa_training.commands.training import finished, plan_told, reporter, stopping, training_options
 
 
 @click.command(
@@ -27,13 +24,8 @@ Examples:
 @click.option(
     "--dataset", "dataset_folder", required=True, type=click.Path(path_type=Path), help="Made by masa dataset."
 )
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
-@click.option("--resume", is_flag=True, help="Go on with the run in the folder, after a kill too.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
+@training_options
 @click.option("--seed", type=int, help="Short for --set seed=N.")
-@click.option("--max-minutes", type=click.FloatRange(min=0), help="Stop after so long, to go on with --resume.")
-@click.option("--dry-run", is_flag=True, help="Check everything, say what would be done, and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and events as JSON lines on stderr.")
 def command(
     config: str,
     dataset_folder: Path,
@@ -61,18 +53,13 @@ def command(
     if dry_run:
         click.echo(plan_told(plan(settings, dataset), as_json))
         return
-    end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
-    with interrupts("a checkpoint is kept, --resume goes on from it") as noted:
+    with stopping(max_minutes) as stop:
         checkpoint = distill(
             settings,
             dataset,
             output,
             resume=resume,
             report=reporter(as_json),
-            stop=lambda: noted() or (end is not None and time.monotonic() >= end),
+            stop=stop,
         )
-    if as_json:
-        click.echo(json.dumps({"checkpoint": str(checkpoint.path), **checkpoint.metrics}))
-    else:
-        click.echo(f"checkpoint: {checkpoint.path}")
-        click.echo(f"next: masa evaluate-rewriter {checkpoint.path} {dataset_folder}")
+    finished(checkpoint, f"masa evaluate-rewriter {checkpoint.path} {dataset_folder}", as_json)

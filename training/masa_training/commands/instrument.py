@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from masa.cli.progress import interrupts
-from masa_training.commands.training import plan_told, reporter
+from masa_training.commands.training import finished, plan_told, reporter, stopping, training_options
 
 
 @click.command(
@@ -25,14 +22,7 @@ Examples:
 """,
 )
 @click.argument("config")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
-@click.option("--resume", is_flag=True, help="Go on with the run in the folder, after a kill too.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of the training; repeatable."
-)
-@click.option("--max-minutes", type=click.FloatRange(min=0), help="Stop after so long, to go on with --resume.")
-@click.option("--dry-run", is_flag=True, help="Play the conversations, say what would be done, and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and events as JSON lines on stderr.")
+@training_options
 def command(
     config: str,
     output: Path,
@@ -61,19 +51,14 @@ def command(
     if dry_run:
         click.echo(plan_told(plan_instrument(settings, progress=played), as_json))
         return
-    end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
-    with interrupts("a checkpoint is kept, --resume goes on from it") as noted:
+    with stopping(max_minutes) as stop:
         checkpoint = train_instrument(
             settings,
             output,
             resume=resume,
             report=reporter(as_json),
             progress=played,
-            stop=lambda: noted() or (end is not None and time.monotonic() >= end),
+            stop=stop,
         )
-    if as_json:
-        click.echo(json.dumps({"checkpoint": str(checkpoint.path), **checkpoint.metrics}))
-    else:
-        click.echo(f"checkpoint: {checkpoint.path}")
-        world = next(iter(settings.worlds))
-        click.echo(f"next: masa evaluate {world} --backbone {settings.name}=checkpoint:{checkpoint.path} --choose")
+    backbone = f"{settings.name}=checkpoint:{checkpoint.path}"
+    finished(checkpoint, f"masa evaluate {next(iter(settings.worlds))} --backbone {backbone} --choose", as_json)

@@ -1,16 +1,54 @@
-"""What commands that train tell: the plan of a dry run, and how far training is."""
+"""What commands that train share: their options, the plan of a dry run, how far training is, and its end."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from masa.cli.progress import interrupts
+
 if TYPE_CHECKING:
+    from masa_training.checkpoint import Checkpoint
     from masa_training.distill.planning import Plan
+
+_OPTIONS = (
+    click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder."),
+    click.option("--resume", is_flag=True, help="Go on with the run in the folder, after a kill too."),
+    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable."),
+    click.option("--max-minutes", type=click.FloatRange(min=0), help="Stop after so long, to go on with --resume."),
+    click.option("--dry-run", is_flag=True, help="Check everything, say what would be done, and stop."),
+    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, events as JSON lines on stderr."),
+)
+
+
+def training_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of every command that trains: output, resume, overrides, max_minutes, dry_run and as_json."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def stopping(max_minutes: float | None) -> Iterator[Callable[[], bool]]:
+    """Whether to stop: after Ctrl-C, which is noted meanwhile, or when the time is up."""
+    end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+    with interrupts("a checkpoint is kept, --resume goes on from it") as noted:
+        yield lambda: noted() or (end is not None and time.monotonic() >= end)
+
+
+def finished(checkpoint: Checkpoint, following: str, as_json: bool) -> None:
+    """Tell where the checkpoint is and which command comes next, or the checkpoint's figures as JSON."""
+    if as_json:
+        click.echo(json.dumps({"checkpoint": str(checkpoint.path), **checkpoint.metrics}))
+    else:
+        click.echo(f"checkpoint: {checkpoint.path}")
+        click.echo(f"next: {following}")
 
 
 def plan_told(planned: Plan, as_json: bool) -> str:

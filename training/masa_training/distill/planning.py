@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,11 +72,30 @@ def plan(config: DistillConfig, dataset: Dataset) -> Plan:
     form: Any = {"card": config.card, "constrained": config.constrained > 0}
     train = encode_all(dataset.train, base, config.context_length, **form)
     held_out = encode_all(dataset.validation[: config.evaluation_samples], base, config.context_length, **form)
-    epochs = [list(_epoch(config, train, epoch)) for epoch in range(config.epochs)]
+    return lay_out(config, base, train, held_out, compared=compared)
+
+
+def lay_out(
+    config: DistillConfig, base: Base, train: Sequence[Encoded], held_out: Sequence[Encoded], *, compared: int = 0
+) -> Plan:
+    """Every step over encoded samples; `compared` texts were proven to have the tokens of llama.cpp."""
+    epochs = [
+        list(
+            epoch_steps(
+                train,
+                batch_size=config.batch_size,
+                row_tokens=config.row_tokens,
+                seed=config.seed,
+                epoch=epoch,
+                share=config.share_prefixes,
+                objective=config.objective,
+            )
+        )
+        for epoch in range(config.epochs)
+    ]
     steps = [step for epoch in epochs for step in epoch]
     if config.max_steps:
         steps = steps[: config.max_steps]
-    rows = [row for step in steps for row in step]
     return Plan(
         base=base,
         steps=tuple(steps),
@@ -84,20 +103,8 @@ def plan(config: DistillConfig, dataset: Dataset) -> Plan:
         validation=tuple(row for family in families(held_out) for row in rows_of(family, config.row_tokens)),
         samples=len(train),
         tokens=sum(map(len, train)) * config.epochs,
-        computed=sum(len(row.tokens) for row in rows),
+        computed=sum(len(row.tokens) for step in steps for row in step),
         compared=compared,
-    )
-
-
-def _epoch(config: DistillConfig, samples: Sequence[Encoded], epoch: int) -> Iterator[tuple[Row, ...]]:
-    return epoch_steps(
-        samples,
-        batch_size=config.batch_size,
-        row_tokens=config.row_tokens,
-        seed=config.seed,
-        epoch=epoch,
-        share=config.share_prefixes,
-        objective=config.objective,
     )
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from masa_training.bases import open_base
 from masa_training.checkpoint import Checkpoint
-from masa_training.distill.packing import epoch_steps, families, rows_of
-from masa_training.distill.planning import Plan
+from masa_training.distill.planning import Plan, lay_out
 from masa_training.distill.run import Report, train
 from masa_training.distill.run_folder import Source
 from masa_training.errors import TrainingError
@@ -65,29 +64,4 @@ def plan_instrument(config: InstrumentConfig, *, progress: Callable[[int, int], 
             f"conversation {longest.id} has {len(longest)} tokens, the context is {settings.context_length}; raise "
             "`context_length`"
         )
-    epochs = [
-        list(
-            epoch_steps(
-                samples,
-                batch_size=settings.batch_size,
-                row_tokens=settings.row_tokens,
-                seed=settings.seed,
-                epoch=epoch,
-                share=settings.share_prefixes,
-            )
-        )
-        for epoch in range(settings.epochs)
-    ]
-    steps = [step for epoch in epochs for step in epoch]
-    if settings.max_steps:
-        steps = steps[: settings.max_steps]
-    return Plan(
-        base=base,
-        steps=tuple(steps),
-        steps_per_epoch=len(epochs[0]),
-        validation=tuple(row for family in families(held_out) for row in rows_of(family, settings.row_tokens)),
-        samples=len(samples),
-        tokens=sum(map(len, samples)) * settings.epochs,
-        computed=sum(len(row.tokens) for step in steps for row in step),
-        compared=0,
-    )
+    return lay_out(settings, base, samples, held_out)
