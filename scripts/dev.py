@@ -34,6 +34,8 @@ DEMO_BANK = ROOT / "examples" / "banks" / "household.json"
 DEMO_FACTS = ROOT / "examples" / "facts" / "household.yaml"
 LLAMA = "llama-cpp-python"
 NEEDED = (3, 11)
+OPTIONAL = ("alfworld", "ray")
+"""Extras that tests use where they can be had: the engine of ALFWorld compiles, Ray has no wheel for every Python."""
 
 
 class SetupError(Exception):
@@ -50,6 +52,8 @@ def main(arguments: list[str]) -> int:
         use_new_enough_python()
         sys.path.insert(0, str(ROOT / "runtime"))  # masa's own modules need the standard library alone
         python = set_up(("llama",) if command == "demo" else ("llama", "training", "export", "dev"))
+        if command != "demo":
+            add_where_possible(python, OPTIONAL)
         if command == "setup":
             return 0
         fetch_weights(python)
@@ -119,6 +123,21 @@ def set_up(extras: tuple[str, ...]) -> Path:
     pip(python, "install", "-qq", "--constraint", CONSTRAINTS, "--editable", f"{ROOT}[{','.join(extras)}]")
     STAMP.write_text(json.dumps({"key": wanted, "extras": extras, "cmake_args": cmake_args}), "utf-8")
     return python
+
+
+def add_where_possible(python: Path, extras: tuple[str, ...]) -> None:
+    """Install each of these extras, or say that what needs it is skipped; tried once an environment."""
+    stamp = read_stamp()
+    tried = stamp.get("tried", [])
+    for extra in extras:
+        if extra in tried:
+            continue
+        say(f"installing the extra {extra}")
+        words = ["-qq", "--constraint", CONSTRAINTS, "--editable", f"{ROOT}[{extra}]"]
+        if run([python, "-m", "pip", "install", *words], check=False, environment=pip_environment()):
+            say(f"the extra {extra} cannot be installed here; tests that need it are skipped")
+        tried = [*tried, extra]
+        STAMP.write_text(json.dumps({**stamp, "tried": tried}), "utf-8")
 
 
 # --- Python and its environment ---------------------------------------------------------------------

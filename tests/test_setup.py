@@ -238,6 +238,23 @@ def test_another_extra_installs_more_but_takes_the_compiled_wheel_from_the_cache
     assert len(calls) == done, "what was installed for development serves the demo, too"
 
 
+def test_an_extra_that_cannot_be_installed_is_said_and_not_tried_again(
+    dev: ModuleType, calls: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    python = dev.set_up(("llama", "dev"))
+    run = dev.run
+    monkeypatch.setattr(dev, "run", lambda command, **options: run(command, **options) or "[ray]" in str(command[-1]))
+    done = len(calls)
+    dev.add_where_possible(python, ("alfworld", "ray"))
+    assert [call[-1] for call in calls[done:]] == [f"{ROOT}[alfworld]", f"{ROOT}[ray]"]
+    said = capsys.readouterr().out
+    assert "extra ray cannot be installed" in said and "alfworld cannot" not in said
+    done = len(calls)
+    dev.add_where_possible(python, ("alfworld", "ray"))
+    dev.set_up(("llama", "dev"))
+    assert len(calls) == done
+
+
 def test_other_compiler_options_compile_again(
     dev: ModuleType, calls: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,8 +13,12 @@ import torch
 from masa.backends import Backend
 from masa.backends.llama import LlamaBackend
 from masa.decoding import Job, decode
+from masa.formats.bank_json import load_bank
+from masa_training import rollouts
+from masa_training.agents import AgentConfig
 from masa_training.errors import TrainingError
-from masa_training.models import Message, Reply, Request, open_model
+from masa_training.instruments.config import BANKS
+from masa_training.models import Message, Model, Reply, Request, open_model
 from masa_training.models.choice import SCORINGS, plan
 from masa_training.models.in_process import InProcessModel
 from masa_training.models.llama import open_llama
@@ -389,8 +393,9 @@ def test_smollm2_in_full_precision_scores_in_one_pass_exactly(smollm2: Path, tmp
     np.testing.assert_allclose(together, alone, atol=1e-3)
 
 
-@pytest.mark.model
-def test_smollm2_writes_the_same_behind_a_server(smollm2: Path) -> None:
+@pytest.fixture(scope="module")
+def server(smollm2: Path) -> Iterator[Model]:
+    """The same weights behind llama.cpp's own server, and a client of it."""
     for module in ("uvicorn", "fastapi", "sse_starlette", "pydantic_settings", "starlette_context"):
         pytest.importorskip(module, reason=f"llama_cpp.server needs {module}, which is not installed")
     import socket
@@ -403,26 +408,54 @@ def test_smollm2_writes_the_same_behind_a_server(smollm2: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = ["-m", "llama_cpp.server", "--model", str(smollm2), "--port", str(port), "--n_ctx", "1024"]
-    server = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = ["-m", "llama_cpp.server", "--model", str(smollm2), "--port", str(port), "--n_ctx", "2048"]
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        remote = open_model(f"http://127.0.0.1:{port}/v1#{smollm2}")
+        # This server punishes repetition unless told otherwise; greedy is greedy only without it.
+        remote = open_model(f"http://127.0.0.1:{port}/v1#{smollm2}", extra_body={"repeat_penalty": 1.0})
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             try:
                 remote.preflight()  # type: ignore[attr-defined]
                 break
             except ModelError:
-                assert server.poll() is None, "the server ended"
+                assert process.poll() is None, "the server ended"
                 time.sleep(0.5)
-        local = open_llama(str(smollm2), slots=1, length=1024)
-        for question in ("Name a colour.", "What is two plus two?"):
-            request = Request(conversation(question), max_tokens=24)
-            (there,) = remote.reply([request])
-            assert isinstance(there, Reply)
-            assert there.text == replies(local, [request])[0].text
-        local.close()
+        yield remote
         remote.close()
     finally:
-        server.terminate()
-        server.wait(20)
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.mark.model
+def test_smollm2_writes_the_same_behind_a_server(smollm2: Path, server: Model) -> None:
+    local = open_llama(str(smollm2), slots=1, length=2048)
+    for question in ("Name a colour.", "What is two plus two?"):
+        request = Request(conversation(question), max_tokens=24)
+        (there,) = server.reply([request])
+        assert isinstance(there, Reply)
+        assert there.text == replies(local, [request])[0].text
+    local.close()
+
+
+@pytest.mark.model
+def test_episodes_are_the_same_behind_a_server(smollm2: Path, server: Model) -> None:
+    spec = rollouts.WorkerSpec(
+        environment="lookup",
+        split="val",
+        model="",
+        options={"max_steps": 3},
+        arms={"concise": rollouts.Arm(name="concise", bank=load_bank(BANKS / "lookup" / "concise.json"))},
+        agent=AgentConfig(max_tokens=32),
+        slots=1,
+    )
+    jobs = [rollouts.Job("concise", task, 0) for task in ("val-000-direct_retrieval", "val-003-comparison")]
+    local = open_llama(str(smollm2), slots=1, length=2048)
+    played = []
+    for model in (local, server):
+        with rollouts.opened(spec, model) as player:
+            played.append([(e.outcome, e.reason, e.turns, e.completion_tokens) for e in player.play(jobs)])
+    local.close()
+    assert all(outcome == "finished" and turns for outcome, _, turns, _ in played[0])
+    assert played[0] == played[1]
