@@ -86,6 +86,19 @@ def test_every_solution_succeeds_by_admissible_actions(passages: int) -> None:
         assert step.done and step.success and step.reward == 1.0
 
 
+def test_who_does_not_know_the_word_of_a_passage_solves_every_task_too(lookup: Lookup) -> None:
+    longer = 0
+    for task in lookup.tasks("test"):
+        step = lookup.reset(task, 5)
+        actions = lookup.uninformed_solution(task, 5)
+        longer += len(actions) > len(lookup.solution(task, 5))
+        for action in actions:
+            assert not step.done and step.admissible is not None and action in step.admissible
+            step = lookup.step(action)
+        assert step.done and step.success
+    assert longer > 50, "passages use either word, so the first one often misses"
+
+
 def test_answers_follow_from_the_facts(lookup: Lookup) -> None:
     world = open_world(0, 240, "val")
     for task in lookup.tasks("val"):

@@ -14,9 +14,10 @@ from masa_training.errors import TrainingError
 from masa_training.instruments.config import BANKS
 from masa_training.instruments.wording import Wording, wording_of
 
-MIXTURES = ("none", "liked", "disliked", "plain", "mixed", "mixed")
+MIXTURES = ("none", "liked", "disliked", "mixed", "none", "liked", "plain", "mixed")
 """What a prompt shows, each as often as it is named here."""
 
+_FEW = 0.75
 _REWORDINGS = ("shorten", "steps", "condition-action")
 
 
@@ -41,7 +42,8 @@ class Wordings:
         return SkillBank(general, {task_type: self._some(specific, mixture, rng)} if specific else {})
 
     def _some(self, skills: Sequence[Skill], mixture: Mapping[Wording, float], rng: random.Random) -> tuple[Skill, ...]:
-        count = rng.randint(max(1, len(skills) // 2), len(skills))
+        few = rng.random() < _FEW  # whom to trust shows in a few skills as well, for a fraction of the tokens
+        count = rng.randint(1, min(3, len(skills))) if few else rng.randint(max(1, len(skills) // 2), len(skills))
         drawn = rng.sample(list(skills), count)
         return tuple(self._worded(skill, mixture, rng) for skill in drawn)
 

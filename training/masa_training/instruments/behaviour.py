@@ -63,7 +63,8 @@ def walkthrough(environment: Environment, task: Task, seed: int, *, detours: boo
     """Actions that solve a task; with `detours` as one finds them who does not know where things are.
 
     A solver goes straight to the place of the object. One who cannot know looks into the places in the order in which
-    they are listed, and takes the object as soon as it is seen.
+    they are listed, and takes the object as soon as it is seen. An environment that is no household says itself how
+    (`uninformed_solution`).
 
     Raises:
         TrainingError: if the environment knows no solutions.
@@ -71,9 +72,11 @@ def walkthrough(environment: Environment, task: Task, seed: int, *, detours: boo
     solve = getattr(environment, "solution", None)
     if solve is None:
         raise TrainingError(f"{environment.name}: knows no solutions, so nothing can be learned from them")
-    solution = list(solve(task, seed))
     if not detours:
-        return solution
+        return list(solve(task, seed))
+    if hasattr(environment, "uninformed_solution"):
+        return list(environment.uninformed_solution(task, seed))
+    solution = list(solve(task, seed))
     step = environment.reset(task, seed)
     wanted = next((" ".join(action.split()[1:2]) for action in solution if action.startswith("take ")), "")
     before: list[str] = []

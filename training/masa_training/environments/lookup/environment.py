@@ -10,7 +10,14 @@ from masa.facts import ActionForm, Facts
 from masa_training.environments.answer_matching import match
 from masa_training.environments.lookup.choices import choices, make_fillers
 from masa_training.environments.lookup.names import LARGEST
-from masa_training.environments.lookup.questions import TASK_TYPES, Question, from_payload, make_questions, route
+from masa_training.environments.lookup.questions import (
+    TASK_TYPES,
+    Question,
+    from_payload,
+    make_questions,
+    route,
+    tried,
+)
 from masa_training.environments.lookup.world import World, open_world
 from masa_training.environments.protocol import Split, Step, Task
 from masa_training.errors import TrainingError
@@ -93,6 +100,25 @@ class Lookup:
         question = from_payload(task.type, task.goal, task.payload)
         found = route(question, open_world(self._seed, self._size, task.split))
         return [*(f"search {query}" for query in found or ()), f"answer {question.answer}"]
+
+    def uninformed_solution(self, task: Task, seed: int) -> Sequence[str]:
+        """As one solves a task who does not know which of two words a passage uses: in the order they are listed.
+
+        Where what is read on the way crowds out a needed search, the shortest solution.
+        """
+        question = from_payload(task.type, task.goal, task.payload)
+        world = open_world(self._seed, self._size, task.split)
+        actions = [
+            *(f"search {query}" for query in tried(question, world, self._passages)),
+            f"answer {question.answer}",
+        ]
+        episode = _Episode(world, question, (), self._passages)
+        step = episode.begin()
+        for action in actions:
+            if action not in (step.admissible or ()):
+                return self.solution(task, seed)
+            step = episode.step(action)
+        return actions
 
     def close(self) -> None:
         """Forget the episode."""

@@ -76,17 +76,33 @@ def queries(entity: str, attribute: str) -> tuple[str, str]:
 
 def route(question: Question, world: World) -> tuple[str, ...] | None:
     """Queries whose best passages hold all that the answer follows from; None if the usual queries do not find it."""
-    wanted = [(entity, question.hop or question.asked) for entity in question.entities]
-    if question.hop:
-        wanted.append((world.value(question.entities[0], question.hop), question.asked))
     found = []
-    for entity, attribute in wanted:
+    for entity, attribute in _wanted(question, world):
         goal = (world.told[entity, attribute],)
         query = next((text for text in queries(entity, attribute) if world.search.best(text, 1) == goal), None)
         if query is None:
             return None
         found.append(query)
     return tuple(found)
+
+
+def tried(question: Question, world: World, passages: int) -> tuple[str, ...]:
+    """Queries of one who words them in their usual order until the `passages` best ones hold each needed fact."""
+    made = []
+    for entity, attribute in _wanted(question, world):
+        for query in sorted(queries(entity, attribute)):
+            made.append(query)
+            if world.told[entity, attribute] in world.search.best(query, passages):
+                break
+    return tuple(made)
+
+
+def _wanted(question: Question, world: World) -> list[tuple[str, str]]:
+    """The facts that the answer follows from, as (entity, attribute), in the order in which they can be looked up."""
+    wanted = [(entity, question.hop or question.asked) for entity in question.entities]
+    if question.hop:
+        wanted.append((world.value(question.entities[0], question.hop), question.asked))
+    return wanted
 
 
 def _shuffled(world: World, rng: random.Random, attributes: tuple[Attribute, ...]) -> list[tuple[str, Attribute]]:
