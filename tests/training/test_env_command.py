@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,23 @@ def test_check_passes_options_and_the_data_folder_on(cli: Cli, tmp_path: Path) -
     assert cli("check", "lookup", "--option", "size").exit_code == 2
     missing = cli("check", "search_qa", "--data-dir", str(tmp_path))
     assert missing.exit_code == 1 and f"{tmp_path}/searchqa/nq/questions.jsonl is missing" in missing.stderr
+
+
+def test_solve_counts_solutions_that_succeed_and_names_the_others(cli: Cli, tmp_path: Path) -> None:
+    done = cli("solve", "lookup", "--split", "val", "--option", "size=60")
+    assert done.exit_code == 0
+    solved, of = re.search(r"lookup, val: (\d+) of (\d+) solutions succeed", done.stdout).groups()  # type: ignore[union-attr]
+    assert solved == of != "0"
+    (tmp_path / "hasty.py").write_text(
+        "from masa_training.environments.lookup import Lookup\n"
+        "class Hasty(Lookup):\n    def solution(self, task, seed):\n        return ['answer nobody']\n"
+    )
+    result = cli("solve", "hasty.py", "--option", "size=60", "--json")
+    found = json.loads(result.stdout)
+    assert result.exit_code == 1 and len(found["unsolved"]) == found["tasks"] > 0
+    assert found["unsolved"][0]["reason"] == "1 actions end without success: That is wrong."
+    (tmp_path / "plain.py").write_text(template_source("plain").replace("def solution", "def other"))
+    assert "knows no solutions" in cli("solve", "plain.py").stderr
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,54 @@ def check_command(
 
 
 @command.command(
+    "solve",
+    short_help="Play the solution of every task of a split.",
+    epilog="\b\nExamples:\n"
+    "  masa env solve household --split val\n"
+    "  masa env solve alfworld --data-dir data --split test\n\n"
+    "Exit codes: 0 all succeed, 1 one does not or an error that the message explains, 2 wrong usage.",
+)
+@click.argument("name", metavar="NAME")
+@_with_options
+@click.option("--split", type=click.Choice(_SPLITS), default="test", show_default=True, help="Where tasks are from.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the episodes.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
+def solve_command(
+    name: str, pairs: tuple[str, ...], data_dir: str | None, split: Split, seed: int, as_json: bool
+) -> None:
+    """Play what NAME says solves its tasks, and tell which of them it does not solve."""
+    from masa_training.environments.solutions import unsolved
+    from masa_training.errors import TrainingError
+
+    environment = _maker(name, _options(pairs, data_dir))()
+    if not hasattr(environment, "solution"):
+        raise TrainingError(f"{name}: knows no solutions; check it with: masa env check {name}")
+    tasks = environment.tasks(split)
+    played = 0
+
+    def progress(_: Task) -> None:
+        nonlocal played
+        played += 1
+        if not as_json and sys.stderr.isatty():
+            show_line(f"Playing {played}/{len(tasks)} …")
+
+    try:
+        failed = [(task.id, why) for task, why in unsolved(environment, tasks, seed=seed, progress=progress)]
+    finally:
+        interrupt_line()
+        environment.close()
+    if as_json:
+        listed = [{"task": task, "reason": why} for task, why in failed]
+        write_json({"environment": name, "split": split, "tasks": len(tasks), "ok": not failed, "unsolved": listed})
+    else:
+        for task, why in failed:
+            click.echo(wrap(f"{task}: {why}", "", "  "))
+        click.echo(f"{clean(name)}, {split}: {len(tasks) - len(failed)} of {count(len(tasks), 'solution')} succeed")
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+@command.command(
     "new",
     short_help="Start an environment from the template.",
     epilog="\b\nExamples:\n  masa env new my_world\n  masa env new my_world -o src/my_package/my_world.py\n",
