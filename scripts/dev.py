@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
     try:
         use_new_enough_python()
         sys.path.insert(0, str(ROOT / "runtime"))  # masa's own modules need the standard library alone
-        python = set_up(("llama",) if command == "demo" else ("llama", "training", "export", "dev"))
+        python = set_up(("llama",) if command == "demo" else ("llama", "onnx", "training", "export", "export-onnx", "dev"))
         if command != "demo":
             add_where_possible(python, OPTIONAL)
         if command == "setup":

@@ -13,10 +13,14 @@ import click
 from masa.cli.output import clean, size, write_json
 from masa.cli.progress import interrupt_line, show_line
 from masa_export.cli_gguf import gguf
+from masa_export.cli_onnx import onnx
+from masa_export.cli_tune import tune
+from masa_export.cli_verify import verify
 
 if TYPE_CHECKING:
     from masa_export.export import Exported
-    from masa_export.parity import Comparison, Parity
+    from masa_export.likeness import Likeness
+    from masa_export.parity import Parity
 
 
 @click.group("export", short_help="Make a trained rewriter ready for the device.")
@@ -137,7 +141,7 @@ def _report(exported: Exported) -> str:
 
 
 def _parity(parity: Parity) -> list[str]:
-    def figures(found: Comparison) -> str:
+    def figures(found: Likeness) -> str:
         return (
             f"difference {found.error:.2g} (rms), {found.difference:.2g} at most; "
             f"same best token at {100 * found.equal:.0f} % of {parity.positions} positions"
@@ -153,5 +157,8 @@ def _parity(parity: Parity) -> list[str]:
 
 
 export.add_command(gguf)
+export.add_command(onnx)
+export.add_command(verify)
+export.add_command(tune)
 
 commands: Mapping[str, click.Command] = {"export": export}

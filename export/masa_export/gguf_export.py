@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import time
@@ -22,12 +21,15 @@ from masa_export.converter import convert, find_converter
 from masa_export.errors import ExportError
 from masa_export.gguf_plan import Output, Plan, default_name, make_plan, own_marks
 from masa_export.importance import read_importance
-from masa_export.likeness import Likeness, Merged, check_merged, likeness, logits_of, measure_merged
+from masa_export.likeness import Likeness, likeness
 from masa_export.merge import merge_into_gguf
 from masa_export.merge_folder import merge_folder
 from masa_export.package import write_manifest
+from masa_export.parity import Merged, check_merged, measure_merged
+from masa_export.placing import put_in_place
 from masa_export.quantizer import quantize
 from masa_export.reference import why_unproven
+from masa_export.sample_logits import logits_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -258,7 +260,7 @@ class _Work:
             licence=self.licence,
             quantization=output.quantization,
         )
-        _put(folder, output.folder)
+        put_in_place(folder, output.folder)
         entry = manifest.files[output.weights]
         return Result(replace(output, size=entry.size), entry.sha256, found, time.monotonic() - begun)
 
@@ -285,20 +287,3 @@ def _check_complete(merged: GgufHeader, written: GgufHeader, quantization: str) 
     for key, value in merged.metadata.items():
         if key not in _WRITTEN_BY_QUANTIZER and written.metadata.get(key) != value:
             raise ExportError(f"{quantization}: the metadata {key} did not survive; report this as a bug")
-
-
-def _put(folder: Path, target: Path) -> None:
-    """Give the finished folder its place; a former one is moved aside, then removed."""
-    for path in folder.iterdir():
-        with path.open("r+b") as file:
-            os.fsync(file.fileno())
-    former = folder.with_name(folder.name + ".former")
-    if target.exists():
-        target.rename(former)
-    try:
-        folder.rename(target)
-    except OSError:
-        if former.exists():
-            former.rename(target)
-        raise
-    shutil.rmtree(former, ignore_errors=True)

@@ -1,21 +1,14 @@
-"""How like two models are: their logits at the same positions of the same prompts.
+"""How like two models are, as numbers: their logits at the same positions of the same texts.
 
-Used twice by `masa export gguf`: the merged file against the checkpoint in transformers, which finds a wrong merge, and
-every quantized file against the merged one, which tells what quantization costs.
+Pure functions on arrays; `masa_export.parity` and `masa_export.verify` compute the logits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from masa.backends.llama import LlamaBackend
-from masa_export.base import Base
-from masa_export.checkpoint import Checkpoint
-from masa_export.errors import ExportError
-from masa_export.parity import Margin, llama_logits, rms, sample_prompts, transformers_logits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,53 +37,17 @@ class Likeness:
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
-    """The merged file in llama.cpp against the checkpoint in transformers (float32).
+class Margin:
+    """What may differ: a constant for rounding, and a share of the effect (rms of what training changes in logits)."""
 
-    Attributes:
-        likeness: of the two.
-        effect: root mean square of what the checkpoint changes in its base's logits.
-    """
-
-    likeness: Likeness
-    effect: float
-
-
-# Measured on SmolLM2-135M Q4_1 (trained, r 16), Gemma-3-270M Q4_K_M and a small random Qwen3 (random adapters): see
-# docs/export.md. A wrong rotary order gives an error of half the effect, a missing adapter one of the whole.
-MARGINS: Mapping[str, Margin] = {
-    "F32": Margin(0.05, 0.2, 0.01, 0.02),
-    "F16": Margin(0.05, 0.2, 0.01, 0.02),
-    "BF16": Margin(0.5, 1.0, 0.05, 0.1),
-}
-EQUAL = 0.95
-"""Least share of equal best tokens."""
-
-
-def logits_of(
-    path: Path, checkpoint: Checkpoint, prompts: Sequence[Sequence[int]] | None = None
-) -> tuple[list[list[int]], NDArray[np.float32]]:
-    """Prompts as token ids (the sample prompts by the file's own tokenizer, unless given), and llama.cpp's logits.
-
-    Raises:
-        BackendError: if llama.cpp cannot load the file.
-        ExportError: if a logit is not finite.
-    """
-    import numpy as np
-
-    backend = LlamaBackend.load(path)
-    try:
-        tokens = sample_prompts(checkpoint, backend) if prompts is None else [list(prompt) for prompt in prompts]
-        logits = llama_logits(backend, None, tokens)
-    finally:
-        backend.close()
-    if not np.isfinite(logits).all():
-        raise ExportError(f"{path.name}: computes logits that are not finite; take another type")
-    return tokens, logits
+    difference: float
+    difference_share: float
+    error: float
+    error_share: float
 
 
 def likeness(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> Likeness:
-    """Compare logits (positions x vocabulary) with the reference's."""
+    """Compare logits (positions x vocabulary, at least one position) with the reference's."""
     import numpy as np
 
     divergences = []
@@ -98,8 +55,8 @@ def likeness(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> Lik
         p, q = _log_softmax(theirs), _log_softmax(ours)
         divergences.append(float(np.sum(np.exp(p) * (p - q))))
     return Likeness(
-        divergence=max(0.0, float(np.mean(divergences))),
-        worst=max(0.0, float(np.max(divergences))),
+        divergence=_not_negative(float(np.mean(divergences))),
+        worst=_not_negative(float(np.max(divergences))),
         equal=float((logits.argmax(1) == reference.argmax(1)).mean()),
         difference=float(np.abs(logits - reference).max()),
         error=rms(logits - reference),
@@ -107,47 +64,45 @@ def likeness(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> Lik
     )
 
 
-def measure_merged(
-    checkpoint: Checkpoint, base: Base, prompts: Sequence[Sequence[int]], logits: NDArray[np.float32]
-) -> Merged:
-    """Compare `logits`, llama.cpp's of the merged file at `prompts`, with the checkpoint's in transformers.
+def pool(parts: Sequence[Likeness]) -> Likeness:
+    """The likeness over the positions of all `parts` (at least one) together; every position weighs the same."""
+    positions = sum(part.positions for part in parts)
 
-    Needs torch, transformers and peft, and memory for the base in float32.
+    def mean(values: Sequence[float]) -> float:
+        return sum(value * part.positions for value, part in zip(values, parts, strict=True)) / positions
 
-    Raises:
-        ExportError: if a library cannot load base or checkpoint.
+    return Likeness(
+        divergence=mean([part.divergence for part in parts]),
+        worst=_largest([part.worst for part in parts]),
+        equal=mean([part.equal for part in parts]),
+        difference=_largest([part.difference for part in parts]),
+        error=math.sqrt(mean([part.error**2 for part in parts])),
+        positions=positions,
+    )
+
+
+def excess(found: Likeness, margin: Margin, effect: float, equal: float) -> str:
+    """What is beyond the margin, with measured and allowed figures; empty where nothing is.
+
+    `equal` is the least share of equal best tokens. What is no number is beyond every margin.
     """
-    plain, merged = transformers_logits(checkpoint, base, prompts)
-    if merged.shape != logits.shape:
-        raise ExportError(
-            f"{checkpoint.path}: its model has {merged.shape[1]} tokens, the merged GGUF {logits.shape[1]}; "
-            "give the base that it was trained on"
-        )
-    return Merged(likeness(logits, merged), rms(merged - plain))
+    difference = margin.difference + margin.difference_share * effect
+    error = margin.error + margin.error_share * effect
+    # Written so that a NaN is found.
+    if not found.error <= error:
+        return f"logits differ by {found.error:.2g} (rms), {error:.2g} is allowed"
+    if not found.difference <= difference:
+        return f"logits differ by up to {found.difference:.2g}, {difference:.2g} is allowed"
+    if not found.equal >= equal:
+        return f"{found.equal:.0%} of the best tokens are equal, at least {equal:.0%} must be"
+    return ""
 
 
-def check_merged(found: Merged, kind: str, where: str) -> None:
-    """Refuse a merged file of this kind ("F16", "BF16", "F32") that is not within the margins.
+def rms(values: NDArray[np.float32]) -> float:
+    """Root mean square."""
+    import numpy as np
 
-    Raises:
-        ExportError: the message tells measured and allowed figures.
-    """
-    margin = MARGINS[kind]
-    difference = margin.difference + margin.difference_share * found.effect
-    error = margin.error + margin.error_share * found.effect
-    problem = ""
-    # Written so that a NaN fails.
-    if not found.likeness.error <= error:
-        problem = f"logits differ by {found.likeness.error:.2g} (rms), {error:.2g} is allowed"
-    elif not found.likeness.difference <= difference:
-        problem = f"logits differ by up to {found.likeness.difference:.2g}, {difference:.2g} is allowed"
-    elif not found.likeness.equal >= EQUAL:
-        problem = f"{found.likeness.equal:.0%} of the best tokens are equal, at least {EQUAL:.0%} must be"
-    if problem:
-        raise ExportError(
-            f"{where}: llama.cpp with the merged file does not compute what the checkpoint does ({problem}); nothing "
-            "was written; check that the base is the one it was trained on, then report this as a bug"
-        )
+    return float(np.sqrt(np.square(values, dtype=np.float64).mean()))
 
 
 def _log_softmax(row: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -156,3 +111,13 @@ def _log_softmax(row: NDArray[np.float32]) -> NDArray[np.float64]:
     shifted = row.astype(np.float64) - row.max()
     result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum())
     return result
+
+
+def _not_negative(value: float) -> float:
+    """Rounding may leave a divergence a little below zero; a NaN stays one."""
+    return 0.0 if value < 0 else value
+
+
+def _largest(values: Sequence[float]) -> float:
+    """The largest value, or NaN if one is."""
+    return math.nan if any(math.isnan(value) for value in values) else max(values)

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,10 @@ def write_manifest(
     base_model: str,
     licence: str,
     quantization: str,
+    kind: str = "gguf",
+    others: Sequence[str] = (),
 ) -> Manifest:
-    """Make an artifact of `folder`, in which the file `weights` lies: write its manifest.
+    """Make an artifact of `folder`, in which the file `weights` and `others` lie: write its manifest.
 
     Raises:
         ArtifactError: if a value is none that a manifest may have.
@@ -105,7 +108,7 @@ def write_manifest(
         "format": 1,
         "name": name,
         "version": version,
-        "kind": "gguf",
+        "kind": kind,
         "language": checkpoint.language,
         "prompt_version": checkpoint.prompt_version,
         "base_model": base_model,
@@ -116,7 +119,10 @@ def write_manifest(
         "quantization": quantization,
         "training_data": _training_data(checkpoint),
         "licence": licence,
-        "files": {weights: {"sha256": sha256_file(folder / weights), "bytes": (folder / weights).stat().st_size}},
+        "files": {
+            name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size}
+            for name in (weights, *others)
+        },
     }
     data = (_dump(content) + "\n").encode("utf-8")
     manifest = parse_manifest(data, str(path))

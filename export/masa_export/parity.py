@@ -1,6 +1,8 @@
-"""Proof that llama.cpp with base and adapter computes what the merged checkpoint computes.
+"""Proof that llama.cpp computes what a checkpoint computes, at the ends of two sample prompts.
 
-The reference is transformers in float32 with the adapter merged into the weights. It is compared twice:
+The reference is transformers in float32 with the adapter merged into the weights.
+
+A merged file is compared once (`Merged`). An adapter is compared twice (`Parity`):
 
 - `exact`: with the base converted to F32, so that only rounding is left to differ. This finds what an export can get
   wrong (names, rotary order, scale): the margins are tight.
@@ -12,68 +14,29 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from masa.backends.llama import LlamaBackend
 from masa.backends.llama_library import library, quiet
-from masa.prompt import Request, Segment, render_prompt
-from masa.skills import Group, Skill
 from masa_export.base import Base
 from masa_export.checkpoint import Checkpoint
 from masa_export.errors import ExportError
+from masa_export.likeness import Likeness, Margin, excess, likeness, rms
+from masa_export.sample_logits import backend_logits, sample_prompts, transformers_logits
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-POSITIONS = 48
-"""At each prompt's end, the logits after this many tokens are compared."""
-_LENGTH = 128
-"""Only the ends of the prompts are computed: equality does not hang on what was read, and F32 is slow."""
 _ALL_F32 = 0  # llama.h, enum llama_ftype
-
-_PROMPTS = (
-    Request(
-        Group(None, (Skill("a", "Look first", "Read the whole page before you act on it.", "A page is new"),)),
-        {"family": "Sample", "parameter_count": "0.1B", "weaknesses": "repeats actions that failed"},
-        environment="a small web shop",
-    ),
-    Request(
-        Group(
-            "repair",
-            (
-                Skill("b", "Open", "Unscrew the lid. Put the screws aside, in the order they came out."),
-                Skill("c", "Test", "If the lamp stays dark, check the fuse, then the wire, then the switch."),
-            ),
-        ),
-        {"family": "Sample", "strengths": "follows long instructions", "num_layers": 30},
-        task="repair a lamp",
-    ),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """llama.cpp against the merged checkpoint, over all compared positions.
-
-    Attributes:
-        difference: the largest absolute difference of two logits.
-        error: root mean square of the differences of logits.
-        equal: share of positions whose most probable token is the same.
-    """
-
-    difference: float
-    error: float
-    equal: float
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """What was measured.
+    """An adapter in llama.cpp against the merged checkpoint.
 
     Attributes:
         exact: on the base as F32.
@@ -83,21 +46,24 @@ class Parity:
         positions: at how many positions logits were compared.
     """
 
-    exact: Comparison
-    device: Comparison
-    untouched: Comparison
+    exact: Likeness
+    device: Likeness
+    untouched: Likeness
     effect: float
     positions: int
 
 
 @dataclass(frozen=True, slots=True)
-class Margin:
-    """What may differ on the F32 base: a constant for the rounding of the base, and a share of the adapter's effect."""
+class Merged:
+    """The merged file in llama.cpp against the checkpoint.
 
-    difference: float
-    difference_share: float
-    error: float
-    error_share: float
+    Attributes:
+        likeness: of the two.
+        effect: root mean square of what the checkpoint changes in its base's logits.
+    """
+
+    likeness: Likeness
+    effect: float
 
 
 # Measured with random adapters of effect 0.5 to 2.0 on SmolLM2-135M Q4_1 (all linear layers, r 4, 16, 32, with and
@@ -109,8 +75,17 @@ MARGINS: Mapping[str, Margin] = {
     "f16": Margin(0.05, 0.1, 0.01, 0.02),
     "q8_0": Margin(0.05, 0.2, 0.01, 0.04),
 }
-EXACT_EQUAL = 0.95
-"""Least share of equal best tokens on the F32 base; measured 0.99 to 1."""
+"""On the F32 base, by how the adapter is stored."""
+# Measured on SmolLM2-135M Q4_1 (trained, r 16), Gemma-3-270M Q4_K_M and a small random Qwen3 (random adapters): see
+# docs/export.md. A wrong rotary order gives an error of half the effect, a missing adapter one of the whole.
+MERGED_MARGINS: Mapping[str, Margin] = {
+    "F32": Margin(0.05, 0.2, 0.01, 0.02),
+    "F16": Margin(0.05, 0.2, 0.01, 0.02),
+    "BF16": Margin(0.5, 1.0, 0.05, 0.1),
+}
+"""Of a merged file, by its type."""
+EQUAL = 0.95
+"""Least share of equal best tokens of a merged file and on the F32 base; measured 0.99 to 1."""
 DEVICE_NOISE = 2.0
 """On the base as it is, the error may be this many times what quantization costs the base alone, and the margin of the
 F32 base on top; measured 0.9 and 1.0 times
@@ -126,17 +101,12 @@ def check(parity: Parity, kind: str, where: str) -> None:
         ExportError: the message tells measured and allowed figures.
     """
     margin = MARGINS[kind]
-    difference = margin.difference + margin.difference_share * parity.effect
     error = margin.error + margin.error_share * parity.effect
-    exact, device = parity.exact, parity.device
-    problem = ""
+    device = parity.device
+    problem = excess(parity.exact, margin, parity.effect, EQUAL)
+    if problem:
+        problem = f"on the F32 base {problem}"
     # Written so that a NaN fails.
-    if not exact.difference <= difference:
-        problem = f"on the F32 base logits differ by up to {exact.difference:.2g}, {difference:.2g} is allowed"
-    elif not exact.error <= error:
-        problem = f"on the F32 base logits differ by {exact.error:.2g} (rms), {error:.2g} is allowed"
-    elif not exact.equal >= EXACT_EQUAL:
-        problem = f"on the F32 base {exact.equal:.0%} of the best tokens are equal, at least {EXACT_EQUAL:.0%} must be"
     elif not device.error <= DEVICE_NOISE * parity.untouched.error + error:
         problem = (
             f"on the base as it is logits differ by {device.error:.2g} (rms), {DEVICE_NOISE:g} times the "
@@ -167,92 +137,58 @@ def measure(checkpoint: Checkpoint, base: Base, adapter: Path, scratch: Path) ->
         backend = LlamaBackend.load(exact)
         try:
             prompts = sample_prompts(checkpoint, backend)
-            computed = llama_logits(backend, adapter, prompts)
+            backend.set_adapter(str(adapter))
+            computed = backend_logits(backend, prompts)
         finally:
             backend.close()
     backend = LlamaBackend.load(base.gguf)
     try:
-        alone = llama_logits(backend, None, prompts)
-        on_device = llama_logits(backend, adapter, prompts)
+        alone = backend_logits(backend, prompts)
+        backend.set_adapter(str(adapter))
+        on_device = backend_logits(backend, prompts)
     finally:
         backend.close()
     plain, merged = transformers_logits(checkpoint, base, prompts)
     return Parity(
-        exact=compare(computed, merged),
-        device=compare(on_device, merged),
-        untouched=compare(alone, plain),
+        exact=likeness(computed, merged),
+        device=likeness(on_device, merged),
+        untouched=likeness(alone, plain),
         effect=rms(merged - plain),
         positions=len(merged),
     )
 
 
-def sample_prompts(checkpoint: Checkpoint, backend: LlamaBackend) -> list[list[int]]:
-    """The ends of the sample prompts with the beginning of an answer, as token ids."""
-    return [_tokens(checkpoint, request, backend) for request in _PROMPTS]
+def measure_merged(
+    checkpoint: Checkpoint, base: Base, prompts: Sequence[Sequence[int]], logits: NDArray[np.float32]
+) -> Merged:
+    """Compare `logits`, llama.cpp's of the merged file at `prompts`, with the checkpoint's in transformers.
 
+    Needs torch, transformers and peft, and memory for the base in float32.
 
-def _tokens(checkpoint: Checkpoint, request: Request, backend: LlamaBackend) -> list[int]:
-    prompt = render_prompt(request, checkpoint.language, checkpoint.template, version=checkpoint.prompt_version)
-    answer = (Segment("1 shorten\n2 steps" if checkpoint.language == "plan" else "## [1] Look first\nRead it."),)
-    return backend.tokenize((*prompt.shared, *prompt.own, *answer))[-_LENGTH:]
-
-
-def llama_logits(backend: LlamaBackend, adapter: Path | None, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-    """llama.cpp's logits of the last `POSITIONS` tokens of every prompt, one row each, one below the other."""
-    import numpy as np
-
-    backend.set_adapter(None if adapter is None else str(adapter))
-    rows = []
-    for tokens in prompts:
-        session = backend.session(slots=1, length=len(tokens))
-        try:
-            session.share(())
-            session.begin(0, tokens[:-POSITIONS])
-            rows.append(session.step([(0, tokens[-POSITIONS:])], [POSITIONS])[0].copy())
-        finally:
-            session.close()
-    return np.concatenate(rows)
-
-
-def transformers_logits(
-    checkpoint: Checkpoint, base: Base, prompts: Sequence[Sequence[int]]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The same by transformers, in float32: of the base alone, and of the checkpoint (a LoRA merged into the base)."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as chatter
-
-    chatter.disable_progress_bar()
-    place: dict[str, Any] = {"pretrained_model_name_or_path": base.folder}
-    if base.folder is None and base.gguf is not None:
-        place = {"pretrained_model_name_or_path": base.gguf.parent, "gguf_file": base.gguf.name}
-    try:
-        # De-quantizing draws a progress bar that cannot be turned off otherwise.
-        with contextlib.redirect_stderr(io.StringIO()):
-            model: Any = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
-        plain = _forward(model, prompts)
-        merged: Any
-        if checkpoint.kind == "full":
-            merged = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=torch.float32)
-        else:
-            merged = PeftModel.from_pretrained(model, str(checkpoint.path)).merge_and_unload()
-    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+    Raises:
+        ExportError: if a library cannot load base or checkpoint.
+    """
+    plain, merged = transformers_logits(checkpoint, base, prompts)
+    if merged.shape != logits.shape:
         raise ExportError(
-            f"{checkpoint.path}: transformers cannot merge this checkpoint ({str(error).splitlines()[0][:200]}); "
-            "use --no-verify to export unproven"
-        ) from error
-    return plain, _forward(merged, prompts)
+            f"{checkpoint.path}: its model has {merged.shape[1]} tokens, the merged GGUF {logits.shape[1]}; "
+            "give the base that it was trained on"
+        )
+    return Merged(likeness(logits, merged), rms(merged - plain))
 
 
-def _forward(model: Any, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-    import numpy as np
-    import torch
+def check_merged(found: Merged, kind: str, where: str) -> None:
+    """Refuse a merged file of this kind ("F16", "BF16", "F32") that is not within the margins.
 
-    model.eval()
-    with torch.inference_mode():
-        rows = [model(torch.tensor([tokens]), logits_to_keep=POSITIONS).logits[0].numpy() for tokens in prompts]
-    return np.concatenate(rows)
+    Raises:
+        ExportError: the message tells measured and allowed figures.
+    """
+    problem = excess(found.likeness, MERGED_MARGINS[kind], found.effect, EQUAL)
+    if problem:
+        raise ExportError(
+            f"{where}: llama.cpp with the merged file does not compute what the checkpoint does ({problem}); nothing "
+            "was written; check that the base is the one it was trained on, then report this as a bug"
+        )
 
 
 @contextlib.contextmanager
@@ -275,19 +211,3 @@ def _as_f32(path: Path, scratch: Path) -> Iterator[Path]:
         yield copy
     finally:
         copy.unlink(missing_ok=True)
-
-
-def compare(ours: NDArray[np.float32], reference: NDArray[np.float32]) -> Comparison:
-    import numpy as np
-
-    return Comparison(
-        difference=float(np.abs(ours - reference).max()),
-        error=rms(ours - reference),
-        equal=float((ours.argmax(1) == reference.argmax(1)).mean()),
-    )
-
-
-def rms(values: NDArray[np.float32]) -> float:
-    import numpy as np
-
-    return float(np.sqrt(np.square(values, dtype=np.float64).mean()))

@@ -25,6 +25,7 @@ Status = Literal["ok", "warn", "fail"]
 DEFAULT_REWRITER = "smollm2-135m"
 _ROOM = 500_000_000  # bytes: the default weights, with room for their download
 _LLAMA = "llama-cpp-python"
+_ONNX_BUILDS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ def examine(*, rewriter: str = DEFAULT_REWRITER, timeout: float = 120.0) -> list
         results.append(_guarded("llama.cpp build", lambda: check_build(probe, cpus.detect())))
         results.append(_guarded("llama.cpp run", lambda: check_run(probe, cpus.detect())))
     results.append(_guarded("llguidance", check_guidance))
+    if (onnx := check_onnx([name for name in _ONNX_BUILDS if _installed(name)])) is not None:
+        results.append(onnx)
     results.append(weights_check)
     results.append(_guarded("data folder", lambda: check_folder("data folder", _folder("data"), _ROOM)))
     results.append(_guarded("cache folder", lambda: check_folder("cache folder", _folder("cache"), 50_000_000)))
@@ -170,6 +173,14 @@ def check_guidance() -> Check:
     return Check("llguidance", "ok", found.version)
 
 
+def check_onnx(builds: Sequence[str]) -> Check | None:
+    """Which builds of ONNX Runtime are installed, for ONNX rewriters; None without one."""
+    if len(builds) < 2:
+        return Check("onnxruntime", "ok", builds[0]) if builds else None
+    found = f"{' and '.join(builds)} are both installed and overwrite each other's files"
+    return Check("onnxruntime", "warn", found, f"pip uninstall {' '.join(builds)}, then install the one you want")
+
+
 def check_folder(name: str, folder: Path, room: int) -> Check:
     """Whether masa can write there, and whether `room` bytes are free. What does not exist stays so."""
     import shutil
@@ -235,18 +246,25 @@ def _weights(rewriter: str) -> tuple[Path | None, Check]:
     from masa.artifact import load_artifact
 
     try:
-        path = load_artifact(rewriter).weights_path
+        artifact = load_artifact(rewriter)
     except MasaError as error:
         return None, Check("weights", "fail", str(error))  # the sentence says what to do
     except Exception as error:
         return None, Check("weights", "fail", f"the check itself failed: {error or type(error).__name__}")
-    return path, Check("weights", "ok", f"{rewriter}: {path}, checksum verified")
+    path = artifact.weights_path
+    # llama.cpp is tried on what it can load.
+    tried = path if artifact.kind == "gguf" else None
+    return tried, Check("weights", "ok", f"{rewriter}: {path}, checksum verified")
 
 
 def _llama_installed() -> extras.Found | None:
     need = next((need for need in extras.requirements() if need.name == _LLAMA), None)
     found = extras.find(need or extras.Requirement(_LLAMA, "", "llama"))
     return None if found.version is None else found
+
+
+def _installed(name: str) -> bool:
+    return extras.find(extras.Requirement(name, "", "")).version is not None
 
 
 def _folder(kind: Literal["data", "cache"]) -> Path:

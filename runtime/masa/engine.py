@@ -176,3 +176,18 @@ def check_lent(artifact: Artifact, llama: Any) -> None:
             f"{path}: the lent model is not {artifact.name}'s base model ({artifact.base_model}); lend that one,"
             " or load the rewriter without llama="
         )
+
+
+def check_options(artifact: Artifact, *, gpu_layers: int, provider: str | None, lent: bool) -> None:
+    """Make sure that what was asked for is something that the artifact's library can do.
+
+    Raises:
+        BackendError: for llama.cpp's options with an ONNX artifact, and the other way round.
+    """
+    where = f"{artifact.path}: an artifact of kind {artifact.kind}"
+    if artifact.kind == "gguf" and provider is not None:
+        raise BackendError(f"{where} runs in llama.cpp, which has no providers; use gpu_layers for a GPU")
+    if artifact.kind == "onnx" and gpu_layers:
+        raise BackendError(f"{where} runs in ONNX Runtime, which takes no gpu_layers; use provider for a GPU")
+    if artifact.kind == "onnx" and lent:
+        raise BackendError(f"{where} runs in ONNX Runtime; lend a llama_cpp.Llama to a GGUF artifact only")

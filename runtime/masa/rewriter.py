@@ -25,7 +25,7 @@ from masa import __version__
 from masa.artifact import Artifact, load_artifact
 from masa.cache import RewriteCache, cache_key
 from masa.decoding import Sampling
-from masa.engine import Engine, check_lent
+from masa.engine import Engine, check_lent, check_options
 from masa.errors import BackendError
 from masa.estimate import Estimate, GroupEstimate, measure, seconds
 from masa.interpret import Work, from_cache, prepare, refuse, to_cache
@@ -105,6 +105,7 @@ class Rewriter:
         language: str | None = None,
         threads: int | None = None,
         gpu_layers: int = 0,
+        provider: str | None = None,
         batch: int = 512,
         cache: RewriteCache | bool = True,
         keep_warm: bool = False,
@@ -117,7 +118,9 @@ class Rewriter:
         Args:
             language: "plan" or "text" to overrule the manifest, for experiments.
             threads: CPU threads; default all cores this process may use.
-            gpu_layers: layers to put on a GPU; -1 for all.
+            gpu_layers: layers to put on a GPU by llama.cpp; -1 for all.
+            provider: what ONNX Runtime computes an ONNX artifact with: cuda, directml, coreml, tensorrt or cpu; default
+                the best one that is there.
             batch: most prompt tokens computed at once; memory grows with it.
             cache: True for the user's cache folder, False for none, or a cache of yours.
             keep_warm: keep the KV memory between rewrites, so that the shared prefix is not computed again.
@@ -132,8 +135,7 @@ class Rewriter:
             ArtifactError: if the artifact is missing, damaged or of another format.
         """
         found = artifact if isinstance(artifact, Artifact) else load_artifact(artifact, verify=verify)
-        if found.kind != "gguf":
-            raise BackendError(f"{found.path}: an artifact of kind {found.kind!r}; this masa runs GGUF artifacts only")
+        check_options(found, gpu_layers=gpu_layers, provider=provider, lent=llama is not None)
         if llama is not None and verify:
             check_lent(found, llama)
         elif llama is not None:
@@ -144,6 +146,10 @@ class Rewriter:
             cache = RewriteCache(cache_dir() / "rewrites")
 
         def open_backend() -> Backend:
+            if found.kind == "onnx":
+                from masa.backends.onnx import OnnxBackend
+
+                return OnnxBackend.load(found.weights_path, threads=threads, provider=provider, batch=batch)
             from masa.backends.llama import LlamaBackend
 
             if llama is not None:

@@ -15,7 +15,8 @@ from masa_export.base import find_base
 from masa_export.checkpoint import Checkpoint, read_checkpoint
 from masa_export.errors import ExportError
 from masa_export.export import export_adapter
-from masa_export.parity import Comparison, Parity, check, measure
+from masa_export.likeness import Likeness
+from masa_export.parity import Parity, check, measure
 
 from .checkpoint_samples import notes
 
@@ -24,9 +25,9 @@ GEMMA = "gemma-3-270m-q4_k_m.gguf"
 
 def parity(difference: float = 0.02, error: float = 0.004, equal: float = 1.0, device: float = 0.2) -> Parity:
     return Parity(
-        exact=Comparison(difference, error, equal),
-        device=Comparison(1.0, device, 0.96),
-        untouched=Comparison(1.0, 0.2, 0.96),
+        exact=Likeness(0.0, 0.0, equal, difference, error, 96),
+        device=Likeness(0.0, 0.0, 0.96, 1.0, device, 96),
+        untouched=Likeness(0.0, 0.0, 0.96, 1.0, 0.2, 96),
         effect=0.5,
         positions=96,
     )

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from masa_export.errors import ExportError
 from masa_export.importance import read_importance
-from masa_export.likeness import Likeness, Merged, check_merged, likeness
+from masa_export.likeness import Likeness, likeness
+from masa_export.parity import Merged, check_merged
 from masa_export.quantizations import FILE_TYPES, parse_quantizations
 
 

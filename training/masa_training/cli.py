@@ -18,6 +18,7 @@ from masa_training.commands import (
     evaluate_rewriter,
     evolve,
     instrument,
+    profile,
     study,
 )
 
@@ -30,5 +31,6 @@ commands: Mapping[str, click.Command] = {
     "env": env.command,
     "evaluate": evaluate.command,
     "evaluate-rewriter": evaluate_rewriter.command,
+    "profile": profile.command,
     "study": study.command,
 }

@@ -90,7 +90,12 @@ class _Written:
     type=click.IntRange(min=-1),
     default=0,
     metavar="N",
-    help="Layers to put on a GPU, -1 for all. [default: 0]",
+    help="GGUF rewriters: layers to put on a GPU, -1 for all. [default: 0]",
+)
+@click.option(
+    "--provider",
+    type=click.Choice(["cuda", "directml", "coreml", "tensorrt", "cpu"]),
+    help="ONNX rewriters: what computes them. [default: the best one that is there]",
 )
 @click.option(
     "--parallel",
@@ -202,6 +207,7 @@ def _load_rewriter(options: dict[str, Any]) -> Rewriter:
         language=options["language"],
         threads=options["threads"],
         gpu_layers=options["gpu_layers"],
+        provider=options["provider"],
         cache=not options["no_cache"],
         cautious=None if options["edits"] is None else options["edits"] == "safe",
     )

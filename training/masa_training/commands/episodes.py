@@ -43,9 +43,7 @@ AGENTS: tuple[Option, ...] = (
     ),
     click.option("--temperature", type=float, default=0.0, show_default=True),
 )
-EXECUTION: tuple[Option, ...] = (
-    click.option("--slots", type=click.IntRange(min=0), default=0, help="Episodes side by side; 0 lets the model say."),
-    click.option("--isolated", is_flag=True, help="Every environment object in a process of its own, against crashes."),
+WORKERS: tuple[Option, ...] = (
     click.option(
         "--executor",
         type=click.Choice(["in-process", "processes", "ray"]),
@@ -55,6 +53,11 @@ EXECUTION: tuple[Option, ...] = (
     ),
     click.option("--workers", type=click.IntRange(min=0), default=0, help="Of processes or ray; 0 takes all cores."),
     click.option("--address", default="", metavar="ADDRESS", help="Of a Ray cluster; none starts one here."),
+)
+EXECUTION: tuple[Option, ...] = (
+    click.option("--slots", type=click.IntRange(min=0), default=0, help="Episodes side by side; 0 lets the model say."),
+    click.option("--isolated", is_flag=True, help="Every environment object in a process of its own, against crashes."),
+    *WORKERS,
 )
 ENDING: tuple[Option, ...] = (
     click.option("--resume", is_flag=True, help="Go on with the episodes in FOLDER."),

@@ -10,10 +10,12 @@ import click
 
 from masa.cli.output import clean, write_json
 from masa.cli.progress import interrupt_line, interrupts, show_line
+from masa_training.commands import episodes as shared
 
 if TYPE_CHECKING:
-    from masa_training.evolution.run import Evolved
+    from masa_training.evolution.run import Evolved, Underway
     from masa_training.evolution.searching import Told
+    from masa_training.evolution.views.live import LiveView
     from masa_training.rollouts import Episode
 
 CANCELLED = 130
@@ -27,48 +29,99 @@ Examples:
   masa evolve lookup-smollm2 -o runs/lookup
   masa evolve lookup-smollm2 -o runs/lookup --resume --set budget.minutes=240
   masa evolve my-experiment.yaml -o runs/mine --set accept.pairs=100 --set iterations=5
+  masa evolve alfworld-qwen3-4b -o runs/alfworld --executor processes --workers 24
+  masa evolve --report -o runs/lookup            # report.html of a run as it is, also while it goes on
   masa dataset my-data.yaml -o data/plans        # its sources.runs names run folders
 """,
 )
-@click.argument("config")
+@click.argument("config", required=False)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder, after a kill too.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
+@shared.with_options(
+    *shared.WORKERS,
+    click.option(
+        "--trees",
+        type=click.IntRange(min=0),
+        default=0,
+        help="Task types searched at the same time. [default: all, or one where the backbone is in this process]",
+    ),
+)
 @click.option("--dry-run", is_flag=True, help="Say how much would be played at most; play nothing.")
+@click.option("--report", "report_only", is_flag=True, help="Only write report.html of the run in the folder.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress; the result and errors only.")
 def command(
-    config: str, output: Path, resume: bool, overrides: tuple[str, ...], dry_run: bool, as_json: bool, quiet: bool
+    config: str | None,
+    output: Path,
+    resume: bool,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    report_only: bool,
+    as_json: bool,
+    quiet: bool,
+    trees: int,
+    executor: str,
+    workers: int,
+    address: str,
 ) -> None:
     """Evolve a skill bank: CONFIG is a shipped experiment or a YAML file.
 
     General skills climb first; then, these frozen, a tree is searched for each task type. At the end the evolved bank,
     the one it began with and no skills play tasks that nothing was chosen by. Everything is kept in the run folder as
-    it happens; --resume goes on after Ctrl-C, kill -9 or a spent budget, and plays nothing twice.
+    it happens; --resume goes on after Ctrl-C, kill -9 or a spent budget, and plays nothing twice. report.html in the
+    folder shows the searches, every rewrite against its parent, rates by task type and the cost.
     """
+    if report_only:
+        _report(output, as_json=as_json)
+        return
+    if config is None:
+        raise click.UsageError("Missing argument 'CONFIG'; only --report goes without it.")
     from masa_training.evolution import load_evolve
     from masa_training.evolution.run import estimate, evolve
+    from masa_training.evolution.views.report import write_report
+    from masa_training.rollouts.executors import make_executor
 
     settings = load_evolve(config, overrides)
     if dry_run:
         told = estimate(settings)
         write_json(told) if as_json else click.echo(_estimated(told))
         return
+    player = None if executor == "in-process" else make_executor(executor, workers=workers, address=address)
     shown = _Shown(quiet=quiet or as_json)
     with interrupts("everything so far is kept, --resume goes on from it") as cancel:
         try:
-            evolved = evolve(settings, output, resume=resume, told=shown.told, progress=shown.played, cancel=cancel)
+            evolved = evolve(
+                settings,
+                output,
+                resume=resume,
+                executor=player,
+                trees=trees,
+                told=shown.told,
+                progress=shown.played,
+                begun=shown.begun,
+                cancel=cancel,
+            )
         finally:
             shown.end()
         cancelled = cancel()
+    report = write_report(output)
     if as_json:
-        write_json(evolved.to_json())
+        write_json({**evolved.to_json(), "report": str(report)})
     else:
         click.echo(_result(evolved))
+        click.echo(f"report: {clean(str(report))}")
     if evolved.ended:
         click.echo(f"Stopped: {evolved.ended}; the same command with --resume goes on.", err=True)
     if cancelled:
         click.get_current_context().exit(CANCELLED)
+
+
+def _report(folder: Path, *, as_json: bool) -> None:
+    from masa_training.evolution.views.report import write_report
+
+    path = write_report(folder)
+    write_json({"report": str(path)}) if as_json else click.echo(f"report: {clean(str(path))}")
 
 
 def _estimated(told: dict[str, Any]) -> str:
@@ -100,16 +153,25 @@ def _result(evolved: Evolved) -> str:
 
 
 class _Shown:
-    """A line for every decision, and a live line of episodes on a terminal."""
+    """The live view on a terminal, else a line for every decision; nothing if quiet."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
-        self._live = sys.stderr.isatty()
+        self._live = sys.stderr.isatty() and not quiet
+        self._view: LiveView | None = None
         self._played = 0
+
+    def begun(self, underway: Underway) -> None:
+        if self._live:
+            self._view = _live_view()
+            if self._view is not None:
+                self._view.begun(underway)
 
     def played(self, episode: Episode) -> None:
         self._played += 1
-        if self._live and not self._quiet and self._played % 5 == 0:
+        if self._view is not None:
+            self._view.played()
+        elif self._live and self._played % 5 == 0:
             show_line(f"{self._played:,} episodes")
 
     def told(self, told: Told) -> None:
@@ -120,10 +182,28 @@ class _Shown:
             text = f"{told.group} node {event.node} against {event.incumbent}: {event.decision.reason}"
         elif isinstance(event, Proposal) and event.problem:
             text = f"{told.group} round {event.round}: no proposal ({event.problem})"
-        if text and not self._quiet:
+        if not text or self._quiet:
+            return
+        if self._view is not None:
+            self._view.line(text)
+        else:
             self.end()
             click.echo(clean(text), err=True)
 
     def end(self) -> None:
-        if self._live and not self._quiet:
+        if self._view is not None:
+            self._view.close()
+        elif self._live:
             interrupt_line()
+
+
+def _live_view() -> LiveView | None:
+    """None where the terminal cannot be drawn on, or rich is not installed."""
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    from masa_training.evolution.views.live import LiveView
+
+    console = Console(stderr=True)
+    return None if console.is_dumb_terminal else LiveView(console)

@@ -11,11 +11,11 @@ from masa_training.agents import AgentConfig
 from masa_training.errors import TrainingError
 from masa_training.search import Acceptance, FixedPaired, SequentialPaired, Strict
 from masa_training.settings import check_known, config_names, find_config, overridden, read_settings
+from masa_training.teacher.config import OPERATORS, TeacherConfig
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs" / "evolve"
 BANKS = Path(__file__).resolve().parent.parent / "configs" / "banks"
 RULES = ("sequential", "paired", "strict")
-TEACHERS = ("operators",)
 
 T = TypeVar("T")
 
@@ -73,8 +73,9 @@ class EvolveConfig:
     """What `masa evolve` does. The search's defaults are the paper's (paper/METHOD.md), the rule is ours.
 
     Attributes:
-        bank: the bank to begin with: a file, or `ENVIRONMENT/NAME` of those that ship.
+        bank: the bank to begin with: `ENVIRONMENT/NAME` of those that ship, a file, or one in the data folder.
         options: of the environment.
+        teacher: `operators`, or settings of `TeacherConfig`; a text such as `openai:URL#MODEL` is short for its model.
         agent: settings of `AgentConfig`.
         rounds, patience: of the hill climbing for the general skills; 0 rounds leave them as they are.
         iterations, exploration: of the tree search for each task type; 0 iterations leave them as they are.
@@ -93,7 +94,7 @@ class EvolveConfig:
     bank: str
     options: Mapping[str, Any] = field(default_factory=dict)
     agent: Mapping[str, Any] = field(default_factory=dict)
-    teacher: str = "operators"
+    teacher: str | TeacherConfig = OPERATORS
     rounds: int = 10
     patience: int = 3
     iterations: int = 10
@@ -114,8 +115,7 @@ class EvolveConfig:
     def __post_init__(self) -> None:
         if self.accept.rule not in RULES:
             raise TrainingError(f"accept.rule is {self.accept.rule!r}; it must be one of {', '.join(RULES)}")
-        if self.teacher not in TEACHERS:
-            raise TrainingError(f"teacher is {self.teacher!r}; it must be one of {', '.join(TEACHERS)}")
+        self.teacher_config()
         for name, least in (("rounds", 0), ("iterations", 0), ("patience", 1), ("shown", 1), ("watched", 1)):
             if getattr(self, name) < least:
                 raise TrainingError(f"{name} is {getattr(self, name)}; it must be at least {least}")
@@ -130,6 +130,9 @@ class EvolveConfig:
 
     def agent_config(self) -> AgentConfig:
         return AgentConfig(**self.agent)
+
+    def teacher_config(self) -> TeacherConfig:
+        return self.teacher if isinstance(self.teacher, TeacherConfig) else TeacherConfig(model=self.teacher)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -158,7 +161,10 @@ def make_evolve(values: Mapping[str, Any], where: str) -> EvolveConfig:
     """
     check_known(values, _names(EvolveConfig), where)
     inner: dict[str, Any] = {}
-    for key, kind in (("backbone", BackboneConfig), ("accept", AcceptConfig), ("budget", BudgetConfig)):
+    kinds: dict[str, Any] = {"backbone": BackboneConfig, "accept": AcceptConfig, "budget": BudgetConfig}
+    if not isinstance(values.get("teacher"), str):
+        kinds["teacher"] = TeacherConfig
+    for key, kind in kinds.items():
         if key in values:
             its = values[key]
             if not isinstance(its, Mapping):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -73,7 +72,6 @@ class Arena:
             slots=config.slots,
         )
         jobs = [Job(name, played.task, played.seed) for played in left]
-        began = time.monotonic()
         ended: list[str] = []
 
         def cancel() -> bool:
@@ -89,7 +87,7 @@ class Arena:
                 self._folder.episode(Played(name, split, episode.job.task, episode.job.seed), kept)
                 self._progress(episode)
         finally:
-            self._folder.spent(time.monotonic() - began)
+            self._folder.tick()
         if ended and any(played not in self._folder.episodes for played in left):
             raise SearchStopped(ended[0])
 

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import math
-import time
+import contextlib
+import functools
+import os
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from masa.cards import resolve_backbone
 from masa.files import write_atomic
 from masa.formats.bank_json import dump_bank, load_bank
-from masa.skills import GENERAL, SkillBank
+from masa.skills import GENERAL, Group, SkillBank
 from masa_training.environments import Environment, Task, open_environment
 from masa_training.errors import TrainingError
+from masa_training.evolution.budget import Meter
 from masa_training.evolution.config import BANKS, EvolveConfig
 from masa_training.evolution.playing import Arena
 from masa_training.evolution.run_folder import RunFolder
 from masa_training.evolution.searching import GroupSearch, Told, nodes_of
 from masa_training.evolution.testing import final_test
+from masa_training.evolution.trees import held, shared, side_by_side, trees_at_a_time
 from masa_training.models import Model, open_model
+from masa_training.profiling.tasks import without_profile_tasks
 from masa_training.rollouts import Episode
 from masa_training.rollouts.executors import Executor
-from masa_training.search import SearchStopped
-from masa_training.teacher import OperatorTeacher, Teacher
+from masa_training.search import SearchStopped, Trace
+from masa_training.teacher import Teacher, opened_teacher
 from masa_training.trials.config import choose_tasks
 
 
@@ -55,34 +61,18 @@ class Evolved:
         }
 
 
-class Meter:
-    """What a run has spent, over all its sessions, against its budget."""
+@dataclass(frozen=True, slots=True)
+class Underway:
+    """A run while it goes on, for those who watch it: to be read, not changed.
 
-    def __init__(self, config: EvolveConfig, folder: RunFolder, cancelled: Callable[[], bool]) -> None:
-        self._limits = config.budget
-        self._folder = folder
-        self._cancelled = cancelled
-        self._began = time.monotonic()
-        self._before = folder.seconds
+    Attributes:
+        groups: what is searched for, in order.
+    """
 
-    def over(self) -> str | None:
-        """A reason to stop, or None."""
-        if self._cancelled():
-            return "cancelled"
-        limits = self._limits
-        episodes = [e for key, e in self._folder.episodes.items() if key.split != "test"]
-        said = [values for its in self._folder.rewrites.values() for values in its]
-        spent: tuple[tuple[str, float, float], ...] = (
-            ("episodes", len(episodes), limits.episodes),
-            ("tokens", sum(e.prompt_tokens + e.completion_tokens for e in episodes), limits.tokens),
-            ("teacher_tokens", sum(values["tokens"] for values in said), limits.teacher_tokens),
-            ("dollars", math.fsum(values["dollars"] for values in said), limits.dollars),
-            ("minutes", (self._before + time.monotonic() - self._began) / 60, limits.minutes),
-        )
-        for name, used, most in spent:
-            if most and used >= most:
-                return f"the budget of {most:g} {name} is spent"
-        return None
+    config: EvolveConfig
+    groups: tuple[str, ...]
+    folder: RunFolder
+    meter: Meter
 
 
 def evolve(
@@ -93,55 +83,79 @@ def evolve(
     model: Model | None = None,
     teacher: Teacher | None = None,
     executor: Executor | None = None,
+    trees: int = 0,
     told: Callable[[Told], None] = lambda told: None,
     progress: Callable[[Episode], None] = lambda episode: None,
+    begun: Callable[[Underway], None] = lambda underway: None,
     cancel: Callable[[], bool] = lambda: False,
 ) -> Evolved:
     """Evolve in `folder`, or go on there. A run that was stopped, killed or out of budget goes on with `resume`.
+
+    How it is executed is no setting of the run: it may go on with another executor and another number of trees.
+
+    Args:
+        trees: task types that are searched at the same time; 0 takes all where the backbone has no place in this
+            process, else one. A `model` that is given is then asked by several threads.
+        told, progress: never called by two threads at once.
+        begun: called once, before anything is played.
 
     Raises:
         TrainingError: if something cannot be played at all, or the folder holds another run.
     """
     bank = start_bank(config)
-    ours = RunFolder(folder, config, resume=resume)
     world = open_environment(config.environment, **config.options)
     owned = None
+    halt = threading.Event()
+    helpers = contextlib.ExitStack()
     try:
         keys = group_keys(config, bank, world)
+        types = [key for key in keys if key != GENERAL]
+        many = trees_at_a_time(trees, len(types), config.backbone.spec, executor) if types else 1
+        ours = RunFolder(folder, config, resume=resume)
         tasks = {split: list(world.tasks(split)) for split in ("train", "val", "test")}
+        tasks["train"] = without_profile_tasks(tasks["train"])
         facts = world.facts()
-        ours.run(_about(config, world))
-        meter = Meter(config, ours, cancel)
+        card = card_of(config)
+        ours.run(_about(config, world, card, keys))
+        meter = Meter(config.budget, ours, lambda: cancel() or halt.is_set())
+        told, progress = _one_at_a_time(told, progress)
+        begun(Underway(config, tuple(keys), ours, meter))
         if model is None and executor is None:
             model = owned = open_model(config.backbone.spec, **config.backbone.options)
-        arena = Arena(config, ours, model=model, executor=executor, stop=meter.over, progress=progress)
-        searches: dict[str, Mapping[str, Any]] = {}
-        ended = ""
-        for key in keys:
-            if key in ours.best:
-                bank = bank.with_groups({key: ours.best[key]})
-                continue
-            search = GroupSearch(
+        helpers.enter_context(held(executor))
+        if teacher is None and any(key not in ours.best for key in keys):
+            teacher = helpers.enter_context(opened_teacher(config.teacher_config()))
+
+        def search(key: str, bank: SkillBank, executor: Executor | None) -> Group | None:
+            """The best group as far as the search came; None if it did not begin."""
+            if key in ours.best or meter.over():
+                return ours.best.get(key)
+            assert teacher is not None
+            trace: Trace[Group] = GroupSearch(
                 config=config,
                 folder=ours,
-                arena=arena,
-                teacher=teacher or OperatorTeacher(),
+                arena=Arena(config, ours, model=model, executor=executor, stop=meter.over, progress=progress),
+                teacher=teacher,
                 bank=bank,
                 key=key,
                 train=_of(tasks["train"], key),
                 val=_of(tasks["val"], key),
                 facts=facts,
-                card=config.backbone.card if isinstance(config.backbone.card, Mapping) else {},
+                card=card,
                 stop=meter.over,
                 told=told,
-            )
-            trace = search.run()
-            bank = bank.with_groups({key: trace.winner})
-            reason = meter.over()
-            if reason:
-                ended = reason
-                break
-            ours.found(key, nodes_of(key, trace, ours.rewrites[key]), f"{key}-{trace.best}", trace.winner)
+            ).run()
+            if not meter.over():
+                ours.found(key, nodes_of(key, trace, ours.rewrites[key]), f"{key}-{trace.best}", trace.winner)
+            return trace.winner
+
+        if GENERAL in keys and (general := search(GENERAL, bank, executor)):
+            bank = bank.with_groups({GENERAL: general})
+        # Every tree has the same frozen bank around it, whichever ended before.
+        calls = [functools.partial(search, key, bank, shared(executor, many)) for key in types]
+        winners = zip(types, side_by_side(calls, many, halt), strict=True)
+        bank = bank.with_groups({key: group for key, group in winners if group is not None})
+        ended = "" if all(key in ours.best for key in keys) else meter.over() or "stopped"
         searches = {key: _in_numbers(ours, key) for key in keys if ours.searches.get(key)}
         path = ours.path / "banks" / "evolved.json"
         path.parent.mkdir(exist_ok=True)
@@ -156,6 +170,7 @@ def evolve(
                 ended = str(stopped)
         return Evolved(bank, path, ended, len(ours.episodes), searches, test)
     finally:
+        helpers.close()
         world.close()
         if owned is not None:
             owned.close()
@@ -167,7 +182,8 @@ def estimate(config: EvolveConfig) -> dict[str, Any]:
     try:
         keys = group_keys(config, start_bank(config), world)
         tests = len(choose_tasks(world.tasks("test"), config.test_tasks)) * config.test_seeds
-        tasks = {key: {split: len(_of(list(world.tasks(split)), key)) for split in ("train", "val")} for key in keys}
+        found = {"train": without_profile_tasks(world.tasks("train")), "val": list(world.tasks("val"))}
+        tasks = {key: {split: len(_of(its, key)) for split, its in found.items()} for key in keys}
     finally:
         world.close()
     pairs = config.accept.acceptance().looks[-1]
@@ -175,8 +191,25 @@ def estimate(config: EvolveConfig) -> dict[str, Any]:
     for key in keys:
         times = config.rounds if key == GENERAL else config.iterations
         groups[key] = {"candidates": times, "episodes": pairs + times * (pairs + config.watched), **tasks[key]}
-    searching = sum(its["episodes"] for its in groups.values())
-    return {"groups": groups, "episodes": searching, "test_episodes": 3 * tests, "budget": asdict(config.budget)}
+    teacher = config.teacher_config()
+    candidates = sum(its["candidates"] for its in groups.values())
+    return {
+        "groups": groups,
+        "episodes": sum(its["episodes"] for its in groups.values()),
+        "test_episodes": 3 * tests,
+        "teacher_requests": 0 if teacher.local else 2 * teacher.attempts * candidates,
+        "budget": asdict(config.budget),
+    }
+
+
+def card_of(config: EvolveConfig) -> dict[str, Any]:
+    """The known fields of the backbone's card: those written in the configuration, or those of the card it names.
+
+    Raises:
+        CardError: if it names none.
+    """
+    card = config.backbone.card
+    return dict(card) if isinstance(card, Mapping) else dict(resolve_backbone(card).fields())
 
 
 def start_bank(config: EvolveConfig) -> SkillBank:
@@ -185,10 +218,12 @@ def start_bank(config: EvolveConfig) -> SkillBank:
     Raises:
         TrainingError, FormatError: if there is none, or it is no bank.
     """
-    shipped = BANKS / f"{config.bank}.json"
-    path = shipped if shipped.is_file() else Path(config.bank)
-    if not path.is_file():
-        raise TrainingError(f"bank {config.bank!r}: neither a file nor one that ships with masa")
+    data = config.options.get("data_dir") or os.environ.get("MASA_DATA")
+    places = [BANKS / f"{config.bank}.json", Path(config.bank), *([Path(data) / config.bank] if data else [])]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        found = f"a file in {data}" if data else "one in the data folder, which MASA_DATA would name"
+        raise TrainingError(f"bank {config.bank!r}: neither a file nor one that ships with masa, nor {found}")
     return load_bank(path)
 
 
@@ -216,14 +251,14 @@ def _of(tasks: list[Task], key: str) -> list[Task]:
     return tasks if key == GENERAL else [task for task in tasks if task.type == key]
 
 
-def _about(config: EvolveConfig, world: Environment) -> dict[str, Any]:
-    card = config.backbone.card if isinstance(config.backbone.card, Mapping) else {}
+def _about(config: EvolveConfig, world: Environment, card: Mapping[str, Any], keys: list[str]) -> dict[str, Any]:
     return {
         "environment": config.environment,
         "backbone": config.backbone.name,
         "card": dict(card),
         "description": world.description,
         "licence": config.licence,
+        "groups": keys,
     }
 
 
@@ -245,3 +280,19 @@ def _in_numbers(folder: RunFolder, key: str) -> dict[str, Any]:
 
 def _asked(cancel: Callable[[], bool]) -> Callable[[], str | None]:
     return lambda: "cancelled" if cancel() else None
+
+
+def _one_at_a_time(
+    told: Callable[[Told], None], progress: Callable[[Episode], None]
+) -> tuple[Callable[[Told], None], Callable[[Episode], None]]:
+    lock = threading.Lock()
+
+    def tell(what: Told) -> None:
+        with lock:
+            told(what)
+
+    def played(episode: Episode) -> None:
+        with lock:
+            progress(episode)
+
+    return tell, played

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +26,8 @@ from masa_training.search import Event, Proposal, event_from_json, event_to_json
 
 EVENTS, CONFIG = "events.jsonl", "config.yaml"
 FORMAT = 1
+SEARCHING = ("proposal", "evaluation", "verdict")
+"""Kinds of event that a search makes."""
 
 
 class Played(NamedTuple):
@@ -35,8 +39,30 @@ class Played(NamedTuple):
     seed: int
 
 
+@dataclass(slots=True)
+class Spent:
+    """What a run has used so far, over all its sessions, by the names of `BudgetConfig`."""
+
+    episodes: int = 0
+    tokens: int = 0
+    teacher_tokens: int = 0
+    dollars: float = 0.0
+    minutes: float = 0.0
+
+    def add_episode(self, split: str, episode: Episode, before: Episode | None) -> None:
+        """Episodes of the final test are not counted, one that is played again counts once."""
+        if split != "test":
+            self.episodes += before is None
+            self.tokens += episode.prompt_tokens + episode.completion_tokens
+
+    def add_rewrite(self, values: Mapping[str, Any]) -> None:
+        """What the teacher's answer cost."""
+        self.teacher_tokens += int(values.get("tokens", 0))
+        self.dollars += float(values.get("dollars", 0.0))
+
+
 class RunFolder:
-    """The events of a run, in memory and on the disk."""
+    """The events of a run, in memory and on the disk. Several threads may write, each to searches of its own."""
 
     def __init__(self, folder: Path, config: EvolveConfig, *, resume: bool = False) -> None:
         """Make the folder ours, or go on with the run in it.
@@ -49,60 +75,81 @@ class RunFolder:
         self.searches: dict[str, list[Event[Group]]] = defaultdict(list)
         self.best: dict[str, Group] = {}
         self.rewrites: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.banks: dict[tuple[str, int], str] = {}
+        """By group and node the fingerprint of the bank that was played for it."""
+        self.spent = Spent()
         self.tested = False
-        self.seconds = 0.0
         self.begun = False
         self._lock = threading.Lock()
         self._claim(config, resume)
+        self._ticked = time.monotonic()
 
     def episode(self, played: Played, episode: Episode) -> None:
         """Keep an episode."""
-        self._append({"event": "episode", "of": list(played), **episode.to_dict()})
-        self.episodes[played] = episode
+        with self._lock:
+            self._append({"event": "episode", "of": list(played), **episode.to_dict()})
+            self.spent.add_episode(played.split, episode, self.episodes.get(played))
+            self.episodes[played] = episode
 
-    def search(self, key: str, event: Event[Group]) -> None:
-        """Keep an event of the search for a group."""
-        self._append({**event_to_json(event, skills_to_json), "group": key})
-        self.searches[key].append(event)
+    def search(self, key: str, event: Event[Group], bank: str | None = None) -> None:
+        """Keep an event of the search for a group; `bank` is the fingerprint of the bank that plays for a new node."""
+        named = {} if bank is None else {"bank": bank}
+        with self._lock:
+            self._append({**event_to_json(event, skills_to_json), "group": key, **named})
+            self.searches[key].append(event)
+            if bank is not None and isinstance(event, Proposal) and event.node is not None:
+                self.banks[key, event.node] = bank
 
     def rewrite(self, key: str, values: Mapping[str, Any]) -> None:
         """Keep what the teacher said of a rewrite."""
-        self._append({"event": "rewrite", "group": key, **values})
-        self.rewrites[key].append(dict(values))
+        with self._lock:
+            self._append({"event": "rewrite", "group": key, **values})
+            self.rewrites[key].append(dict(values))
+            self.spent.add_rewrite(values)
 
-    def spent(self, seconds: float) -> None:
-        """Keep how long this session worked, so that a limit on time holds over all of them."""
-        self._append({"event": "spent", "seconds": round(seconds, 3)})
-        self.seconds += seconds
+    def tick(self) -> None:
+        """Keep how long this session worked since the last tick, so that a limit on time holds over all of them."""
+        with self._lock:
+            now = time.monotonic()
+            seconds, self._ticked = now - self._ticked, now
+            self._append({"event": "spent", "seconds": round(seconds, 3)})
+            self.spent.minutes += seconds / 60
+
+    def minutes(self) -> float:
+        """Of all sessions, up to now."""
+        with self._lock:
+            return self.spent.minutes + (time.monotonic() - self._ticked) / 60
 
     def found(self, key: str, nodes: list[dict[str, Any]], best: str, group: Group) -> None:
         """Keep the result of a search: its evaluated nodes, then which of them is the best."""
-        for node in nodes:
-            self._append({"event": "node", "group": key, **node})
-        self._append({"event": "best", "group": key, "node": best})
-        self.best[key] = group
+        with self._lock:
+            for node in nodes:
+                self._append({"event": "node", "group": key, **node})
+            self._append({"event": "best", "group": key, "node": best})
+            self.best[key] = group
 
     def run(self, values: Mapping[str, Any]) -> None:
         """The first event of all; a run that goes on has it already."""
-        if not self.begun:
-            self._append({"event": "run", "format": FORMAT, **values})
-            self.begun = True
+        with self._lock:
+            if not self.begun:
+                self._append({"event": "run", "format": FORMAT, **values})
+                self.begun = True
 
     def test(self, values: Mapping[str, Any]) -> None:
         """The final comparison, once."""
-        if not self.tested:
-            self._append({"event": "test", **values})
-            self.tested = True
+        with self._lock:
+            if not self.tested:
+                self._append({"event": "test", **values})
+                self.tested = True
 
     def _append(self, event: Mapping[str, Any]) -> None:
-        with self._lock:
-            try:
-                append_lines(self.path / EVENTS, json.dumps(event, ensure_ascii=False) + "\n")
-            except OSError as error:
-                raise TrainingError(
-                    f"{self.path / EVENTS}: cannot be written ({error.strerror}); nothing is lost: mend it, then go on "
-                    "with --resume"
-                ) from None
+        try:
+            append_lines(self.path / EVENTS, json.dumps(event, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path / EVENTS}: cannot be written ({error.strerror}); nothing is lost: mend it, then go on "
+                "with --resume"
+            ) from None
 
     def _claim(self, config: EvolveConfig, resume: bool) -> None:
         import yaml
@@ -140,21 +187,46 @@ class RunFolder:
         elif kind == "test":
             self.tested = True
         elif kind == "spent":
-            self.seconds += float(event["seconds"])
+            self.spent.minutes += float(event["seconds"]) / 60
         elif kind == "episode":
-            self.episodes[Played(*event["of"])] = Episode.from_dict(
-                {key: value for key, value in event.items() if key not in ("event", "of")}
-            )
-        elif kind in ("proposal", "evaluation", "verdict"):
-            key = event.pop("group")
-            self.searches[key].append(event_from_json(event, skills_from_json))
+            played, episode = episode_from_json(event)
+            self.spent.add_episode(played.split, episode, self.episodes.get(played))
+            self.episodes[played] = episode
+        elif kind in SEARCHING:
+            key, found, bank = search_from_json(event)
+            self.searches[key].append(found)
+            if bank is not None and isinstance(found, Proposal) and found.node is not None:
+                self.banks[key, found.node] = bank
         elif kind == "rewrite":
             values = {name: value for name, value in event.items() if name not in ("event", "group")}
             self.rewrites[event["group"]].append(values)
+            self.spent.add_rewrite(values)
         elif kind == "best":
             number = int(str(event["node"]).rpartition("-")[2])
             proposals = (e for e in self.searches[event["group"]] if isinstance(e, Proposal))
             self.best[event["group"]] = next(e.candidate for e in proposals if e.node == number and e.candidate)
+
+
+def episode_from_json(event: Mapping[str, Any]) -> tuple[Played, Episode]:
+    """An event of the kind "episode".
+
+    Raises:
+        KeyError, TypeError, ValueError: if it is none.
+    """
+    values = {key: value for key, value in event.items() if key not in ("event", "of")}
+    return Played(*event["of"]), Episode.from_dict(values)
+
+
+def search_from_json(event: Mapping[str, Any]) -> tuple[str, Event[Group], str | None]:
+    """An event of one of the kinds `SEARCHING`: the group, what happened, the fingerprint of a new node's bank.
+
+    Older runs recorded no fingerprints.
+
+    Raises:
+        KeyError, TypeError, ValueError: if it is none.
+    """
+    values = {key: value for key, value in event.items() if key not in ("group", "bank")}
+    return event["group"], event_from_json(values, skills_from_json), event.get("bank")
 
 
 def skills_to_json(group: Group) -> dict[str, Any]:

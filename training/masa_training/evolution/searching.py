@@ -11,7 +11,7 @@ from masa.languages import render_plan
 from masa.skills import GENERAL, Group, SkillBank
 from masa_training.environments import Task
 from masa_training.evolution.config import EvolveConfig
-from masa_training.evolution.playing import Arena
+from masa_training.evolution.playing import Arena, fingerprint
 from masa_training.evolution.run_folder import RunFolder
 from masa_training.rollouts.episodes import reward_of
 from masa_training.search import (
@@ -70,7 +70,7 @@ class GroupSearch:
             if left:
                 left -= 1
             else:
-                self.folder.search(self.key, event)
+                self.folder.search(self.key, event, self._played_as(event))
                 self.told(Told(self.key, event))
 
         common: dict[str, Any] = {
@@ -84,6 +84,12 @@ class GroupSearch:
         if self.key == GENERAL:
             return hill_climb(start, rounds=config.rounds, patience=config.patience, **common)
         return tree_search(start, iterations=config.iterations, exploration=config.exploration, **common)
+
+    def _played_as(self, event: Event[Group]) -> str | None:
+        """The fingerprint of the bank of a new node, by which a reader of the record finds its episodes."""
+        if not isinstance(event, Proposal) or event.candidate is None:
+            return None
+        return fingerprint(self.bank.with_groups({self.key: event.candidate}))
 
     def _evaluate(self, candidate: Group, first: int, count: int) -> list[float | None]:
         """Episode i is task i modulo their number, with as many seeds as that takes."""
@@ -107,17 +113,19 @@ class GroupSearch:
             refused=tuple(
                 (node.candidate, node.decision.reason if node.decision else "") for node in situation.refused
             ),
+            problems=situation.problems,
             words=max(1, int(self.config.growth * words_of(start))),
         )
         try:
             rewrite = self.teacher.rewrite(asked)
         except TeacherError as error:
+            if error.tokens or error.dollars:  # what was spent counts, whatever came of it
+                failed: dict[str, Any] = {"source": "group", "plan": None, "note": str(error), "attribution": {}}
+                self._said(situation, {**failed, "tokens": error.tokens, "dollars": error.dollars})
             return Failure(str(error))
-        self.folder.rewrite(
-            self.key,
+        self._said(
+            situation,
             {
-                "round": situation.round,
-                "parent": situation.node.number,
                 "source": rewrite.source,
                 "plan": render_plan(rewrite.plan) if rewrite.plan else None,
                 "note": rewrite.note,
@@ -127,6 +135,9 @@ class GroupSearch:
             },
         )
         return rewrite.group
+
+    def _said(self, situation: Situation[Group], values: dict[str, Any]) -> None:
+        self.folder.rewrite(self.key, {"round": situation.round, "parent": situation.node.number, **values})
 
 
 def nodes_of(key: str, trace: Trace[Group], rewrites: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from masa_training.search.hill_climbing import hill_climb
 from masa_training.search.record import Evaluate, Failure, Propose, SearchStopped, Situation, Stop
 from masa_training.search.replay import replay
 from masa_training.search.sequential import sequential_paired
+from masa_training.search.state import State
 from masa_training.search.trace import (
     Evaluation,
     Event,
@@ -32,6 +33,7 @@ __all__ = [
     "SearchStopped",
     "SequentialPaired",
     "Situation",
+    "State",
     "Stop",
     "Strict",
     "Trace",

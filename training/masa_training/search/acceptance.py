@@ -28,11 +28,10 @@ class Acceptance(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Strict:
-    """The published method's rule: after `pairs` pairs, accept if the mean is strictly higher."""
+class OneLook:
+    """What rules share that look once, after `pairs` pairs."""
 
     pairs: int = 100
-    name = "strict"
 
     def __post_init__(self) -> None:
         _positive(self.pairs)
@@ -40,25 +39,24 @@ class Strict:
     @property
     def looks(self) -> tuple[int, ...]:
         return (self.pairs,)
+
+
+@dataclass(frozen=True, slots=True)
+class Strict(OneLook):
+    """The published method's rule: after `pairs` pairs, accept if the mean is strictly higher."""
+
+    name = "strict"
 
     def judge(self, candidate: Rewards, incumbent: Rewards) -> Decision:
         return strict(*_known(candidate, incumbent))
 
 
 @dataclass(frozen=True, slots=True)
-class FixedPaired:
+class FixedPaired(OneLook):
     """One look after `pairs` pairs: paired t tests at level `alpha`; reject only what is worse at that level."""
 
-    pairs: int = 100
     alpha: float = 0.05
     name = "paired, fixed"
-
-    def __post_init__(self) -> None:
-        _positive(self.pairs)
-
-    @property
-    def looks(self) -> tuple[int, ...]:
-        return (self.pairs,)
 
     def judge(self, candidate: Rewards, incumbent: Rewards) -> Decision:
         return paired(*_known(candidate, incumbent), alpha=self.alpha)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from masa_training.search.acceptance import Acceptance
-from masa_training.search.record import Evaluate, Propose, Record, SearchStopped, Stop
+from masa_training.search.record import Evaluate, Propose, Record, Stop
 from masa_training.search.trace import C, Event, Trace
 
 
@@ -46,16 +46,16 @@ def hill_climb(
     if min(rounds, patience, shown) < 1:
         raise ValueError(f"rounds {rounds}, patience {patience} and shown {shown} have to be 1 or more")
     record = Record(start, propose, evaluate, accept, shown=shown, stop=stop, observe=observe)
-    settings = {"rounds": rounds, "patience": patience}
-    left = patience
-    try:
+
+    def climb() -> str:
+        left = patience
         for round in range(1, rounds + 1):
             number = record.propose(round, record.best)
             if number is None:
                 continue
             left = patience if record.compare(round, number).verdict is True else left - 1
             if not left:
-                return record.trace("hill climbing", settings, f"{patience} candidates in a row were not accepted")
-    except SearchStopped as stopped:
-        return record.trace("hill climbing", settings, str(stopped))
-    return record.trace("hill climbing", settings, f"all {rounds} rounds done")
+                return f"{patience} candidates in a row were not accepted"
+        return f"all {rounds} rounds done"
+
+    return record.search("hill climbing", {"rounds": rounds, "patience": patience}, climb)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic
 
 from masa_training.decisions import Decision
 from masa_training.search.acceptance import Acceptance
+from masa_training.search.state import State
 from masa_training.search.trace import C, Evaluation, Event, Node, Proposal, Trace, Verdict, best_nodes
 
 
@@ -55,14 +56,8 @@ class SearchStopped(Exception):  # noqa: N818 - not an error
     """
 
 
-class Record(Generic[C]):
-    """The growing trace of one search. Every change of state goes through an event.
-
-    Attributes:
-        nodes: by number.
-        failures: the parent of every proposal that failed.
-        best: the number of the incumbent.
-    """
+class Record(State[C]):
+    """The growing trace of one search. Every change of state goes through an event."""
 
     def __init__(
         self,
@@ -75,14 +70,25 @@ class Record(Generic[C]):
         stop: Stop | None,
         observe: Callable[[Event[C]], None] | None,
     ) -> None:
+        super().__init__()
         self._propose, self._evaluate, self._accept = propose, evaluate, accept
         self._shown, self._stop, self._observe = shown, stop, observe
-        self._events: list[Event[C]] = []
-        self._problems: list[str] = []
-        self.failures: list[int] = []
-        self.nodes: list[Node[C]] = []
-        self.best = 0
-        self._add(Proposal(0, None, 0, start))
+        self.add(Proposal(0, None, 0, start))
+
+    def add(self, event: Event[C]) -> None:
+        """Go on by one event, and tell the observer."""
+        super().add(event)
+        if self._observe is not None:
+            self._observe(event)
+
+    def search(self, kind: str, settings: Mapping[str, object], steps: Callable[[], str]) -> Trace[C]:
+        """Take the steps of a search, which tell why they end, until then or until somebody stops it."""
+        rule = {"accept": self._accept.name, "looks": list(self._accept.looks), "shown": self._shown}
+        try:
+            ended = steps()
+        except SearchStopped as stopped:
+            ended = str(stopped)
+        return self.trace(kind, {**settings, **rule}, ended)
 
     def propose(self, round: int, parent: int) -> int | None:
         """Ask for a rewrite of a node; the number of the new node, None if the proposer failed.
@@ -97,16 +103,16 @@ class Record(Generic[C]):
                 self.nodes[parent],
                 best_nodes(self.nodes, self._shown),
                 tuple(node for node in self.nodes if node.decision is not None and node.decision.verdict is not True),
-                tuple(self._problems),
+                tuple(self.problems),
             )
         )
         if not isinstance(answer, Failure):
             twin = next((node.number for node in self.nodes if node.candidate == answer), None)
             if twin is None:
-                self._add(Proposal(round, parent, len(self.nodes), answer))
+                self.add(Proposal(round, parent, len(self.nodes), answer))
                 return len(self.nodes) - 1
             answer = Failure(f"the same as node {twin}")
-        self._add(Proposal(round, parent, None, None, answer.reason))
+        self.add(Proposal(round, parent, None, None, answer.reason))
         return None
 
     def compare(self, round: int, number: int) -> Decision:
@@ -124,12 +130,8 @@ class Record(Generic[C]):
             if not decision.open:
                 break
         assert decision is not None
-        self._add(Verdict(round, number, incumbent, decision))
+        self.add(Verdict(round, number, incumbent, decision))
         return decision
-
-    def trace(self, kind: str, settings: Mapping[str, object], ended: str) -> Trace[C]:
-        settings = {**settings, "accept": self._accept.name, "looks": list(self._accept.looks), "shown": self._shown}
-        return Trace(kind, settings, tuple(self._events), tuple(self.nodes), self.best, ended)
 
     def _play(self, round: int, number: int, up_to: int) -> None:
         node = self.nodes[number]
@@ -140,29 +142,9 @@ class Record(Generic[C]):
         rewards = tuple(self._evaluate(node.candidate, first, up_to - first))
         if len(rewards) != up_to - first:
             raise ValueError(f"{len(rewards)} rewards for {up_to - first} episodes of node {number}")
-        self._add(Evaluation(round, number, first, rewards))
+        self.add(Evaluation(round, number, first, rewards))
 
     def _check(self) -> None:
         reason = self._stop() if self._stop is not None else None
         if reason is not None:
             raise SearchStopped(reason)
-
-    def _add(self, event: Event[C]) -> None:
-        """Write an event down, change the state as it says, tell the observer."""
-        self._events.append(event)
-        if isinstance(event, Evaluation):
-            node = self.nodes[event.node]
-            self.nodes[event.node] = replace(node, rewards=(*node.rewards, *event.rewards))
-        elif isinstance(event, Verdict):
-            self.nodes[event.node] = replace(self.nodes[event.node], decision=event.decision)
-            if event.decision.verdict is True:
-                self.best = event.node
-        elif event.node is None:
-            assert event.parent is not None
-            self._problems.append(event.problem or "")
-            self.failures.append(event.parent)
-        else:
-            assert event.candidate is not None
-            self.nodes.append(Node(event.node, event.parent, event.round, event.candidate))
-        if self._observe is not None:
-            self._observe(event)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from masa_training.search.acceptance import Acceptance
-from masa_training.search.record import Evaluate, Propose, Record, SearchStopped, Stop
+from masa_training.search.record import Evaluate, Propose, Record, Stop
 from masa_training.search.trace import C, Event, Node, Proposal, Trace
 
 
@@ -60,16 +60,17 @@ def tree_search(
             f"exploration {exploration} 0 or more"
         )
     record = Record(start, propose, evaluate, accept, shown=shown, stop=stop, observe=observe)
-    settings = {"iterations": iterations, "exploration": exploration, "width": width}
-    try:
+
+    def grow() -> str:
         for iteration in range(1, iterations + 1):
             branches = _branches(record.nodes, record.failures)
             number = record.propose(iteration, _select(branches, exploration, width))
             if number is not None:
                 record.compare(iteration, number)
-    except SearchStopped as stopped:
-        return record.trace("tree search", settings, str(stopped))
-    return record.trace("tree search", settings, f"all {iterations} iterations done")
+        return f"all {iterations} iterations done"
+
+    settings = {"iterations": iterations, "exploration": exploration, "width": width}
+    return record.search("tree search", settings, grow)
 
 
 @dataclass(slots=True)

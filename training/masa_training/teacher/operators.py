@@ -16,7 +16,8 @@ from masa.edits import EDITS, EditCall, Plan, PlanLine, apply_plan, available_ed
 from masa.facts import Facts
 from masa.languages import MAX_EDITS_PER_LINE, MAX_WARNINGS
 from masa.skills import Group
-from masa_training.teacher.protocol import Asked, Rewrite, TeacherError, words_of
+from masa_training.teacher.protocol import Asked, Rewrite, Summary, TeacherError, Watched, words_of
+from masa_training.teacher.summaries import weaknesses_of
 from masa_training.teacher.symptoms import attribute
 
 REMEDIES: Mapping[str, tuple[str, ...]] = {
@@ -64,6 +65,10 @@ class OperatorTeacher:
         raise TeacherError(
             f"{asked.group.key}: every combination of up to {self.together} edits was tried or changes nothing"
         )
+
+    def summarize(self, watched: Watched) -> Summary:
+        """The habits that symptoms show, in words."""
+        return Summary(weaknesses=weaknesses_of(watched.seen))
 
 
 def plan_of(group: Group, calls: Sequence[EditCall], facts: Facts | None) -> Plan | None:

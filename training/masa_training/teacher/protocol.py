@@ -15,7 +15,15 @@ from masa_training.rollouts import Episode
 
 
 class TeacherError(TrainingError):
-    """A teacher has no rewrite to give: a reason for the search to note, never the end of it."""
+    """A teacher has no answer to give: a reason for the search to note, never the end of it.
+
+    `tokens` and `dollars` are what was spent on it all the same.
+    """
+
+    def __init__(self, message: str, *, tokens: int = 0, dollars: float = 0.0) -> None:
+        super().__init__(message)
+        self.tokens = tokens
+        self.dollars = dollars
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,7 @@ class Asked:
         seen: episodes that the backbone played with `group`.
         best: the best groups so far with their mean rewards, best first.
         refused: groups that were not accepted, each with the reason.
+        problems: why earlier proposals failed, oldest first.
         words: most words that the new group may have.
     """
 
@@ -49,6 +58,7 @@ class Asked:
     seen: tuple[Seen, ...] = ()
     best: tuple[tuple[Group, float], ...] = ()
     refused: tuple[tuple[Group, str], ...] = ()
+    problems: tuple[str, ...] = ()
     words: int = 4000
 
 
@@ -73,6 +83,28 @@ class Rewrite:
     dollars: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """What `masa profile` shows a teacher: episodes that the backbone played before any search."""
+
+    environment: str
+    seen: tuple[Seen, ...]
+    card: Mapping[str, Any] = field(default_factory=dict)
+    facts: Facts | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What goes wrong in episodes, for the `weaknesses` of a model card; None if nothing shows.
+
+    The text passes `masa_training.teacher.claims.claims`: no rates, no counts, no preferences.
+    """
+
+    weaknesses: str | None
+    tokens: int = 0
+    dollars: float = 0.0
+
+
 class Teacher(Protocol):
     """Rewrites groups. One object may be asked from several threads."""
 
@@ -81,6 +113,18 @@ class Teacher(Protocol):
 
         Raises:
             TeacherError: if there is none to give.
+        """
+        ...
+
+
+class Summarizer(Protocol):
+    """Sums up how a backbone behaves."""
+
+    def summarize(self, watched: Watched) -> Summary:
+        """What goes wrong in these episodes, in words.
+
+        Raises:
+            TeacherError: if there is no summary to give.
         """
         ...
 

@@ -1,0 +1,216 @@
+"""`masa export verify`: is an artifact still the rewriter that was trained?"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from masa.cli.output import clean, duration, size, table, write_json
+from masa.cli.progress import interrupt_line, show_line
+
+if TYPE_CHECKING:
+    from masa_export.verify.report import Report
+    from masa_export.verify.run import Plan
+
+_EVERY = 0.1
+
+
+@click.command(
+    "verify",
+    short_help="Prove that an artifact still is what was trained.",
+    epilog="\b\nExamples:\n"
+    "  masa export verify smollm2-135m --against runs/plan/checkpoint --prompts datasets/plan\n"
+    "  masa export verify runs/plan/checkpoint/gguf/smollm2-135m-plan-q4_0 --against runs/plan/checkpoint -o report\n"
+    "  masa export verify models/mine --against ~/hf/my-rewriter --prompts messages.jsonl --limit 100\n"
+    "  masa export verify models/mine --against runs/plan/checkpoint --threshold kl=0.05 --threshold memory_mb=500",
+)
+@click.argument("artifact")
+@click.option(
+    "--against",
+    required=True,
+    metavar="CHECKPOINT",
+    type=click.Path(),
+    help="The checkpoint of masa distill, or the Hugging Face folder of a model trained elsewhere.",
+)
+@click.option(
+    "--prompts",
+    metavar="FILE",
+    type=click.Path(),
+    help="Held-out samples: a folder of masa dataset, or JSON Lines with messages. [default: the shipped example]",
+)
+@click.option(
+    "-o", "--output", metavar="DIR", type=click.Path(), help="Write verify.json and verify.md here, pass or fail."
+)
+@click.option("--limit", type=click.IntRange(1), default=24, show_default=True, help="Most samples, drawn by the seed.")
+@click.option("--wrong-cards", type=click.IntRange(0), default=2, show_default=True, help="Wrong cards a sample.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Which samples and wrong cards are drawn.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="In what numbers the checkpoint is computed.",
+)
+@click.option("--base", metavar="MODEL", help="The checkpoint's base, where it is not where it was trained.")
+@click.option(
+    "--bank", metavar="FILE", type=click.Path(), help="Skill bank to measure speed on. [default: the example]"
+)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of the artifact. [default: all cores]")
+@click.option(
+    "--threshold",
+    "thresholds",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Change a threshold, or NAME=off; names as in the report.",
+)
+@click.option("--resources/--no-resources", default=True, help="Measure speed and memory, too. [default: do]")
+@click.option("--dry-run", is_flag=True, help="Tell samples and thresholds; load no model, write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no report; errors only.")
+def verify(
+    artifact: str,
+    against: str,
+    prompts: str | None,
+    output: str | None,
+    limit: int,
+    wrong_cards: int,
+    seed: int,
+    dtype: str,
+    base: str | None,
+    bank: str | None,
+    threads: int | None,
+    thresholds: tuple[str, ...],
+    resources: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Compare ARTIFACT with the checkpoint it was made from, as the device will run it.
+
+    Token ids of real text, Unicode and look-alikes of special tokens; the chat template; logits at held-out targets;
+    what both write, and whether the guard lets it through; whether right model cards still make targets likelier than
+    wrong ones; size, speed and memory here. Thresholds follow from the artifact's quantization.
+
+    Exits with 1, and names what failed, if anything does.
+    """
+    from masa_export.errors import ExportError
+    from masa_export.verify.report import to_json, write_report
+    from masa_export.verify.run import Settings, Watch, make_plan
+    from masa_export.verify.run import verify as run
+
+    stage, step = watchers(quiet or as_json)
+    try:
+        plan = make_plan(
+            artifact,
+            Path(against),
+            Settings(
+                prompts=None if prompts is None else Path(prompts),
+                base=base,
+                limit=limit,
+                wrong_cards=wrong_cards,
+                seed=seed,
+                dtype=dtype,
+                threads=threads,
+                bank=None if bank is None else Path(bank),
+                resources=resources,
+                thresholds=thresholds,
+            ),
+        )
+        if dry_run:
+            if as_json:
+                write_json(_plan_json(plan))
+            elif not quiet:
+                click.echo(_plan_text(plan))
+            return
+        report = run(plan, Watch(stage, step))
+    finally:
+        interrupt_line()
+    written = None if output is None else write_report(report, Path(output))
+    if as_json:
+        write_json(to_json(report))
+    elif not quiet:
+        click.echo(_report(report))
+        if written is not None:
+            click.echo(f"Report: {written[0]}, {written[1]}")
+    if not report.passed:
+        raise ExportError(report.sentence)
+
+
+def watchers(silent: bool) -> tuple[Callable[[str], None], Callable[[str, int, int], None]]:
+    """Callbacks that tell stages and progress on stderr: a live line on a terminal, else a line a stage."""
+    live = sys.stderr.isatty()
+    shown = 0.0
+
+    def stage(text: str) -> None:
+        if not silent and live:
+            show_line(text)
+        elif not silent:
+            click.echo(clean(text), err=True)
+
+    def step(text: str, done: int, total: int) -> None:
+        nonlocal shown
+        if not silent and live and time.monotonic() - shown >= _EVERY:
+            shown = time.monotonic()
+            show_line(f"{text}: {done} of {total}")
+
+    return stage, step
+
+
+def _report(report: Report) -> str:
+    from masa_export.verify.report import details, mark, number
+    from masa_export.verify.thresholds import figure_of
+
+    rows = []
+    for verdict in report.verdicts:
+        figure = figure_of(verdict.name)
+        limit = "" if verdict.limit is None else f"{'≤' if figure.most else '≥'} {verdict.limit:g}"
+        rows.append((verdict.name, number(verdict.value), limit, mark(verdict.passed), figure.meaning))
+    subject = report.subject
+    lines = [
+        f"{subject.name} ({subject.kind}, {subject.quantization or 'not quantized'}) against {subject.checkpoint}, "
+        f"{subject.chosen} of {subject.available} samples of {subject.samples}; thresholds for {subject.strictness}",
+        table(rows, ("figure", "measured", "threshold", "", "meaning"), right=(1, 2)),
+        *details(report),
+        *report.problems,
+        f"{'Passes' if report.passed else 'Fails'} after {duration(report.seconds)}",
+    ]
+    return clean("\n".join(lines))
+
+
+def _plan_json(plan: Plan) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "dry_run": True,
+        **asdict(plan.subject),
+        "thresholds": {**plan.defaults, **plan.given},
+        "damage": plan.damage or None,
+    }
+
+
+def _plan_text(plan: Plan) -> str:
+    subject = plan.subject
+    limits = {**plan.defaults, **plan.given}
+    lines = [
+        f"Would compare {subject.name} ({subject.kind}, {subject.quantization or 'not quantized'}"
+        + (f", {size(_bytes(plan))}" if plan.artifact is not None else "")
+        + f") with {subject.checkpoint} in transformers ({subject.dtype})",
+        f"on {subject.chosen} of {subject.available} samples of {subject.samples}, thresholds for "
+        f"{subject.strictness}: "
+        + ", ".join(f"{name}={limit:g}" for name, limit in limits.items() if limit is not None),
+    ]
+    if plan.damage:
+        lines.append(f"The artifact cannot be loaded: {plan.damage}")
+    return clean("\n".join(lines))
+
+
+def _bytes(plan: Plan) -> int:
+    from masa_export.verify.resources import size_of
+
+    assert plan.artifact is not None
+    return size_of(plan.artifact)

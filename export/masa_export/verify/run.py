@@ -1,0 +1,274 @@
+"""`masa export verify` as a function: every check in turn, then the verdicts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from masa.artifact import Artifact, find_artifact, load_artifact, read_manifest
+from masa.backends import Backend
+from masa.engine import Engine
+from masa.errors import ArtifactError, BackendError, MasaError
+from masa.manifest import ChatTemplate as ManifestTemplate
+from masa.prompt import ChatTemplate
+from masa_export.likeness import pool
+from masa_export.verify.awareness import LEAST_GAP, measure_awareness
+from masa_export.verify.findings import Findings
+from masa_export.verify.opening import open_artifact
+from masa_export.verify.outputs import Written, compare_outputs, write_outputs
+from masa_export.verify.reference import Reference, find_reference
+from masa_export.verify.report import Report, Subject
+from masa_export.verify.resources import measure_once
+from masa_export.verify.samples import EXAMPLES, Samples, read_samples
+from masa_export.verify.scoring import Asking, Score, score
+from masa_export.verify.template import compare_template
+from masa_export.verify.thresholds import class_of, default_thresholds, judge, parse_thresholds
+from masa_export.verify.tokens import compare_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user may choose; see `masa export verify --help`."""
+
+    prompts: Path | None = None
+    base: str | None = None
+    limit: int = 24
+    wrong_cards: int = 2
+    seed: int = 0
+    dtype: str = "float32"
+    threads: int | None = None
+    bank: Path | None = None
+    resources: bool = True
+    thresholds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be verified and by what, before anything is loaded. `artifact` is None where it cannot be."""
+
+    subject: Subject
+    defaults: dict[str, float]
+    given: dict[str, float | None]
+    artifact: Artifact | None
+    damage: str
+    reference: Reference
+    samples: Samples
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Who is told: `stage` of every new step, `step` of how far it is (what, done, total)."""
+
+    stage: Callable[[str], None] = lambda text: None
+    step: Callable[[str, int, int], None] = lambda text, done, total: None
+
+
+def make_plan(artifact: str, checkpoint: Path, settings: Settings) -> Plan:
+    """Read everything but the weights.
+
+    Raises:
+        MasaError: if there is no such artifact, no such checkpoint or base, no samples, or a threshold is none. An
+            artifact with a damaged file is no error here: that is a finding.
+    """
+    reference = find_reference(checkpoint, settings.base)
+    samples = read_samples(settings.prompts, limit=settings.limit, seed=settings.seed)
+    damage = ""
+    found: Artifact | None = None
+    try:
+        found = load_artifact(artifact)
+    except ArtifactError as error:
+        manifest = read_manifest(find_artifact(artifact))
+        damage = str(error)
+    else:
+        manifest = found
+    weights = manifest.files.get(manifest.weights) or manifest.packaged[manifest.weights]
+    trained_on = reference.checkpoint.base.sha256 if reference.checkpoint is not None else None
+    strictness = class_of(manifest.quantization, untouched=weights.sha256 == trained_on)
+    subject = Subject(
+        artifact=str(artifact),
+        name=manifest.name,
+        kind=manifest.kind,
+        quantization=manifest.quantization,
+        fingerprint=manifest.fingerprint,
+        checkpoint=str(checkpoint),
+        base=reference.name,
+        dtype=settings.dtype,
+        strictness=strictness,
+        samples=samples.where,
+        samples_sha256=samples.sha256,
+        chosen=len(samples.chosen),
+        available=samples.available,
+        seed=settings.seed,
+    )
+    given = parse_thresholds(settings.thresholds)
+    return Plan(subject, default_thresholds(strictness), given, found, damage, reference, samples, settings)
+
+
+def verify(plan: Plan, watch: Watch | None = None) -> Report:
+    """Make every check that can be made, and judge.
+
+    Raises:
+        MasaError: if the checkpoint cannot be loaded or asked; what is wrong with the artifact is in the report.
+    """
+    watch = watch or Watch()
+    begun = time.monotonic()
+    found = Findings()
+    with ExitStack() as stack:
+        backend: Backend | None = None
+        if plan.artifact is None:
+            found.problems.append(plan.damage)
+        else:
+            watch.stage("Loading the artifact …")
+            try:
+                backend = open_artifact(plan.artifact, threads=plan.settings.threads)
+                stack.callback(backend.close)
+            except (BackendError, ArtifactError) as error:
+                found.problems.append(str(error))
+        if backend is not None and plan.artifact is not None:
+            found.loaded = True
+            _check(plan, plan.artifact, backend, found, watch)
+    if found.loaded and plan.settings.resources and plan.artifact is not None:
+        watch.stage("Measuring speed and memory in a fresh process …")
+        _measure(plan, plan.artifact, found)
+    return Report(
+        subject=plan.subject,
+        verdicts=judge(found.figures(), plan.defaults, plan.given),
+        problems=tuple(found.problems),
+        notes=tuple(found.notes),
+        tokens=found.tokens,
+        template=found.template,
+        likeness=found.likeness,
+        outputs=found.outputs,
+        awareness=found.awareness,
+        resources=found.resources,
+        seconds=time.monotonic() - begun,
+    )
+
+
+def _check(plan: Plan, artifact: Artifact, ours: Backend, found: Findings, watch: Watch) -> None:
+    reference, samples = plan.reference, plan.samples
+    asking = Asking(
+        reference.language or artifact.language,
+        reference.template or ChatTemplate.from_artifact(artifact),
+        reference.prompt_version or artifact.prompt_version,
+    )
+    watch.stage("Comparing tokens and chat template …")
+    tokenizer = reference.tokenizer()
+    found.tokens = compare_tokens(ours, tokenizer, _texts(samples, asking))
+    found.template = compare_template(artifact, reference, [(s.system, s.user) for s in samples.chosen if s.user])
+    if not asking.template.stop:
+        return  # told by the template; without an end nothing can be written
+    watch.stage("Loading the checkpoint in transformers …")
+    theirs = reference.open(tokenizer, plan.settings.dtype)
+    if theirs.vocabulary != ours.vocabulary:
+        found.problems.append(
+            f"computes logits of {ours.vocabulary} tokens, the checkpoint of {theirs.vocabulary}; it is another model"
+        )
+        return
+    written = _outputs(plan, artifact, ours, theirs, asking, found, watch)
+    scores = _scores(plan, ours, theirs, asking, written, watch)
+    if scores:
+        found.likeness = pool([one.likeness for one in scores])
+        found.awareness = measure_awareness(scores)
+        if found.awareness.kept is None:
+            found.notes.append(
+                "Whether it still reads the card cannot be told: "
+                + (
+                    "no samples with other cards"
+                    if found.awareness.wrong is None
+                    else f"the checkpoint's own gap is below {LEAST_GAP:g} nats"
+                )
+            )
+    else:
+        found.problems.append("its logits could not be compared: no sample has a target in the language that it writes")
+
+
+def _outputs(
+    plan: Plan, artifact: Artifact, ours: Backend, theirs: Backend, asking: Asking, found: Findings, watch: Watch
+) -> dict[str, Written]:
+    """Let both write, and return what the checkpoint wrote."""
+    asked = [sample for sample in plan.samples.chosen if sample.request is not None]
+    if not asked:
+        found.notes.append("No sample tells its group and card: greedy outputs and card dependence were not compared")
+        return {}
+    pieces = (
+        tuple((segment.text, segment.control) for segment in part)
+        for part in (asking.template.before_system, asking.template.before_user, asking.template.before_assistant)
+    )
+    as_trained = replace(
+        artifact,
+        adapter=None,  # the checkpoint is merged
+        chat_template=ManifestTemplate(*pieces),
+        stop=asking.template.stop,
+        context_length=plan.reference.context_length,
+        prompt_version=asking.version,
+    )
+    outputs = []
+    for what, kind, backend in (("The checkpoint", as_trained, theirs), ("The artifact", artifact, ours)):
+        watch.stage(f"{what} writes {len(asked)} groups …")
+        engine = Engine(kind, lambda backend=backend: backend, asking.language, keep_warm=False)  # type: ignore[misc]
+        template = ChatTemplate.from_artifact(kind)
+        done = 0
+
+        def step(what: str = what) -> None:
+            nonlocal done
+            done += 1
+            watch.step(f"{what} writes", done, len(asked))
+
+        outputs.append(
+            write_outputs(
+                engine,
+                template,
+                kind.prompt_version,
+                asking.language,
+                asked,
+                cautious=not artifact.trained,
+                step=step,
+            )
+        )
+    found.outputs = compare_outputs(outputs[1], outputs[0])
+    return outputs[0]
+
+
+def _scores(
+    plan: Plan, ours: Backend, theirs: Backend, asking: Asking, written: dict[str, Written], watch: Watch
+) -> list[Score]:
+    watch.stage("Comparing logits and likelihoods …")
+    wrong = plan.samples.wrong_cards(plan.settings.wrong_cards, plan.settings.seed)
+    scores = []
+    for number, sample in enumerate(plan.samples.chosen):
+        watch.step("Comparing logits and likelihoods", number, len(plan.samples.chosen))
+        target = sample.target
+        if target is None and sample.id in written:
+            target = written[sample.id].text
+        if target and sample.language in (None, asking.language):
+            scores.append(score(ours, theirs, sample, target, asking, wrong.get(sample.id, ())))
+    return scores
+
+
+def _measure(plan: Plan, artifact: Artifact, found: Findings) -> None:
+    bank = plan.settings.bank or EXAMPLES / "banks" / "household.json"
+    if not bank.is_file():
+        found.notes.append("Speed and memory were not measured: give a skill bank with --bank")
+        return
+    try:
+        found.resources = measure_once(artifact, bank, threads=plan.settings.threads)
+    except MasaError as error:
+        found.problems.append(str(error))
+
+
+def _texts(samples: Samples, asking: Asking) -> list[str]:
+    """Every piece of text that the samples are made of."""
+    texts: dict[str, None] = {}
+    for sample in samples.chosen:
+        prompt = sample.prompt(asking.language, asking.template, asking.version, None)
+        for segment in (*prompt.shared, *prompt.own):
+            if not segment.control:
+                texts[segment.text] = None
+        if sample.target:
+            texts[sample.target] = None
+    return list(texts)

@@ -1,0 +1,130 @@
+"""Artifact and checkpoint read the same token ids: logits of the target's places, and how likely each makes it.
+
+Token ids are the checkpoint's, so what is compared here is the weights; `tokens` compares the tokenizers. The card
+comes last in a prompt, so what comes before it is computed once for all cards of a sample.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from masa.backends import Backend, Session
+from masa.prompt import ChatTemplate, Segment
+from masa_export.errors import ExportError
+from masa_export.likeness import Likeness, likeness, pool
+from masa_export.verify.samples import Sample
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_PIECE = 64
+"""Target tokens per pass: logits of a whole text target would take a gigabyte with a large vocabulary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nll:
+    """Negative log likelihood of one target in nats, summed over its tokens, by artifact and checkpoint."""
+
+    ours: float
+    theirs: float
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One sample: `tokens` of its target and the token that ends it; `wrong` has an entry per wrong card."""
+
+    id: str
+    tokens: int
+    likeness: Likeness
+    right: Nll
+    wrong: tuple[Nll, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How samples become prompts: as the checkpoint was trained to be asked."""
+
+    language: str
+    template: ChatTemplate
+    version: int
+
+
+def score(
+    ours: Backend,
+    theirs: Backend,
+    sample: Sample,
+    target: str,
+    asking: Asking,
+    wrong: Sequence[Mapping[str, object]] = (),
+) -> Score:
+    """Score `target` after the sample's prompt, with its own card and with each of the cards `wrong`.
+
+    Raises:
+        ExportError: if the checkpoint's tokenizer has no token that ends an answer, or the sample is too long.
+    """
+    stop = theirs.token_id(asking.template.stop[0])
+    if stop is None:
+        raise ExportError(f"the checkpoint has no special token {asking.template.stop[0]}; its template is another's")
+    rows = []
+    for card in (None, *wrong):
+        prompt = sample.prompt(asking.language, asking.template, asking.version, card)
+        rows.append(theirs.tokenize((*prompt.shared, *prompt.own)))
+    common = _common(rows)
+    answer = (*theirs.tokenize((Segment(target),)), stop)
+    length = max(map(len, rows)) + len(answer)
+    if length > min(ours.context_length, theirs.context_length):
+        raise ExportError(f"sample {sample.id}: needs {length} tokens, which exceeds the context; leave it out")
+    with (
+        contextlib.closing(ours.session(slots=1, length=length)) as mine,
+        contextlib.closing(theirs.session(slots=1, length=length)) as reference,
+    ):
+        mine.share(rows[0][:common])
+        reference.share(rows[0][:common])
+        parts, right = _compare(mine, reference, rows[0][common:], answer)
+        others = tuple(_compare(mine, reference, row[common:], answer)[1] for row in rows[1:])
+    return Score(sample.id, len(answer), pool(parts), right, others)
+
+
+def _common(rows: Sequence[Sequence[int]]) -> int:
+    """How many first tokens all rows share, one less than the shortest has at most: something must begin."""
+    common = min(map(len, rows)) - 1
+    for row in rows[1:]:
+        common = next((i for i in range(common) if row[i] != rows[0][i]), common)
+    return common
+
+
+def _compare(
+    mine: Session, reference: Session, own: Sequence[int], answer: Sequence[int]
+) -> tuple[list[Likeness], Nll]:
+    parts, nll_ours, nll_theirs = [], 0.0, 0.0
+    pairs = zip(_walk(mine, own, answer), _walk(reference, own, answer), strict=True)
+    for (ours, tokens), (theirs, _) in pairs:
+        parts.append(likeness(ours, theirs))
+        nll_ours += _nll(ours, tokens)
+        nll_theirs += _nll(theirs, tokens)
+    return parts, Nll(nll_ours, nll_theirs)
+
+
+def _walk(
+    session: Session, own: Sequence[int], answer: Sequence[int]
+) -> Iterator[tuple[NDArray[np.float32], Sequence[int]]]:
+    """Logits piece by piece, with the tokens that stand where they point; views until the next piece is taken."""
+    yield session.begin(0, own).reshape(1, -1), answer[:1]
+    for start in range(0, len(answer) - 1, _PIECE):
+        piece = answer[start : min(start + _PIECE, len(answer) - 1)]
+        yield session.step([(0, piece)], [len(piece)])[0], answer[start + 1 : start + 1 + len(piece)]
+    session.release(0)
+
+
+def _nll(logits: NDArray[np.float32], tokens: Sequence[int]) -> float:
+    import numpy as np
+
+    total = 0.0
+    for row, token in zip(logits, tokens, strict=True):
+        shifted = row.astype(np.float64) - float(row.max())
+        total += float(np.log(np.exp(shifted).sum()) - shifted[token])
+    return total

@@ -1,0 +1,113 @@
+"""The tokenizer of an ONNX artifact: `tokenizer.json`, read by the library `tokenizers`.
+
+`masa export onnx` writes the file from the base's GGUF and proves it equal to llama.cpp's tokenizer.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from masa.errors import BackendError, MasaError, MissingExtraError
+from masa.files import read_text
+
+if TYPE_CHECKING:
+    from masa.prompt import Segment
+
+TOKENIZER_NAME = "tokenizer.json"
+
+
+class JsonTokenizer:
+    """Turns segments into token ids and back; text never becomes a special token."""
+
+    def __init__(self, path: Path, *, vocabulary: int, eos: int) -> None:
+        """`vocabulary` is how many tokens the model knows, `eos` the one that ends its texts.
+
+        Raises:
+            MissingExtraError: without the library.
+            BackendError: if the file is no tokenizer.
+        """
+        try:
+            from tokenizers import Tokenizer
+        except ImportError:
+            raise MissingExtraError("the ONNX backend", "onnx") from None
+        try:
+            self._json = read_text(path)
+            tokenizer: Any = Tokenizer.from_str(self._json)
+        except MasaError as error:
+            raise BackendError(str(error)) from None
+        except Exception as error:  # the library raises nothing more special
+            raise BackendError(
+                f"{path}: the library tokenizers cannot read this ({error}); export the artifact again"
+            ) from None
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        # Control tokens are found by `tokenize` alone, and only where a segment is meant as control.
+        tokenizer.encode_special_tokens = True
+        self._tokenizer = tokenizer
+        self._vocabulary, self._eos = vocabulary, eos
+        added = tokenizer.get_added_tokens_decoder().items()
+        # What llama.cpp's backend takes for control: special tokens, and tokens added for text that look like tags.
+        self._controls = {
+            token.content: number
+            for number, token in sorted(added)
+            if token.special or (token.content.startswith("<") and token.content.endswith(">"))
+        }
+        self._special = frozenset(self._controls.values())
+
+    def tokenize(self, segments: Sequence[Segment]) -> list[int]:
+        """Token ids of the segments, one after the other; only control segments may yield special tokens."""
+        tokens: list[int] = []
+        for segment in segments:
+            if not segment.control:
+                tokens += self._encode(segment.text)
+                continue
+            for piece in self._pattern.split(segment.text):
+                known = self._controls.get(piece)
+                tokens += self._encode(piece) if known is None else [known]
+        return tokens
+
+    def detokenize(self, tokens: Sequence[int]) -> bytes:
+        """The bytes that the tokens spell; special tokens spell nothing."""
+        kept = [token for token in tokens if token not in self._special]
+        return bytes(self.grammar_tokenizer().decode_bytes(kept))
+
+    def token_id(self, text: str) -> int | None:
+        """The special token spelled `text`, or None if the vocabulary has none."""
+        return self._controls.get(text)
+
+    def control_tokens(self) -> tuple[str, ...]:
+        """Spellings of all special tokens, in the order of their ids."""
+        return tuple(self._controls)
+
+    def grammar_tokenizer(self) -> Any:
+        """The vocabulary as llguidance's `LLTokenizer`; made once."""
+        return self._grammar_tokenizer
+
+    @functools.cached_property
+    def _grammar_tokenizer(self) -> Any:
+        try:
+            from llguidance import LLTokenizer
+        except ImportError:
+            raise MissingExtraError("constrained decoding", "onnx") from None
+        content = json.loads(self._json)
+        for token in content.get("added_tokens", ()):
+            token["special"] = token["content"] in self._controls
+        return LLTokenizer(json.dumps(content), n_vocab=self._vocabulary, eos_token=self._eos, slices=None)
+
+    @functools.cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        """Finds special tokens, longer ones first."""
+        names = sorted(self._controls, key=len, reverse=True)
+        return re.compile("(" + "|".join(map(re.escape, names)) + ")" if names else "(?!)")
+
+    def _encode(self, text: str) -> list[int]:
+        if not text:
+            return []
+        # Half a surrogate pair is no text in UTF-8; llama.cpp's backend writes a question mark, too.
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)

@@ -1,0 +1,302 @@
+"""The gate on a tiny model that llama.cpp and transformers really run: sound exports pass, planted defects do not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from masa.cli import plugins
+from masa.cli.application import root
+from masa_export.export import export_adapter
+from masa_export.gguf_export import Settings as ExportSettings
+from masa_export.gguf_export import export_gguf
+from masa_export.verify.reference import Reference, ReferenceBackend, Tokenizer
+from masa_export.verify.report import Report
+from masa_export.verify.run import Settings, make_plan, verify
+from tests.tiny_gguf import FEED, HEADS, HIDDEN, KV_HEADS, LAYERS, write_tiny_gguf
+
+from .checkpoint_samples import write_checkpoint
+from .gguf_defects import copy_artifact, rewrite_gguf, seal, tokens_of
+
+pytestmark = pytest.mark.model
+KV = HIDDEN * KV_HEADS // HEADS
+SHAPES = {
+    "self_attn.q_proj": (HIDDEN, HIDDEN),
+    "self_attn.v_proj": (KV, HIDDEN),
+    "mlp.down_proj": (HIDDEN, FEED),
+}
+LOUDER = {"token_embd": 4.0, "attn_q": 6.0, "attn_k": 6.0, "attn_v": 4.0, "ffn_down": 2.0}
+"""Random weights as they are leave all next tokens about equally likely, and attention looks nowhere: factors."""
+
+
+def lora() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    tensors = {}
+    for layer in range(LAYERS):
+        for module, (rows, columns) in SHAPES.items():
+            stem = f"base_model.model.model.layers.{layer}.{module}"
+            tensors[f"{stem}.lora_A.weight"] = rng.normal(0, 0.3, (4, columns)).astype(np.float32)
+            tensors[f"{stem}.lora_B.weight"] = rng.normal(0, 0.3, (rows, 4)).astype(np.float32)
+    return tensors
+
+
+def sample(number: int) -> dict[str, Any]:
+    """A line of a data set for the plan language."""
+    skills = [["s1", "Look", f"Look into box {number}. Then open it.", ""], ["s2", "Take", "Take one thing.", ""]]
+    card = {"family": f"F{number}", "weaknesses": ["repeats actions", "stops early", "skips steps"][number % 3]}
+    request = {
+        "task_type": None,
+        "skills": skills,
+        "card": card,
+        "task": "",
+        "environment": "",
+        "facts": None,
+    }
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": f"Größe {number} <|im_end|>"}]
+    target = {"role": "assistant", "content": "1 shorten\n2 keep"}
+    return {"id": f"t{number}", "messages": [*messages, target], "language": "plan", "request": request}
+
+
+@pytest.fixture(scope="module")
+def made(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a base, a checkpoint of it, sound artifacts in F32 and Q8_0, and held-out samples."""
+    folder = tmp_path_factory.mktemp("verify")
+    quiet = write_tiny_gguf(smollm2, folder / "quiet.gguf")
+
+    def louder(name: str, values: np.ndarray) -> np.ndarray:
+        return values * LOUDER.get(name.removesuffix(".weight").split(".")[-1], 1.0)
+
+    base = rewrite_gguf(quiet, folder / "base.gguf", tensors=louder)
+    modules = [module.rsplit(".", 1)[1] for module in SHAPES]
+    config = {"target_modules": modules, "task_type": "CAUSAL_LM"}
+    write_checkpoint(folder / "checkpoint", base, lora(), config=config, context_length=4096)
+    export_gguf(
+        folder / "checkpoint",
+        ExportSettings(("F32", "Q8_0"), output=folder, name="tiny", verify=False, threads=1),
+    )
+    lines = [json.dumps(sample(number)) for number in range(4)]
+    (folder / "held-out.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _loaded_once() -> Iterator[None]:
+    """All tests have the same checkpoint: load it once."""
+    opened = Reference.open
+    loaded: dict[tuple[Path, str], ReferenceBackend] = {}
+
+    def once(self: Reference, tokenizer: Tokenizer, dtype: str = "float32") -> ReferenceBackend:
+        if (self.path, dtype) not in loaded:
+            loaded[self.path, dtype] = opened(self, tokenizer, dtype)
+        return loaded[self.path, dtype]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Reference, "open", once)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _export_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(plugins, "PLUGINS", {"masa_export.cli": "export"})
+    plugins.forget()
+    yield
+    plugins.forget()
+
+
+def gate(made: Path, artifact: Path, **settings: Any) -> Report:
+    chosen = Settings(prompts=made / "held-out.jsonl", resources=False, threads=1, **settings)
+    return verify(make_plan(str(artifact), made / "checkpoint", chosen))
+
+
+def failed(report: Report) -> set[str]:
+    return {verdict.name for verdict in report.failed}
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(root, ["export", "verify", *map(str, args)])
+
+
+def test_a_sound_export_passes_and_its_report_says_what_was_measured(made: Path, tmp_path: Path) -> None:
+    done = run(
+        made / "tiny-f32", "--against", made / "checkpoint", "--prompts", made / "held-out.jsonl",
+        "-o", tmp_path / "report", "--threads", 1, "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["passed"] is True and found["failed"] == []
+    assert found["likeness"]["positions"] > 20
+    assert found["likeness"]["divergence"] < 0.005 and found["tokens"]["texts"] > 50
+    assert found["outputs"]["groups"] == 4 and found["awareness"]["compared"] == 4
+    assert found["template"]["jinja"] is True
+    assert found["resources"]["memory"] > found["resources"]["bytes"] and found["resources"]["decode_speed"] > 0
+    assert json.loads((tmp_path / "report" / "verify.json").read_text("utf-8")) == found
+    text = (tmp_path / "report" / "verify.md").read_text("utf-8")
+    assert text.startswith("# tiny-f32: passes") and "| kl |" in text
+
+
+def test_a_quantized_export_is_held_to_the_thresholds_of_its_type(made: Path) -> None:
+    report = gate(made, made / "tiny-q8_0")
+    assert report.subject.strictness == "8 bits"
+    limits = {verdict.name: verdict.limit for verdict in report.verdicts}
+    assert limits["kl"] == 0.03 and limits["tokens"] == 0
+
+
+def test_a_swapped_tokenizer_is_caught(made: Path, tmp_path: Path) -> None:
+    folder, weights = copy_artifact(made / "tiny-f32", tmp_path / "swapped")
+    tokens = tokens_of(weights)
+    a, b = tokens.index("e"), tokens.index("t")
+    tokens[a], tokens[b] = tokens[b], tokens[a]
+    rewrite_gguf(made / "tiny-f32" / weights.name, weights, metadata={"tokenizer.ggml.tokens": tokens})
+    report = gate(made, seal(folder))
+    assert "tokens" in failed(report) and "kl" not in failed(report)
+    assert report.tokens is not None and report.tokens.first
+
+
+def test_a_special_token_that_became_text_is_caught(made: Path, tmp_path: Path) -> None:
+    import gguf
+
+    folder, weights = copy_artifact(made / "tiny-f32", tmp_path / "plain")
+    kinds = list(gguf.GGUFReader(weights).fields["tokenizer.ggml.token_type"].contents())
+    kinds[tokens_of(weights).index("<|im_start|>")] = int(gguf.TokenType.NORMAL)
+    rewrite_gguf(made / "tiny-f32" / weights.name, weights, metadata={"tokenizer.ggml.token_type": kinds})
+    report = gate(made, seal(folder))
+    assert "tokens" in failed(report) and report.tokens is not None and report.tokens.moved == 1
+
+
+def test_a_missing_adapter_is_caught(made: Path, tmp_path: Path) -> None:
+    folder, weights = copy_artifact(made / "tiny-f32", tmp_path / "bare")
+    rewrite_gguf(made / "base.gguf", weights)
+    assert {"kl", "top1"} <= failed(gate(made, seal(folder)))
+
+
+def test_an_adapter_that_the_manifest_forgot_is_caught(made: Path, tmp_path: Path) -> None:
+    folder, weights = copy_artifact(made / "tiny-f32", tmp_path / "lora")
+    rewrite_gguf(made / "base.gguf", weights)
+    export_adapter(made / "checkpoint", output=folder / "adapter.gguf", kind="f32", verify=False)
+    content = json.loads((folder / "manifest.json").read_text("utf-8"))
+    content["files"]["adapter.gguf"] = {}
+    (folder / "manifest.json").write_text(json.dumps({**content, "adapter": "adapter.gguf"}), encoding="utf-8")
+    report = gate(made, seal(folder))
+    assert report.passed, report.sentence
+    content = json.loads((folder / "manifest.json").read_text("utf-8"))
+    (folder / "manifest.json").write_text(json.dumps({**content, "adapter": None}), encoding="utf-8")
+    assert {"kl", "top1"} <= failed(gate(made, folder))
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_truncated_file_is_caught(made: Path, tmp_path: Path, sealed: bool) -> None:
+    folder, weights = copy_artifact(made / "tiny-f32", tmp_path / "short")
+    weights.write_bytes(weights.read_bytes()[:-5000])
+    if sealed:
+        seal(folder)
+    done = run(folder, "--against", made / "checkpoint", "--prompts", made / "held-out.jsonl", "--no-resources")
+    assert done.exit_code == 1 and "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("Error")]
+    assert len(errors) == 1 and "truncated" in errors[0] and weights.name in errors[0]
+
+
+def test_a_wrong_rope_base_is_caught(made: Path, tmp_path: Path) -> None:
+    folder, weights = copy_artifact(made / "tiny-f32", tmp_path / "rope")
+    rewrite_gguf(made / "tiny-f32" / weights.name, weights, metadata={"llama.rope.freq_base": 500000.0})
+    assert "kl" in failed(gate(made, seal(folder)))
+
+
+@pytest.mark.parametrize("where", ["weights", "manifest"])
+def test_a_dropped_chat_template_is_caught(made: Path, tmp_path: Path, where: str) -> None:
+    bare = {"before_system": [], "before_user": [["\n", False]], "before_assistant": [], "stop": ["<|im_end|>"]}
+    changes = {"chat_template": bare} if where == "manifest" else {}
+    folder, weights = copy_artifact(made / "tiny-f32", tmp_path / "untemplated", **changes)
+    if where == "weights":
+        rewrite_gguf(made / "tiny-f32" / weights.name, weights, metadata={"tokenizer.chat_template": ...})
+    report = gate(made, seal(folder))
+    assert "template" in failed(report) and report.template is not None and len(report.template.problems) == 1
+
+
+def test_another_chat_template_in_the_weights_is_caught_by_what_it_renders(made: Path, tmp_path: Path) -> None:
+    folder, weights = copy_artifact(made / "tiny-f32", tmp_path / "other")
+    other = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    rewrite_gguf(made / "tiny-f32" / weights.name, weights, metadata={"tokenizer.chat_template": other})
+    report = gate(made, seal(folder))
+    assert "template" in failed(report) and report.template is not None
+    assert "conversations differently" in report.template.problems[0]
+
+
+def test_a_zeroed_layer_is_caught(made: Path, tmp_path: Path) -> None:
+    folder, weights = copy_artifact(made / "tiny-f32", tmp_path / "zeroed")
+    rewrite_gguf(
+        made / "tiny-f32" / weights.name,
+        weights,
+        tensors=lambda name, values: values * 0 if name.startswith("blk.1.") else values,
+    )
+    assert "kl" in failed(gate(made, seal(folder)))
+
+
+def test_another_vocabulary_is_named_and_not_compared(made: Path, smollm2: Path, tmp_path: Path) -> None:
+    from tests import tiny_gguf
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_gguf, "VOCABULARY", 1024)
+        smaller = write_tiny_gguf(smollm2, tmp_path / "smaller.gguf")
+    folder, weights = copy_artifact(made / "tiny-f32", tmp_path / "vocabulary")
+    rewrite_gguf(smaller, weights)
+    report = gate(made, seal(folder))
+    assert any("1024 tokens, the checkpoint of 2048" in problem for problem in report.problems)
+    assert report.likeness is None and not report.passed
+
+
+def test_a_failure_is_named_and_its_report_is_written(made: Path, tmp_path: Path) -> None:
+    done = run(
+        made / "tiny-f32", "--against", made / "checkpoint", "--prompts", made / "held-out.jsonl",
+        "--no-resources", "-o", tmp_path, "--threshold", "kl=-1", "--threshold", "memory_mb=1", "-q",
+    )  # fmt: skip
+    assert done.exit_code == 1 and done.stdout == ""
+    assert "kl is" in done.stderr and "at most -1 is allowed" in done.stderr
+    assert "memory_mb has a threshold and could not be measured" in done.stderr
+    assert json.loads((tmp_path / "verify.json").read_text("utf-8"))["failed"] == ["kl", "memory_mb"]
+    assert "FAILS" in (tmp_path / "verify.md").read_text("utf-8")
+
+
+def test_messages_without_requests_and_the_shipped_example_are_samples_too(made: Path, tmp_path: Path) -> None:
+    lines = [json.dumps({"messages": sample(number)["messages"]}) for number in range(2)]
+    (tmp_path / "chat.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    settings = Settings(prompts=tmp_path / "chat.jsonl", resources=False, threads=1)
+    report = verify(make_plan(str(made / "tiny-f32"), made / "checkpoint", settings))
+    assert report.passed and report.likeness is not None and report.outputs is None
+    assert any("No sample tells its group and card" in note for note in report.notes)
+    settings = Settings(resources=False, threads=1, limit=2)
+    report = verify(make_plan(str(made / "tiny-f32"), made / "checkpoint", settings))
+    assert report.passed and report.likeness is not None and report.likeness.positions > 4, "the checkpoint's own words"
+
+
+def test_a_dry_run_loads_no_model(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from masa.backends.llama import LlamaBackend
+
+    monkeypatch.setattr(LlamaBackend, "load", lambda *args, **kwargs: pytest.fail("a model was loaded"))
+    done = run(made / "tiny-f32", "--against", made / "checkpoint", "--dry-run", "--threshold", "top1=off", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["chosen"], found["available"], found["strictness"]) == (24, 25, "16 bits")
+    assert found["thresholds"]["top1"] is None and found["thresholds"]["kl"] == 0.01
+
+
+def test_mistakes_cost_one_sentence(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"messages": []}\n', encoding="utf-8")
+    common = (made / "tiny-f32", "--against", made / "checkpoint")
+    for args, message in (
+        ((tmp_path / "none", "--against", made / "checkpoint"), "no such folder"),
+        ((made / "tiny-f32", "--against", tmp_path), "no checkpoint of masa distill"),
+        ((*common, "--prompts", tmp_path / "none.jsonl"), "none.jsonl"),
+        ((*common, "--prompts", tmp_path / "bad.jsonl"), "line 1: no sample"),
+        ((*common, "--prompts", tmp_path), "neither test.jsonl"),
+        ((*common, "--threshold", "kll=1"), 'did you mean "kl"'),
+        ((*common, "--threshold", "kl=much"), "'much' is no number"),
+    ):
+        done = run(*args)
+        assert done.exit_code == 1 and message in done.stderr, done.output
+        assert done.stderr.count("\n") == 1

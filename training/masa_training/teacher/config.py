@@ -1,0 +1,76 @@
+"""Which teacher: the offline one, a recording, or a language model and how it is asked."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from masa_training.errors import TrainingError
+
+OPERATORS = "operators"
+RECORDED = "recorded:"
+_KNOWN = f"{OPERATORS}, {RECORDED}FILE, or a model such as openai:http://localhost:8000/v1#MODEL"
+_MODEL = re.compile(r"(?:openai|llama|transformers|checkpoint|replay):.+|https?://.+", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherConfig:
+    """A teacher; all but `model` and `record` is for language models only.
+
+    Attributes:
+        model: `operators`, `recorded:FILE`, or what `open_model` takes.
+        options: of `open_model`; `retries` as a mapping of `masa_training.models.limits.Retries`.
+        api_key_env: the environment variable that holds the server's key; the key itself is never written down.
+        prices: US dollars for a million tokens read and a million tokens written; empty where they are not known.
+        temperature, max_tokens: of one answer.
+        attempts: how often one question is asked until its answer can be used.
+        episodes: most failed episodes that one question shows.
+        characters: most characters of episodes, and as many again of earlier groups, that one question shows.
+        record: a file to which every answer is appended; `recorded:FILE` gives them again.
+    """
+
+    model: str = OPERATORS
+    options: Mapping[str, Any] = field(default_factory=dict)
+    api_key_env: str = ""
+    prices: Sequence[float] = ()
+    temperature: float = 0.7
+    max_tokens: int = 4096
+    attempts: int = 3
+    episodes: int = 8
+    characters: int = 24_000
+    record: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str) or not (self.local or _MODEL.fullmatch(self.model)):
+            raise TrainingError(f"teacher is {self.model!r}; it must be one of {_KNOWN}")
+        for name, least in (("max_tokens", 1), ("attempts", 1), ("episodes", 1), ("characters", 500)):
+            if getattr(self, name) < least:
+                raise TrainingError(f"teacher: {name} is {getattr(self, name)}; it must be at least {least}")
+        if not 0 <= self.temperature < math.inf:
+            raise TrainingError(f"teacher: temperature is {self.temperature}; it must be at least 0")
+        if not isinstance(self.options, Mapping):
+            raise TrainingError(f"teacher: options is {self.options!r}; settings (key: value) belong there")
+        for key, better in (("api_key", "put the key into a variable and name that in"), ("prices", "write them into")):
+            if key in self.options:
+                setting = "teacher.api_key_env" if key == "api_key" else "teacher.prices"
+                raise TrainingError(f"teacher: options has {key}; {better} {setting}")
+        prices = self.prices
+        right = isinstance(prices, Sequence) and not isinstance(prices, str) and len(prices) in (0, 2)
+        if not right or any(isinstance(p, bool) or not isinstance(p, int | float) or p < 0 for p in prices):
+            raise TrainingError(
+                f"teacher: prices is {prices!r}; give two numbers, for a million tokens read and written"
+            )
+
+    @property
+    def local(self) -> bool:
+        """Whether no language model is asked."""
+        return self.model == OPERATORS or self.model.startswith(RECORDED)
+
+    def dollars(self, read: int, written: int) -> float:
+        """What so many tokens cost; 0 where prices are not known."""
+        if not self.prices:
+            return 0.0
+        return (self.prices[0] * read + self.prices[1] * written) / 1e6

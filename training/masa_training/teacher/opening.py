@@ -1,0 +1,82 @@
+"""From the settings of a teacher to a teacher."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from masa_training.errors import TrainingError
+from masa_training.models import open_model
+from masa_training.models.limits import Retries
+from masa_training.teacher.config import OPERATORS, RECORDED, TeacherConfig
+from masa_training.teacher.llm import LLMTeacher
+from masa_training.teacher.operators import OperatorTeacher
+from masa_training.teacher.protocol import Summarizer, Teacher
+from masa_training.teacher.recorded import RecordedTeacher, RecordingTeacher
+
+
+@contextlib.contextmanager
+def opened_teacher(settings: TeacherConfig) -> Iterator[Teacher]:
+    """The teacher, checked once and closed at the end.
+
+    Raises:
+        TrainingError: if the model cannot be opened or asked, or a file or a key is missing.
+    """
+    with contextlib.ExitStack() as stack:
+        teacher: Teacher
+        if settings.model == OPERATORS:
+            teacher = OperatorTeacher()
+        elif settings.model.startswith(RECORDED):
+            teacher = RecordedTeacher(settings.model.removeprefix(RECORDED))
+        else:
+            teacher = stack.enter_context(_opened(settings))
+        yield RecordingTeacher(teacher, settings.record) if settings.record else teacher
+
+
+@contextlib.contextmanager
+def opened_summarizer(settings: TeacherConfig) -> Iterator[Summarizer]:
+    """The teacher as one that sums up behaviour.
+
+    Raises:
+        TrainingError: as `opened_teacher`, and for a recording, which has no summaries.
+    """
+    if settings.model == OPERATORS:
+        yield OperatorTeacher()
+    elif settings.local:
+        raise TrainingError(f"teacher {settings.model}: a recording has rewrites and no summaries; name {OPERATORS}")
+    else:
+        with _opened(settings) as teacher:
+            yield teacher
+
+
+@contextlib.contextmanager
+def _opened(settings: TeacherConfig) -> Iterator[LLMTeacher]:
+    model = open_model(settings.model, **_options(settings))
+    teacher = LLMTeacher(model, settings)
+    try:
+        teacher.preflight()
+        yield teacher
+    finally:
+        teacher.close()
+
+
+def _options(settings: TeacherConfig) -> dict[str, Any]:
+    options = dict(settings.options)
+    if "retries" in options:
+        try:
+            options["retries"] = Retries(**options["retries"])
+        except TypeError:
+            names = ", ".join(Retries.__dataclass_fields__)
+            raise TrainingError(
+                f"teacher: options.retries has {options['retries']!r}; settings of {names} belong there"
+            ) from None
+    if settings.api_key_env:
+        key = os.environ.get(settings.api_key_env, "").strip()
+        if not key:
+            raise TrainingError(
+                f"the environment variable {settings.api_key_env} is not set; put the key of the teacher's server there"
+            )
+        options["api_key"] = key
+    return options
