@@ -34,6 +34,7 @@ DEMO_BANK = ROOT / "examples" / "banks" / "household.json"
 DEMO_FACTS = ROOT / "examples" / "facts" / "household.yaml"
 LLAMA = "llama-cpp-python"
 NEEDED = (3, 11)
+DEVELOPMENT = ("llama", "onnx", "training", "export", "export-onnx", "dev")
 OPTIONAL = ("alfworld", "ray")
 """Extras that tests use where they can be had: the engine of ALFWorld compiles, Ray has no wheel for every Python."""
 
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
     try:
         use_new_enough_python()
         sys.path.insert(0, str(ROOT / "runtime"))  # masa's own modules need the standard library alone
-        python = set_up(("llama",) if command == "demo" else ("llama", "onnx", "training", "export", "export-onnx", "dev"))
+        python = set_up(("llama",) if command == "demo" else DEVELOPMENT)
         if command != "demo":
             add_where_possible(python, OPTIONAL)
         if command == "setup":

@@ -480,11 +480,16 @@ def test_an_estimate_bounds_what_the_rewrite_takes(make: Make) -> None:
     assert estimate.seconds > 0
 
 
-def test_an_artifact_for_another_backend_is_refused_in_words(artifact: Artifact) -> None:
+def test_options_of_another_backend_are_refused_in_words(artifact: Artifact) -> None:
     from dataclasses import replace
 
-    with pytest.raises(BackendError, match="onnx"):
-        Rewriter.load(replace(artifact, kind="onnx"))
+    with pytest.raises(BackendError, match="no providers; use gpu_layers"):
+        Rewriter.load(artifact, provider="cuda")
+    onnx = replace(artifact, kind="onnx")
+    with pytest.raises(BackendError, match="takes no gpu_layers; use provider"):
+        Rewriter.load(onnx, gpu_layers=-1)
+    with pytest.raises(BackendError, match="to a GGUF artifact only"):
+        Rewriter.load(onnx, llama=object())
 
 
 def test_skill_text_that_instructs_the_rewriter_changes_no_structure(make: Make) -> None:

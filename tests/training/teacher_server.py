@@ -107,7 +107,8 @@ def stepwise(body: dict[str, Any]) -> Answer:
         return completion(json.dumps({"failures": failures, "advice": "Write steps."}))
     if str(body["messages"][0]["content"]).startswith("You rewrite"):
         group = prompt.rpartition("The group at hand")[2].partition("\n\n")[2]
-        return completion("\n\n".join(_steps(block, prompt.count("Refused (")) for block in re.split(r"\n\n(?=## )", group)))
+        blocks = re.split(r"\n\n(?=## )", group)
+        return completion("\n\n".join(_steps(block, prompt.count("Refused (")) for block in blocks))
     return completion("ok")
 
 
