@@ -14,7 +14,7 @@ from masa_training.errors import TrainingError
 from masa_training.instruments.config import BANKS
 from masa_training.instruments.wording import Wording, wording_of
 
-MIXTURES = ("none", "disliked", "liked", "disliked", "plain", "liked", "disliked", "mixed")
+MIXTURES = ("none", "disliked", "liked", "plain", "none", "disliked", "liked", "mixed")
 """What a prompt shows, each as often as it is named here."""
 
 _FEW = 0.75
