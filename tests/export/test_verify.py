@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from masa.backends.transformers import Tokenizer, TransformersBackend
 from masa.cli import plugins
 from masa.cli.application import root
 from masa_export.export import export_adapter
 from masa_export.gguf_export import Settings as ExportSettings
 from masa_export.gguf_export import export_gguf
-from masa_export.verify.reference import Reference, ReferenceBackend, Tokenizer
+from masa_export.verify.reference import Reference
 from masa_export.verify.report import Report
 from masa_export.verify.run import Settings, make_plan, verify
 from tests.tiny_gguf import FEED, HEADS, HIDDEN, KV_HEADS, LAYERS, write_tiny_gguf
@@ -89,9 +90,9 @@ def made(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _loaded_once() -> Iterator[None]:
     """All tests have the same checkpoint: load it once."""
     opened = Reference.open
-    loaded: dict[tuple[Path, str], ReferenceBackend] = {}
+    loaded: dict[tuple[Path, str], TransformersBackend] = {}
 
-    def once(self: Reference, tokenizer: Tokenizer, dtype: str = "float32") -> ReferenceBackend:
+    def once(self: Reference, tokenizer: Tokenizer, dtype: str = "float32") -> TransformersBackend:
         if (self.path, dtype) not in loaded:
             loaded[self.path, dtype] = opened(self, tokenizer, dtype)
         return loaded[self.path, dtype]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from masa.backends import Backend
 from masa.backends.llama import LlamaBackend
+from masa.backends.transformers import TransformersBackend
 from masa.cards import ModelCard
 from masa.constraint import Constraint
 from masa.decoding import Job, Sampling, decode
@@ -26,7 +27,7 @@ from masa.skills import Group, Skill, SkillBank
 from masa_training.bases import open_base
 from masa_training.errors import TrainingError
 from masa_training.evaluation.scoring import Prompts, Score, score, tokenized
-from masa_training.transformers_backend import TransformersBackend, open_checkpoint, rewriter_for
+from masa_training.transformers_backend import open_checkpoint, rewriter_for
 from tests.support import ScriptedBackend
 from tests.training.tiny import windowed_model
 from tests.training.tiny_checkpoint import CONTEXT, tiny_base, tiny_checkpoint, tiny_model

@@ -14,8 +14,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from masa.backends.transformers import FolderTokenizer, Tokenizer
 from masa.errors import ArtifactError, FormatError
 from masa.prompt import CHATML, ChatTemplate, Segment
 from masa_training.errors import TrainingError
@@ -39,20 +40,6 @@ TEMPLATES = {"chatml": CHATML, "gemma": GEMMA}
 """Chat templates by name, for a base that comes without one."""
 
 _MARKS = ("\u2983system\u2984", "\u2983user\u2984")
-
-
-class Tokenizer(Protocol):
-    """The tokenizing part of `masa.backends.Backend`."""
-
-    def tokenize(self, segments: Sequence[Segment]) -> list[int]: ...
-
-    def detokenize(self, tokens: Sequence[int]) -> bytes: ...
-
-    def token_id(self, text: str) -> int | None: ...
-
-    def control_tokens(self) -> tuple[str, ...]: ...
-
-    def grammar_tokenizer(self) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -93,7 +80,7 @@ class Base:
             from masa.backends.llama import LlamaBackend
 
             return LlamaBackend.load(self.path, vocab_only=True)
-        return _FolderTokenizer(self.path)
+        return FolderTokenizer(self.path)
 
     def tokenizer(self) -> Tokenizer:
         """Loaded once."""
@@ -259,37 +246,3 @@ def _folder_template(path: Path) -> str | None:
 def _folder_controls(path: Path) -> tuple[str, ...]:
     added = _json(path / "tokenizer.json").get("added_tokens", ())
     return tuple(token["content"] for token in added if token.get("special"))
-
-
-class _FolderTokenizer:
-    """The tokenizer of a Hugging Face folder, kept from reading special tokens into texts."""
-
-    def __init__(self, folder: Path) -> None:
-        from transformers import AutoTokenizer
-
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._controls = _folder_controls(folder)
-        self._special = {self._tokenizer.convert_tokens_to_ids(token) for token in self._controls}
-
-    def tokenize(self, segments: Sequence[Segment]) -> list[int]:
-        ids: list[int] = []
-        for segment in segments:
-            encoded = self._tokenizer(segment.text, add_special_tokens=False, split_special_tokens=not segment.control)
-            ids += encoded["input_ids"]
-        return ids
-
-    def detokenize(self, tokens: Sequence[int]) -> bytes:
-        kept = [token for token in tokens if token not in self._special]
-        text: str = self._tokenizer.decode(kept, clean_up_tokenization_spaces=False)
-        return text.encode("utf-8")
-
-    def token_id(self, text: str) -> int | None:
-        return self._tokenizer.convert_tokens_to_ids(text) if text in self._controls else None
-
-    def control_tokens(self) -> tuple[str, ...]:
-        return self._controls
-
-    def grammar_tokenizer(self) -> Any:
-        from llguidance.hf import from_tokenizer
-
-        return from_tokenizer(self._tokenizer)

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from masa.backends.transformers import Tokenizer
 from masa.constraint import Constraint
 from masa.facts import Facts
 from masa.interpret import prepare
 from masa.prompt import ChatTemplate, Request, Segment, render_prompt
 from masa.skills import Group
-from masa_training.bases import Base, Tokenizer
+from masa_training.bases import Base
 from masa_training.errors import TrainingError
 from masa_training.samples import Sample
 

@@ -1,158 +1,27 @@
-"""A transformers causal LM behind the runtime's decoding protocol, so that a checkpoint can be tried before export.
-
-Every slot is computed by itself: a sequence's logits are the same whoever runs beside it, which is worth more in an
-evaluation than the speed of a padded batch. For speed there is the exported artifact.
-"""
+"""A checkpoint behind the runtime's decoding protocol, so that it can be tried before export."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
-from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 
 from masa.artifact import Artifact
-from masa.backends import Feed
-from masa.errors import BackendError
+from masa.backends.transformers import TransformersBackend
 from masa.languages import LANGUAGES
 from masa.manifest import ChatTemplate as ManifestTemplate
 from masa.manifest import TrainingData
-from masa.prompt import Segment
 from masa.rewriter import Rewriter
-from masa_training.bases import Base, Tokenizer, open_base
+from masa_training.bases import Base, open_base
 from masa_training.checkpoint import RECORD, Checkpoint, read_checkpoint
 from masa_training.errors import TrainingError
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 DTYPES = ("bfloat16", "float16", "float32")
-_CLOSED = "the rewriter was closed in the middle of a rewrite"
-
-
-class TransformersBackend:
-    """A `masa.backends.Backend` of a transformers model and a tokenizer (`masa_training.bases.Tokenizer`).
-
-    The model is put into evaluation mode and is not copied: whoever goes on training it calls `model.train()` again.
-    Models whose memory is no key-value cache (Mamba and the like) are not supported.
-    """
-
-    def __init__(self, model: Any, tokenizer: Tokenizer, *, context_length: int) -> None:
-        self._model = model.eval()
-        self._tokenizer = tokenizer
-        self.context_length = context_length
-        # What the output layer yields, which may be padded beyond the tokens that exist.
-        self.vocabulary = int(model.get_output_embeddings().weight.shape[0])
-
-    def tokenize(self, segments: Sequence[Segment]) -> list[int]:
-        return self._tokenizer.tokenize(segments)
-
-    def detokenize(self, tokens: Sequence[int]) -> bytes:
-        return self._tokenizer.detokenize(tokens)
-
-    def token_id(self, text: str) -> int | None:
-        return self._tokenizer.token_id(text)
-
-    def control_tokens(self) -> tuple[str, ...]:
-        return self._tokenizer.control_tokens()
-
-    def grammar_tokenizer(self) -> Any:
-        return self._tokenizer.grammar_tokenizer()
-
-    def session(self, *, slots: int, length: int) -> TransformersSession:
-        if self._model is None:
-            raise BackendError("the checkpoint was closed; open it again")
-        if length > self.context_length:
-            raise BackendError(f"a sequence of {length} tokens does not fit the context of {self.context_length}")
-        return TransformersSession(self._model, slots=slots, length=length)
-
-    def set_adapter(self, path: str | None, *, scale: float = 1.0) -> None:
-        if path is not None:
-            raise BackendError(
-                f"{path}: a checkpoint's adapter is part of it and cannot be swapped; "
-                "export it and run the artifact to try another adapter"
-            )
-
-    def close(self) -> None:
-        self._model = None
-
-
-class TransformersSession:
-    """Key-value caches of a fixed number of sequences; the shared prefix is computed once and never copied.
-
-    transformers appends to a cache by making new tensors, so a sequence can start from the prefix's tensors.
-    """
-
-    def __init__(self, model: Any, *, slots: int, length: int) -> None:
-        self.slots = slots
-        self.length = length
-        self._model = model
-        self._prefix: tuple[int, ...] = ()
-        self._shared: Any = _empty_cache()
-        self._caches: dict[int, Any] = {}
-
-    def share(self, tokens: Sequence[int]) -> None:
-        if tuple(tokens) == self._prefix:
-            return
-        self._prefix = tuple(tokens)
-        self._shared = _empty_cache()
-        if tokens:
-            self._forward(self._shared, tokens, 1)
-
-    def begin(self, slot: int, tokens: Sequence[int]) -> NDArray[np.float32]:
-        if not 0 <= slot < self.slots:
-            raise BackendError(f"slot {slot} of a session with {self.slots}")
-        if self._model is None:
-            raise BackendError(_CLOSED)
-        cache = copy.copy(self._shared)
-        cache.layers = [copy.copy(layer) for layer in cache.layers]
-        self._caches[slot] = cache
-        row: NDArray[np.float32] = self._forward(cache, tokens, 1)[0]
-        return row
-
-    def step(self, feeds: Sequence[Feed], wanted: Sequence[int]) -> list[NDArray[np.float32]]:
-        return [
-            self._forward(self._caches[slot], tokens, count)
-            for (slot, tokens), count in zip(feeds, wanted, strict=True)
-        ]
-
-    def rewind(self, slot: int, tokens: int) -> None:
-        cache = self._caches[slot]
-        cache.crop(cache.get_seq_length() - tokens)
-
-    def release(self, slot: int) -> None:
-        self._caches.pop(slot, None)
-
-    def close(self) -> None:
-        self._caches.clear()
-        self._shared = None
-        self._model = None
-
-    def _forward(self, cache: Any, tokens: Sequence[int], wanted: int) -> NDArray[np.float32]:
-        """Append `tokens` to a cache; logits after the last `wanted` of them."""
-        if self._model is None:
-            raise BackendError(_CLOSED)
-        start = cache.get_seq_length()
-        if start + len(tokens) > self.length:
-            raise BackendError(f"a sequence of {start + len(tokens)} tokens in a session of {self.length}")
-        device = self._model.device
-        with torch.inference_mode():
-            logits = self._model(
-                input_ids=torch.tensor([list(tokens)], device=device),
-                cache_position=torch.arange(start, start + len(tokens), device=device),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=wanted,
-            ).logits[0, -wanted:]
-            rows: NDArray[np.float32] = logits.float().cpu().numpy()
-        return rows
 
 
 def open_checkpoint(
@@ -283,11 +152,3 @@ def _model(checkpoint: Checkpoint, base: Base, dtype: torch.dtype) -> Any:
         raise TrainingError(
             f"{checkpoint.path}: its weights cannot be loaded ({reason}); train again or restore the files"
         ) from error
-
-
-def _empty_cache() -> Any:
-    from transformers import DynamicCache
-
-    # Without the model's configuration: a cache of sliding layers forgets tokens and could not be rewound. The
-    # mask keeps the window either way.
-    return DynamicCache()

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from masa.backends import Backend
+from masa.backends.transformers import Tokenizer
 from masa.prompt import Segment
-from masa_export.verify.reference import Tokenizer
 
 UNICODE = (
     "Größe, café, naïve: Ærøskøbing; ﬁne ligatures and cafe\u0301 decomposed",

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from masa.backends import Backend
+from masa.backends.transformers import Tokenizer
 from masa.engine import Engine
-from masa_training.bases import Tokenizer
 from masa_training.dataset.folder import SPLITS, Dataset
 from masa_training.errors import TrainingError
 from masa_training.evaluation.arms import Pool, Variant, chosen, pool_of, variants

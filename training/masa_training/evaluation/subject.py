@@ -8,9 +8,9 @@ from pathlib import Path
 
 from masa.artifact import Artifact, load_artifact
 from masa.backends import Backend
+from masa.backends.transformers import Tokenizer
 from masa.errors import ArtifactError
 from masa.prompt import ChatTemplate
-from masa_training.bases import Tokenizer
 from masa_training.checkpoint import RECORD, Checkpoint, read_checkpoint
 from masa_training.encoding import SHORT_CARD
 from masa_training.errors import TrainingError

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from masa.backends.transformers import Tokenizer
 from masa.errors import MasaError
-from masa_training.bases import Tokenizer
 from masa_training.errors import TrainingError
 from masa_training.models.chat import ChatFormat, Encoded
 from masa_training.models.choice import SCORINGS, Choice, Scoring, pick, plan, score

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from masa_training.bases import Base, Tokenizer, open_base
+from masa.backends.transformers import Tokenizer
+from masa_training.bases import Base, open_base
 from masa_training.checkpoint import read_checkpoint
 from masa_training.errors import TrainingError
 from masa_training.models.chat import TEMPLATES, ChatFormat
