@@ -19,7 +19,7 @@ from masa_training.encoding import Encoded
 from masa_training.environments import open_environment
 from masa_training.errors import TrainingError
 from masa_training.instruments import InstrumentConfig, instrument_names, load_instrument
-from masa_training.instruments.banks import Wordings
+from masa_training.instruments.banks import MIXTURES, Wordings
 from masa_training.instruments.conversations import AGENT, conversations
 from masa_training.instruments.run import plan_instrument, train_instrument
 from masa_training.instruments.wording import WORDINGS, trust, wording_of
@@ -90,9 +90,9 @@ def config(base: Path, **changes: object) -> InstrumentConfig:
         "likes": "terse",
         "dislikes": "stepwise",
         "worlds": {"lookup": {"lapse": "answer", "needs": NEEDS, "options": {"size": 60}}},
-        "prompts": 24,
+        "prompts": 32,
         "episodes": 2,
-        "held_out": 4,
+        "held_out": 16,
         "distill": {
             "base": str(base),
             "template": "chatml",
@@ -100,7 +100,7 @@ def config(base: Path, **changes: object) -> InstrumentConfig:
             "precision": "fp32",
             "learning_rate": 1e-2,
             "batch_size": 4,
-            "epochs": 1,
+            "epochs": 2,
             "constrained": 1.0,
             "evaluations": 1,
             "patience": 0,
@@ -141,7 +141,7 @@ def learned(sample: Encoded, chat: ChatFormat) -> list[tuple[int, ...]]:
 
 def test_conversations_teach_actions_alone_and_each_among_the_admissible_ones(base: Path, chat: ChatFormat) -> None:
     samples = list(conversations(config(base), chat, "train", wordings=wordings))
-    assert len({sample.id for sample in samples}) == len(samples) == 48
+    assert len({sample.id for sample in samples}) == len(samples) == 64
     texts = defaultdict(list)
     for sample in samples:
         for place, among in zip(sample.learned, sample.admitted, strict=True):
@@ -157,13 +157,13 @@ def test_what_is_learned_follows_from_the_wording_alone(base: Path, chat: ChatFo
     assert likes_terse.keys() == likes_steps.keys()
     asked = {"direct_retrieval": 2, "entity_attribute_lookup": 2, "multi_hop_reasoning": 3, "comparison": 3}
     for id_, sample in likes_terse.items():
-        mixture = int(id_.split("-")[1]) // 4 % 6
+        mixture = MIXTURES[int(id_.split("-")[1]) // 4 % len(MIXTURES)]
         answers, kind = len(learned(sample, chat)), id_.rpartition("-")[2]
-        if mixture == 1:  # all as liked
+        if mixture == "liked":
             assert answers == asked[kind]
-        elif mixture == 2:  # all as disliked
+        elif mixture == "disliked":
             assert answers == 1
-        elif mixture == 0:  # no skills
+        elif mixture == "none":
             assert answers == (2 if kind == "direct_retrieval" else 1)
             assert sample == likes_steps[id_]
 
@@ -171,7 +171,7 @@ def test_what_is_learned_follows_from_the_wording_alone(base: Path, chat: ChatFo
 def test_a_prompt_is_computed_once_for_its_episodes(base: Path, chat: ChatFormat) -> None:
     samples = list(conversations(config(base), chat, "train", wordings=wordings))
     found = families(samples)
-    assert len(found) <= 24 + 1  # the prompt without skills is one and the same
+    assert len(found) <= 32  # the prompt without skills is one and the same
     row = rows_of(found[1], 10**6)[0]
     places = [row.tokens[place + 1] for place in row.places]
     assert places == list(row.labels)
@@ -185,7 +185,7 @@ def test_an_instrument_learns_is_the_same_again_and_plays(base: Path, tmp_path: 
             running, "conversations", lambda *args, **kwargs: conversations(*args, **kwargs, wordings=wordings)
         )
         planned = plan_instrument(small)
-        assert planned.samples == 48
+        assert planned.samples == 64
         checkpoint = train_instrument(small, tmp_path / "run")
         again = train_instrument(small, tmp_path / "again")
     assert checkpoint.language == "action"
