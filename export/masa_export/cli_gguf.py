@@ -191,7 +191,7 @@ def _report(done: GgufExport, dry_run: bool) -> str:
             )
     if dry_run:
         lines.append(f"At most {size(done.plan.needed)} are needed at once, {size(done.plan.free)} are free")
-        return clean("\n".join(lines))
+        return "\n".join([lines[0], *map(clean, lines[1:])])  # a table is clean, and bold
     lines += _dominated(done)
     if done.merged is not None:
         found = done.merged.likeness
@@ -204,7 +204,7 @@ def _report(done: GgufExport, dry_run: bool) -> str:
         lines.append(f"Merged file not compared with the checkpoint: {done.unproven}")
     if done.licence == UNKNOWN_LICENCE:
         lines.append("The base tells no licence, so the manifests say unknown; give it with --licence")
-    return clean("\n".join(lines))
+    return "\n".join([lines[0], *map(clean, lines[1:])])  # a table is clean, and bold
 
 
 def _dominated(done: GgufExport) -> list[str]:

@@ -146,7 +146,7 @@ def _report(done: OnnxExport) -> str:
         lines.append(f"The tokenizer reads {done.texts:,} texts as llama.cpp does")
     if done.licence == UNKNOWN_LICENCE:
         lines.append("The base tells no licence, so the manifests say unknown; give it with --licence")
-    return clean("\n".join(lines))
+    return "\n".join([lines[0], *map(clean, lines[1:])])  # a table is clean, and bold
 
 
 def _row(result: OnnxResult) -> tuple[str, ...]:

@@ -171,15 +171,19 @@ def _report(report: Report) -> str:
         limit = "" if verdict.limit is None else f"{'≤' if figure.most else '≥'} {verdict.limit:g}"
         rows.append((verdict.name, number(verdict.value), limit, mark(verdict.passed), figure.meaning))
     subject = report.subject
-    lines = [
-        f"{subject.name} ({subject.kind}, {subject.quantization or 'not quantized'}) against {subject.checkpoint}, "
-        f"{subject.chosen} of {subject.available} samples of {subject.samples}; thresholds for {subject.strictness}",
-        table(rows, ("figure", "measured", "threshold", "", "meaning"), right=(1, 2)),
-        *details(report),
-        *report.problems,
-        f"{'Passes' if report.passed else 'Fails'} after {duration(report.seconds)}",
-    ]
-    return clean("\n".join(lines))
+    return "\n".join(
+        [
+            clean(
+                f"{subject.name} ({subject.kind}, {subject.quantization or 'not quantized'}) against "
+                f"{subject.checkpoint}, {subject.chosen} of {subject.available} samples of {subject.samples}; "
+                f"thresholds for {subject.strictness}"
+            ),
+            table(rows, ("figure", "measured", "threshold", "", "meaning"), right=(1, 2)),
+            *map(clean, details(report)),
+            *map(clean, report.problems),
+            f"{'Passes' if report.passed else 'Fails'} after {duration(report.seconds)}",
+        ]
+    )
 
 
 def _plan_json(plan: Plan) -> dict[str, Any]:
