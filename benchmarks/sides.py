@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,18 +65,19 @@ class Run:
         return self.tokens / self.seconds
 
 
-class Side:
+class Side(ABC):
     """A contestant. `load` once, `run` often, `close` once."""
 
     name = ""
 
-    def load(self) -> None:
+    def load(self) -> None:  # noqa: B027 - a side may have nothing to load
         """Load weights; not timed."""
 
+    @abstractmethod
     def run(self) -> Run:
-        raise NotImplementedError
+        """Rewrite the whole bank once."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - nor to free
         """Free everything."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from masa.cli.output import clean, size, write_json
-from masa.cli.progress import interrupt_line, show_line
 from masa_export.cli_gguf import gguf
 from masa_export.cli_onnx import onnx
+from masa_export.cli_shared import base_option, output_options, watching
 from masa_export.cli_tune import tune
 from masa_export.cli_verify import verify
 
@@ -52,17 +51,14 @@ def export() -> None:
 @click.option(
     "--artifact", metavar="DIR", type=click.Path(), help="Put it into this artifact, and only there unless -o is given."
 )
-@click.option(
-    "--base", metavar="MODEL", help="The base, where it is not where it was trained: GGUF, folder or rewriter."
-)
+@base_option
 @click.option(
     "--verify/--no-verify",
     default=None,
     help="Compare llama.cpp's logits with the merged checkpoint's. [default: verify where a GGUF of the base is there]",
 )
 @click.option("--force", is_flag=True, help="Replace an adapter that is there already.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no report; errors only.")
+@output_options
 def adapter(
     checkpoint: str,
     output: str | None,
@@ -82,15 +78,7 @@ def adapter(
     """
     from masa_export.export import export_adapter
 
-    def tell(text: str) -> None:
-        if quiet or as_json:
-            return
-        if sys.stderr.isatty():
-            show_line(text)
-        else:
-            click.echo(clean(text), err=True)
-
-    try:
+    with watching(quiet or as_json) as watch:
         exported = export_adapter(
             Path(checkpoint),
             output=None if output is None else Path(output),
@@ -99,10 +87,8 @@ def adapter(
             base=base,
             verify=verify,
             force=force,
-            tell=tell,
+            tell=watch.stage,
         )
-    finally:
-        interrupt_line()
     if as_json:
         write_json(_json(exported))
     elif not quiet:

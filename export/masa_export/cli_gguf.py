@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from masa.cli.output import clean, duration, size, table, write_json
-from masa.cli.progress import interrupt_line, show_line
+from masa.cli.output import size, table, write_json
+from masa_export.cli_shared import (
+    MEASURED,
+    artifact_options,
+    licence_told,
+    logits_told,
+    measured_row,
+    output_options,
+    under,
+    watching,
+)
 
 if TYPE_CHECKING:
     from masa_export.gguf_export import GgufExport, Result
-
-_EVERY = 0.1
 
 
 @click.command(
@@ -37,15 +42,7 @@ _EVERY = 0.1
     metavar="TYPE,…",
     help="llama.cpp's types, each an artifact of its own: F16, Q8_0, Q5_K_M, Q4_K_M, Q4_0, IQ4_NL, …",
 )
-@click.option(
-    "-o", "--output", metavar="DIR", type=click.Path(), help="Where the artifacts go. [default: CHECKPOINT/gguf]"
-)
-@click.option("--name", metavar="NAME", help="What their names begin with. [default: base and language]")
-@click.option("--version", default="0.1.0", show_default=True, metavar="TEXT", help="Version in the manifests.")
-@click.option("--licence", metavar="TEXT", help="Licence in the manifests. [default: the base's, where it tells]")
-@click.option(
-    "--base", metavar="MODEL", help="The base, where it is not where it was trained: GGUF, folder or rewriter."
-)
+@artifact_options("gguf")
 @click.option(
     "--imatrix",
     metavar="FILE",
@@ -70,10 +67,8 @@ _EVERY = 0.1
     help="Compare the merged file with the checkpoint in transformers. [default: where the memory suffices]",
 )
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads that quantize. [default: all cores]")
-@click.option("--force", is_flag=True, help="Make again, and replace, what is there.")
 @click.option("--dry-run", is_flag=True, help="Tell sizes and room on the disk; write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no report; errors only.")
+@output_options
 def gguf(
     checkpoint: str,
     quant: str,
@@ -100,26 +95,10 @@ def gguf(
     The merged file is compared with the checkpoint in transformers, every quantized file with the merged one. An
     artifact is in its place once it is complete and checked; finished ones are kept when the command runs again.
     """
-    from masa_export.gguf_export import Settings, Watch, export_gguf
+    from masa_export.gguf_export import Settings, export_gguf
     from masa_export.quantizations import parse_quantizations
 
-    silent = quiet or as_json
-    live = sys.stderr.isatty()
-    shown = 0.0
-
-    def stage(text: str) -> None:
-        if not silent and live:
-            show_line(text)
-        elif not silent:
-            click.echo(clean(text), err=True)
-
-    def step(text: str, done: int, total: int) -> None:
-        nonlocal shown
-        if not silent and live and time.monotonic() - shown >= _EVERY:
-            shown = time.monotonic()
-            show_line(f"{text} {100 * done // max(total, 1)} %")
-
-    try:
+    with watching(quiet or as_json) as watch:
         done = export_gguf(
             Path(checkpoint),
             Settings(
@@ -137,10 +116,8 @@ def gguf(
                 force=force,
                 dry_run=dry_run,
             ),
-            Watch(stage, step),
+            watch,
         )
-    finally:
-        interrupt_line()
     if as_json:
         write_json(_json(done, dry_run))
     elif not quiet:
@@ -176,35 +153,26 @@ def _json(done: GgufExport, dry_run: bool) -> dict[str, Any]:
 
 
 def _report(done: GgufExport, dry_run: bool) -> str:
-    from masa_export.base import UNKNOWN_LICENCE
-
+    rows = [_planned(result) if dry_run else _made(result) for result in done.results]
+    head = ("type", "size", "artifact") if dry_run else MEASURED
     lines = [
-        table(
-            [_row(result, dry_run) for result in done.results], _head(dry_run), right=(1,) if dry_run else (1, 2, 3, 4)
-        )
+        f"{result.output.quantization}: {result.output.fallbacks} tensors have rows that it cannot divide and get a "
+        "finer type"
+        for result in done.results
+        if result.output.fallbacks
     ]
-    for result in done.results:
-        if result.output.fallbacks:
-            lines.append(
-                f"{result.output.quantization}: {result.output.fallbacks} tensors have rows that it cannot divide and "
-                "get a finer type"
-            )
     if dry_run:
         lines.append(f"At most {size(done.plan.needed)} are needed at once, {size(done.plan.free)} are free")
-        return "\n".join([lines[0], *map(clean, lines[1:])])  # a table is clean, and bold
+        return under(table(rows, head, right=(1,)), lines)
     lines += _dominated(done)
     if done.merged is not None:
-        found = done.merged.likeness
         lines.append(
-            f"Merged file against the checkpoint in transformers, logits: {found.error:.2g} (rms), "
-            f"{found.difference:.2g} at most; same best token at {100 * found.equal:.0f} % of {found.positions} "
-            f"positions (training changed logits by {done.merged.effect:.2g} rms)"
+            f"{logits_told('Merged file', done.merged.likeness)} (training changed logits by "
+            f"{done.merged.effect:.2g} rms)"
         )
     elif done.plan.sources:
         lines.append(f"Merged file not compared with the checkpoint: {done.unproven}")
-    if done.licence == UNKNOWN_LICENCE:
-        lines.append("The base tells no licence, so the manifests say unknown; give it with --licence")
-    return "\n".join([lines[0], *map(clean, lines[1:])])  # a table is clean, and bold
+    return under(table(rows, head, right=(1, 2, 3, 4)), [*lines, *licence_told(done.licence)])
 
 
 def _dominated(done: GgufExport) -> list[str]:
@@ -222,20 +190,13 @@ def _dominated(done: GgufExport) -> list[str]:
     return lines
 
 
-def _head(dry_run: bool) -> tuple[str, ...]:
-    return ("type", "size", "artifact") if dry_run else ("type", "size", "KL", "same best", "time", "artifact")
+def _planned(result: Result) -> tuple[str, ...]:
+    output = result.output
+    return output.quantization, size(output.size), f"{output.folder}{' (kept)' if output.finished else ''}"
 
 
-def _row(result: Result, dry_run: bool) -> tuple[str, ...]:
-    output, found = result.output, result.likeness
-    kept = " (kept)" if output.finished else ""
-    if dry_run:
-        return output.quantization, size(output.size), f"{output.folder}{kept}"
-    return (
-        output.quantization,
-        size(output.size),
-        "" if found is None else f"{found.divergence:.2g}",
-        "" if found is None else f"{100 * found.equal:.0f} %",
-        "" if result.seconds is None else duration(result.seconds),
-        f"{output.folder}{kept}",
+def _made(result: Result) -> tuple[str, ...]:
+    output = result.output
+    return measured_row(
+        output.quantization, output.size, result.likeness, result.seconds, output.folder, kept=output.finished
     )

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from masa.cli.output import clean, size, table, write_json
-from masa.cli.progress import interrupt_line
-from masa_export.cli_verify import watchers
+from masa.cli.output import size, table, write_json
+from masa_export.cli_shared import under, watching
 
 if TYPE_CHECKING:
     from masa_export.tune import Choice, Variant
@@ -66,9 +65,8 @@ def tune(
     from masa_export.tune import Limits
     from masa_export.tune import tune as run
 
-    stage, step = watchers(quiet or as_json)
-    try:
-        stage("Measuring …")
+    with watching(quiet or as_json) as watch:
+        watch.stage("Measuring …")
         choice = run(
             artifacts,
             Limits(
@@ -80,10 +78,8 @@ def tune(
             bank=None if bank is None else Path(bank),
             runs=runs,
             threads=threads,
-            step=lambda name, done, total: step(f"Measuring {name}", done, total),
+            step=lambda name, done, total: watch.step(f"Measuring {name}", done, total),
         )
-    finally:
-        interrupt_line()
     if as_json:
         write_json(_json(choice, by))
     elif quiet and choice.best is not None:
@@ -113,7 +109,7 @@ def _report(choice: Choice, by: str) -> str:
     from masa_export.tune import ORDERS
 
     head = ("artifact", "type", "size", "memory", "load", "read", "write", "first", "bank", "KL", "")
-    lines = [table([_row(variant) for variant in choice.variants], head, right=tuple(range(2, 10)))]
+    lines: list[str] = []
     loads = [v.resources.load_average for v in choice.variants if v.resources is not None and v.resources.load_average]
     if loads:
         lines.append(f"Load average up to {max(loads):g} while measuring; read and write are tokens/s")
@@ -122,7 +118,7 @@ def _report(choice: Choice, by: str) -> str:
         lines.append(f"The {ORDERS[by]} of {fitting} that fit: {choice.best.path}")
         if choice.best.proof is None:
             lines.append("It was not verified (masa export verify), so nothing is known of what it writes")
-    return "\n".join([lines[0], *map(clean, lines[1:])])  # a table is clean, and bold
+    return under(table([_row(variant) for variant in choice.variants], head, right=tuple(range(2, 10))), lines)
 
 
 def _row(variant: Variant) -> tuple[str, ...]:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from masa.cli.output import clean, duration, size, table, write_json
-from masa.cli.progress import interrupt_line, show_line
+from masa_export.cli_shared import base_option, output_options, under, watching
 
 if TYPE_CHECKING:
     from masa_export.verify.report import Report
     from masa_export.verify.run import Plan
-
-_EVERY = 0.1
 
 
 @click.command(
@@ -56,7 +51,7 @@ _EVERY = 0.1
     show_default=True,
     help="In what numbers the checkpoint is computed.",
 )
-@click.option("--base", metavar="MODEL", help="The checkpoint's base, where it is not where it was trained.")
+@base_option
 @click.option(
     "--bank", metavar="FILE", type=click.Path(), help="Skill bank to measure speed on. [default: the example]"
 )
@@ -70,8 +65,7 @@ _EVERY = 0.1
 )
 @click.option("--resources/--no-resources", default=True, help="Measure speed and memory, too. [default: do]")
 @click.option("--dry-run", is_flag=True, help="Tell samples and thresholds; load no model, write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no report; errors only.")
+@output_options
 def verify(
     artifact: str,
     against: str,
@@ -100,11 +94,10 @@ def verify(
     """
     from masa_export.errors import ExportError
     from masa_export.verify.report import to_json, write_report
-    from masa_export.verify.run import Settings, Watch, make_plan
+    from masa_export.verify.run import Settings, make_plan
     from masa_export.verify.run import verify as run
 
-    stage, step = watchers(quiet or as_json)
-    try:
+    with watching(quiet or as_json) as watch:
         plan = make_plan(
             artifact,
             Path(against),
@@ -127,9 +120,7 @@ def verify(
             elif not quiet:
                 click.echo(_plan_text(plan))
             return
-        report = run(plan, Watch(stage, step))
-    finally:
-        interrupt_line()
+        report = run(plan, watch)
     written = None if output is None else write_report(report, Path(output))
     if as_json:
         write_json(to_json(report))
@@ -139,26 +130,6 @@ def verify(
             click.echo(f"Report: {written[0]}, {written[1]}")
     if not report.passed:
         raise ExportError(report.sentence)
-
-
-def watchers(silent: bool) -> tuple[Callable[[str], None], Callable[[str, int, int], None]]:
-    """Callbacks that tell stages and progress on stderr: a live line on a terminal, else a line a stage."""
-    live = sys.stderr.isatty()
-    shown = 0.0
-
-    def stage(text: str) -> None:
-        if not silent and live:
-            show_line(text)
-        elif not silent:
-            click.echo(clean(text), err=True)
-
-    def step(text: str, done: int, total: int) -> None:
-        nonlocal shown
-        if not silent and live and time.monotonic() - shown >= _EVERY:
-            shown = time.monotonic()
-            show_line(f"{text}: {done} of {total}")
-
-    return stage, step
 
 
 def _report(report: Report) -> str:
@@ -171,19 +142,13 @@ def _report(report: Report) -> str:
         limit = "" if verdict.limit is None else f"{'≤' if figure.most else '≥'} {verdict.limit:g}"
         rows.append((verdict.name, number(verdict.value), limit, mark(verdict.passed), figure.meaning))
     subject = report.subject
-    return "\n".join(
-        [
-            clean(
-                f"{subject.name} ({subject.kind}, {subject.quantization or 'not quantized'}) against "
-                f"{subject.checkpoint}, {subject.chosen} of {subject.available} samples of {subject.samples}; "
-                f"thresholds for {subject.strictness}"
-            ),
-            table(rows, ("figure", "measured", "threshold", "", "meaning"), right=(1, 2)),
-            *map(clean, details(report)),
-            *map(clean, report.problems),
-            f"{'Passes' if report.passed else 'Fails'} after {duration(report.seconds)}",
-        ]
+    head = clean(
+        f"{subject.name} ({subject.kind}, {subject.quantization or 'not quantized'}) against {subject.checkpoint}, "
+        f"{subject.chosen} of {subject.available} samples of {subject.samples}; thresholds for {subject.strictness}"
     )
+    figures = table(rows, ("figure", "measured", "threshold", "", "meaning"), right=(1, 2))
+    end = f"{'Passes' if report.passed else 'Fails'} after {duration(report.seconds)}"
+    return f"{head}\n{under(figures, [*details(report), *report.problems, end])}"
 
 
 def _plan_json(plan: Plan) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ from masa_export.placing import put_in_place
 from masa_export.quantizer import quantize
 from masa_export.reference import why_unproven
 from masa_export.sample_logits import logits_of
+from masa_export.settings import ArtifactSettings, Watch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,21 +42,14 @@ _WRITTEN_BY_QUANTIZER = ("general.file_type", "general.quantization_version")
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(ArtifactSettings):
     """What the user may choose; see `masa export gguf --help`."""
 
-    quantizations: tuple[str, ...]
-    output: Path | None = None
-    name: str | None = None
-    version: str = "0.1.0"
-    licence: str | None = None
-    base: str | None = None
     importance: Path | None = None
     via: str = "F16"
     converter: str | None = None
     verify: bool | None = None
     threads: int = 0
-    force: bool = False
     dry_run: bool = False
 
 
@@ -81,14 +75,6 @@ class GgufExport:
     merged: Merged | None
     unproven: str | None
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """Who is told: `stage` of every new step, `step` of how far it is (what, done, total)."""
-
-    stage: Callable[[str], None] = lambda text: None
-    step: Callable[[str, int, int], None] = lambda text, done, total: None
 
 
 def export_gguf(folder: Path, settings: Settings, watch: Watch | None = None) -> GgufExport:

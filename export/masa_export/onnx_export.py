@@ -21,7 +21,6 @@ from masa.formats.gguf_header import read_header
 from masa_export.base import Base, find_base, origin
 from masa_export.checkpoint import Checkpoint, read_checkpoint
 from masa_export.errors import ExportError
-from masa_export.gguf_export import Watch
 from masa_export.gguf_plan import checkpoint_sha256, default_name
 from masa_export.likeness import Likeness, Margin, excess, likeness
 from masa_export.onnx_optimum import export_graph, quiet, torch_logits
@@ -30,6 +29,7 @@ from masa_export.onnx_tokenizer import prove, write_tokenizer
 from masa_export.package import write_manifest
 from masa_export.placing import put_in_place
 from masa_export.sample_logits import backend_logits, sample_prompts
+from masa_export.settings import ArtifactSettings, Watch
 from masa_export.transformers_model import load_checkpoint
 
 if TYPE_CHECKING:
@@ -40,23 +40,17 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER = "onnx"
 WEIGHTS = "model.onnx"
-MARGIN, EQUAL = Margin(difference=0.05, difference_share=0.0, error=0.005, error_share=0.0), 0.98
-"""What the float32 graph may differ from the checkpoint in transformers, logits. Measured: see docs/export.md."""
+MARGIN, EQUAL = Margin(difference=0.01, difference_share=0.0, error=0.001, error_share=0.0), 0.98
+"""What the float32 graph may differ from the checkpoint in transformers, logits: about 100 times what it does for
+SmolLM2-135M (docs/export.md), since other architectures have larger logits."""
 _NEEDED = ("torch", "transformers", "peft", "optimum.exporters.onnx", "onnx")
 
 
 @dataclass(frozen=True, slots=True)
-class OnnxSettings:
+class OnnxSettings(ArtifactSettings):
     """What the user may choose; see `masa export onnx --help`."""
 
-    quantizations: tuple[str, ...]
-    output: Path | None = None
-    name: str | None = None
-    version: str = "0.1.0"
-    licence: str | None = None
-    base: str | None = None
     reference: Path | None = None
-    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from masa.backends.transformers import Tokenizer, TransformersBackend
+from masa.backends.tokenizing import Tokenizer
+from masa.backends.transformers import TransformersBackend
 from masa.cli import plugins
 from masa.cli.application import root
 from masa_export.export import export_adapter

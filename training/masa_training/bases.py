@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from masa.backends.transformers import FolderTokenizer, Tokenizer
+from masa.backends.tokenizing import Tokenizer
+from masa.backends.transformers import FolderTokenizer
 from masa.errors import ArtifactError, FormatError
 from masa.prompt import CHATML, ChatTemplate, Segment
 from masa_training.errors import TrainingError

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from masa.artifact import Artifact
-from masa.backends.transformers import FolderTokenizer, Tokenizer, TransformersBackend
+from masa.backends.tokenizing import Tokenizer
+from masa.backends.transformers import FolderTokenizer, TransformersBackend
 from masa.errors import MasaError
 from masa.files import read_text
 from masa.formats.gguf_header import read_header

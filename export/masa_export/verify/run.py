@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from masa.errors import ArtifactError, BackendError, MasaError
 from masa.manifest import ChatTemplate as ManifestTemplate
 from masa.prompt import ChatTemplate
 from masa_export.likeness import pool
+from masa_export.settings import Watch
 from masa_export.verify.awareness import LEAST_GAP, measure_awareness
 from masa_export.verify.findings import Findings
 from masa_export.verify.opening import open_artifact
@@ -57,14 +57,6 @@ class Plan:
     reference: Reference
     samples: Samples
     settings: Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """Who is told: `stage` of every new step, `step` of how far it is (what, done, total)."""
-
-    stage: Callable[[str], None] = lambda text: None
-    step: Callable[[str, int, int], None] = lambda text, done, total: None
 
 
 def make_plan(artifact: str, checkpoint: Path, settings: Settings) -> Plan:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from masa.backends import Backend
-from masa.backends.transformers import Tokenizer
+from masa.backends.tokenizing import Tokenizer
 from masa.prompt import Segment
 
 UNICODE = (

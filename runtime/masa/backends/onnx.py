@@ -9,31 +9,27 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from masa.backends.onnx_library import PROVIDERS, choose_provider, library
 from masa.backends.onnx_session import OnnxSession
 from masa.backends.onnx_tokenizer import TOKENIZER_NAME, JsonTokenizer
+from masa.backends.tokenizing import Tokenizing
 from masa.errors import BackendError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from masa.prompt import Segment
 
 GRAPH = "1"
 """The version of the graph's inputs and outputs, in its metadata as `masa.graph`."""
 
 
-class OnnxBackend:
+class OnnxBackend(Tokenizing):
     """A graph and its tokenizer. Use `load`."""
 
     def __init__(self, session: Any, tokenizer: JsonTokenizer, *, context_length: int, batch: int, where: str) -> None:
+        super().__init__(tokenizer)
         self.vocabulary = int(session.get_outputs()[0].shape[-1])
         self.context_length = context_length
         self.provider = next(name for name, long in PROVIDERS.items() if long == session.get_providers()[0])
         self._session = session
-        self._tokenizer = tokenizer
         self._batch = batch
         self._where = where
         self._lock = threading.Lock()
@@ -94,21 +90,9 @@ class OnnxBackend:
         context = int(notes["masa.context_length"])
         return cls(session, words, context_length=context, batch=batch, where=str(path))
 
-    def tokenize(self, segments: Sequence[Segment]) -> list[int]:
-        return self._tokenizer.tokenize(segments)
-
-    def detokenize(self, tokens: Sequence[int]) -> bytes:
-        return self._tokenizer.detokenize(tokens)
-
-    def token_id(self, text: str) -> int | None:
-        return self._tokenizer.token_id(text)
-
-    def control_tokens(self) -> tuple[str, ...]:
-        return self._tokenizer.control_tokens()
-
     def grammar_tokenizer(self) -> Any:
         with self._lock:
-            return self._tokenizer.grammar_tokenizer()
+            return super().grammar_tokenizer()
 
     def session(self, *, slots: int, length: int) -> OnnxSession:
         if self._session is None:

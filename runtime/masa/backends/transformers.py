@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from masa.backends import Feed
+from masa.backends.tokenizing import Tokenizer, Tokenizing
 from masa.errors import BackendError
 from masa.prompt import Segment
 
@@ -22,21 +23,7 @@ if TYPE_CHECKING:
 _CLOSED = "the rewriter was closed in the middle of a rewrite"
 
 
-class Tokenizer(Protocol):
-    """The tokenizing part of `masa.backends.Backend`."""
-
-    def tokenize(self, segments: Sequence[Segment]) -> list[int]: ...
-
-    def detokenize(self, tokens: Sequence[int]) -> bytes: ...
-
-    def token_id(self, text: str) -> int | None: ...
-
-    def control_tokens(self) -> tuple[str, ...]: ...
-
-    def grammar_tokenizer(self) -> Any: ...
-
-
-class TransformersBackend:
+class TransformersBackend(Tokenizing):
     """A `masa.backends.Backend` of a transformers model and a tokenizer.
 
     The model is put into evaluation mode and is not copied: whoever goes on training it calls `model.train()` again.
@@ -44,26 +31,11 @@ class TransformersBackend:
     """
 
     def __init__(self, model: Any, tokenizer: Tokenizer, *, context_length: int) -> None:
+        super().__init__(tokenizer)
         self._model = model.eval()
-        self._tokenizer = tokenizer
         self.context_length = context_length
         # What the output layer yields, which may be padded beyond the tokens that exist.
         self.vocabulary = int(model.get_output_embeddings().weight.shape[0])
-
-    def tokenize(self, segments: Sequence[Segment]) -> list[int]:
-        return self._tokenizer.tokenize(segments)
-
-    def detokenize(self, tokens: Sequence[int]) -> bytes:
-        return self._tokenizer.detokenize(tokens)
-
-    def token_id(self, text: str) -> int | None:
-        return self._tokenizer.token_id(text)
-
-    def control_tokens(self) -> tuple[str, ...]:
-        return self._tokenizer.control_tokens()
-
-    def grammar_tokenizer(self) -> Any:
-        return self._tokenizer.grammar_tokenizer()
 
     def session(self, *, slots: int, length: int) -> TransformersSession:
         if self._model is None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from masa.backends.transformers import Tokenizer
+from masa.backends.tokenizing import Tokenizer
 from masa.prompt import ChatTemplate
 from masa_training.encoding import encode
 from masa_training.errors import TrainingError

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from masa.backends import Backend
-from masa.backends.transformers import Tokenizer
+from masa.backends.tokenizing import Tokenizer
 from masa.engine import Engine
 from masa_training.dataset.folder import SPLITS, Dataset
 from masa_training.errors import TrainingError

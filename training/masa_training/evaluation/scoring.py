@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masa.backends import Session
-from masa.backends.transformers import Tokenizer
+from masa.backends.tokenizing import Tokenizer
 from masa.prompt import ChatTemplate, Request, Segment, render_prompt
 from masa_training.errors import TrainingError
 

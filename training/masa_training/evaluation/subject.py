@@ -8,7 +8,7 @@ from pathlib import Path
 
 from masa.artifact import Artifact, load_artifact
 from masa.backends import Backend
-from masa.backends.transformers import Tokenizer
+from masa.backends.tokenizing import Tokenizer
 from masa.errors import ArtifactError
 from masa.prompt import ChatTemplate
 from masa_training.checkpoint import RECORD, Checkpoint, read_checkpoint

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TypeVar
 
-from masa.errors import MissingExtraError
 from masa_training.errors import TrainingError
 from masa_training.rollouts.executors import Executor, InProcess, Processes, Ray
 
@@ -67,32 +67,10 @@ def side_by_side(calls: Sequence[Callable[[], T]], many: int, halt: threading.Ev
         return [future.result() for future in futures]
 
 
-@contextlib.contextmanager
-def held(executor: Executor | None) -> Iterator[None]:
+def held(executor: Executor | None) -> AbstractContextManager[object]:
     """Keep one connection to the Ray cluster meanwhile, for trees that would else close it on one another.
 
     Raises:
-        TrainingError: if there is no cluster at the address.
-        MissingExtraError: without the package ray.
+        TrainingError, MissingExtraError: as `Ray.connected`.
     """
-    if not isinstance(executor, Ray):
-        yield
-        return
-    try:
-        import ray
-    except ImportError:
-        raise MissingExtraError("rollouts on Ray", "ray") from None
-    ours = not ray.is_initialized()
-    if ours:
-        try:
-            ray.init(address=executor.address or None, include_dashboard=False, log_to_driver=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise TrainingError(
-                f"ray: no cluster at {executor.address or 'this machine'} ({error}); start one (ray start --head) or "
-                "leave the address out"
-            ) from None
-    try:
-        yield
-    finally:
-        if ours:
-            ray.shutdown()
+    return executor.connected() if isinstance(executor, Ray) else contextlib.nullcontext()

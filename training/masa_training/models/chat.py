@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from masa.backends.transformers import Tokenizer
+from masa.backends.tokenizing import Tokenizer
 from masa.prompt import Segment
 from masa_training.errors import TrainingError
 from masa_training.models.protocol import Message

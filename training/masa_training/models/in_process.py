@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from masa.backends.transformers import Tokenizer
+from masa.backends.tokenizing import Tokenizer
 from masa.errors import MasaError
 from masa_training.errors import TrainingError
 from masa_training.models.chat import ChatFormat, Encoded

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from masa.backends.transformers import Tokenizer
+from masa.backends.tokenizing import Tokenizer
 from masa_training.bases import Base, open_base
 from masa_training.checkpoint import read_checkpoint
 from masa_training.errors import TrainingError

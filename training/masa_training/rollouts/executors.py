@@ -11,6 +11,7 @@ import multiprocessing
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
@@ -166,6 +167,17 @@ class Ray:
     count: int = 0
 
     def run(self, spec: WorkerSpec, jobs: Sequence[Job], *, cancel: Cancel) -> Iterator[Episode]:
+        with self.connected() as ray:
+            yield from self._played(ray, spec, jobs, cancel)
+
+    @contextmanager
+    def connected(self) -> Iterator[Any]:
+        """The module `ray`, connected; who connects within this block shares the connection.
+
+        Raises:
+            TrainingError: if there is no cluster at the address.
+            MissingExtraError: without the package ray.
+        """
         try:
             import ray
         except ImportError:
@@ -179,6 +191,13 @@ class Ray:
                     f"ray: no cluster at {self.address or 'this machine'} ({error}); start one (ray start --head) "
                     "or leave the address out"
                 ) from None
+        try:
+            yield ray
+        finally:
+            if ours:
+                ray.shutdown()
+
+    def _played(self, ray: Any, spec: WorkerSpec, jobs: Sequence[Job], cancel: Cancel) -> Iterator[Episode]:
         count = self.count or max(1, int(ray.cluster_resources().get("CPU", 1)))
         remote = ray.remote(num_cpus=1, max_retries=spec.attempts - 1)(_play_share)
         size = max(1, min(spec.slots or _SHARE, -(-len(jobs) // count)))
@@ -208,8 +227,6 @@ class Ray:
         finally:
             for handle in running:
                 ray.cancel(handle, force=True)
-            if ours:
-                ray.shutdown()
 
 
 def _play_share(spec: WorkerSpec, jobs: Sequence[Job]) -> list[Episode]:
