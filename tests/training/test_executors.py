@@ -6,8 +6,10 @@ import importlib.util
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -93,6 +95,23 @@ def test_cancelling_leaves_no_process() -> None:
 def test_a_local_ray_cluster_gives_the_same_episodes_as_this_process() -> None:
     some = jobs(6)
     assert played(Ray(count=2), some) == played(InProcess(), some)
+
+
+@pytest.mark.parametrize(("address", "attempts"), [("", 3), ("127.0.0.1:6379", 1)])
+def test_a_local_ray_cluster_that_does_not_come_up_is_started_again(
+    monkeypatch: pytest.MonkeyPatch, address: str, attempts: int
+) -> None:
+    starts: list[object] = []
+
+    def init(**options: object) -> None:
+        starts.append(options)
+        raise Exception("The current node timed out during startup.")
+
+    fake = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=lambda: None)
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    with pytest.raises(TrainingError, match=r"timed out during startup.*ray start --head"), Ray(address).connected():
+        pass
+    assert len(starts) == attempts
 
 
 def test_executors_have_names() -> None:

@@ -28,6 +28,9 @@ _PATIENCE_SECONDS = 5.0
 _SHARE = 8
 """Jobs that a worker gets at a time, unless it says how many it plays side by side."""
 
+_STARTS = 3
+"""Attempts to start a local Ray cluster."""
+
 
 class Executor(Protocol):
     """Plays jobs somewhere."""
@@ -184,13 +187,7 @@ class Ray:
             raise MissingExtraError("rollouts on Ray", "ray") from None
         ours = not ray.is_initialized()
         if ours:
-            try:
-                ray.init(address=self.address or None, include_dashboard=False, log_to_driver=False)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                raise TrainingError(
-                    f"ray: no cluster at {self.address or 'this machine'} ({error}); start one (ray start --head) "
-                    "or leave the address out"
-                ) from None
+            _connect(ray, self.address)
         try:
             yield ray
         finally:
@@ -227,6 +224,21 @@ class Ray:
         finally:
             for handle in running:
                 ray.cancel(handle, force=True)
+
+
+def _connect(ray: Any, address: str) -> None:
+    # A local cluster has 30 fixed seconds to come up, too few on a busy machine, and Ray then raises a bare Exception.
+    for attempt in range(_STARTS):
+        try:
+            ray.init(address=address or None, include_dashboard=False, log_to_driver=False)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if address or attempt == _STARTS - 1:
+                raise TrainingError(
+                    f"ray: no cluster at {address or 'this machine'} ({' '.join(str(error).split())[:200]}); start one "
+                    "(ray start --head) or leave the address out"
+                ) from None
 
 
 def _play_share(spec: WorkerSpec, jobs: Sequence[Job]) -> list[Episode]:
