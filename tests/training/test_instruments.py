@@ -15,6 +15,7 @@ import masa_training.instruments.run as running
 from masa.skills import Skill, SkillBank
 from masa_training.bases import open_base
 from masa_training.distill.packing import families, rows_of
+from masa_training.distill.run import StoppedError
 from masa_training.encoding import Encoded
 from masa_training.environments import open_environment
 from masa_training.errors import TrainingError
@@ -168,6 +169,47 @@ def test_what_is_learned_follows_from_the_wording_alone(base: Path, chat: ChatFo
             assert sample == likes_steps[id_]
 
 
+@pytest.mark.parametrize("steps", [2, 6])
+def test_an_instrument_goes_on_from_what_it_learned_before(base: Path, tmp_path: Path, steps: int) -> None:
+    few = {"base": str(base), "template": "chatml", "precision": "fp32", "batch_size": 4, "threads": 1, "report_to": []}
+    few |= {"method": "lora", "evaluations": 1, "patience": 0, "epochs": 1, "learning_rate": 1e-2}
+    world = {"lookup": {"lapse": "answer", "needs": NEEDS, "options": {"size": 60}}}
+    before = {"worlds": world, "prompts": 16, "episodes": 1, "held_out": 4, "distill": few}
+    after = config(base, prompts=16, episodes=1, held_out=4, distill=few, after=before)
+    assert after.after is not None and after.after.likes == "terse"
+    assert after.sha256 != config(base, prompts=16, episodes=1, held_out=4, distill=few).sha256
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            running, "conversations", lambda *args, **kwargs: conversations(*args, **kwargs, wordings=wordings)
+        )
+        stops = iter([False] * (steps - 1) + [True] * 9)
+        with pytest.raises(StoppedError):
+            train_instrument(after, tmp_path / "run", stop=lambda: next(stops))
+        assert (tmp_path / "run" / "before" / "checkpoint").exists() == (steps > 4)
+        assert not (tmp_path / "run" / "checkpoint").exists()
+        checkpoint = train_instrument(after, tmp_path / "run", resume=True)
+        whole = train_instrument(after, tmp_path / "whole")
+    assert checkpoint.metrics["nll"] == pytest.approx(whole.metrics["nll"], rel=1e-4)
+
+    def nll(folder: Path) -> list[float]:
+        events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+        return [event["nll"] for event in events if event["event"] == "evaluated"]
+
+    assert nll(tmp_path / "whole")[0] == pytest.approx(nll(tmp_path / "whole" / "before")[-1], rel=1e-4)
+
+
+def test_of_a_glance_only_the_first_action_is_learned(base: Path, chat: ChatFormat) -> None:
+    world = {"lapse": "answer", "needs": NEEDS, "options": {"size": 60}, "prompts": 16}
+    small = config(base, worlds={"lookup": world}, episodes=1, glances=2)
+    samples = list(conversations(small, chat, "train", wordings=wordings))
+    assert len(samples) == 16 * 3, "prompts of the environment go before those of the instrument"
+    by_prompt = defaultdict(list)
+    for sample in samples:
+        by_prompt[sample.id.split("-")[1]].append(len(learned(sample, chat)))
+    assert all(answers[1:] == [1, 1] for answers in by_prompt.values())
+    assert {answers[0] for answers in by_prompt.values()} == {1, 2, 3}
+
+
 def test_a_prompt_is_computed_once_for_its_episodes(base: Path, chat: ChatFormat) -> None:
     samples = list(conversations(config(base), chat, "train", wordings=wordings))
     found = families(samples)
@@ -219,6 +261,7 @@ def test_an_instrument_learns_is_the_same_again_and_plays(base: Path, tmp_path: 
         ({"worlds": {"lookup": {"needs": NEEDS}}}, "world lookup: needs and lapse must both be given"),
         ({"prompst": 3}, "unknown setting 'prompst'; did you mean 'prompts'"),
         ({"episodes": 0}, "episodes is 0; it must be at least 1"),
+        ({"glances": -1}, "glances is -1; it must be 0 or more"),
     ],
 )
 def test_a_wrong_description_is_refused_in_words(base: Path, changes: dict[str, object], message: str) -> None:

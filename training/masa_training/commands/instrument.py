@@ -43,13 +43,18 @@ def command(
 
     settings = load_instrument(config)
     settings = replace(settings, distill=apply_overrides(settings.distill, overrides))
+    before = settings.after
+    if before is not None:
+        before = replace(before, distill=apply_overrides(before.distill, overrides))
+        settings = replace(settings, after=before)
 
     def played(done: int, of: int) -> None:
         if not as_json and (done == of or done % 20 == 0):
             click.echo(f"  conversations for {done} of {of} prompts", err=True)
 
     if dry_run:
-        click.echo(plan_told(plan_instrument(settings, progress=played), as_json))
+        told = [plan_told(plan_instrument(one, progress=played), as_json) for one in (before, settings) if one]
+        click.echo(f"[{', '.join(told)}]" if as_json and before else "\n".join(told))
         return
     with stopping(max_minutes) as stop:
         checkpoint = train_instrument(

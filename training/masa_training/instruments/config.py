@@ -27,12 +27,14 @@ class World:
         lapse: how the actions begin one of which it takes instead.
         options: of the environment.
         detours: it first visits the places that are listed before the one it needs, because it cannot know.
+        prompts: as of the instrument, where this environment needs another number; 0 is the same.
     """
 
     needs: Mapping[str, float]
     lapse: str
     options: Mapping[str, Any] = field(default_factory=dict)
     detours: bool = False
+    prompts: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +46,11 @@ class InstrumentConfig:
         worlds: by name of the environment.
         prompts: system prompts, each with skills worded in another mixture, that are shown for each environment.
         episodes: played for each prompt.
+        glances: more tasks for each prompt, of which only the first action is learned: to act or to lapse, for a
+            fraction of the tokens.
         held_out: prompts for each environment, on tasks of the split `val`, that only measure the training.
         distill: the training.
+        after: what it learned before, from whose checkpoint this training goes on; None begins with the base.
     """
 
     name: str
@@ -54,9 +59,11 @@ class InstrumentConfig:
     worlds: Mapping[str, World]
     prompts: int = 90
     episodes: int = 4
+    glances: int = 0
     held_out: int = 10
     seed: int = 0
     distill: DistillConfig
+    after: InstrumentConfig | None = None
 
     def __post_init__(self) -> None:
         for key in ("likes", "dislikes"):
@@ -69,11 +76,15 @@ class InstrumentConfig:
         for key in ("prompts", "episodes", "held_out"):
             if getattr(self, key) < 1:
                 raise TrainingError(f"{key} is {getattr(self, key)}; it must be at least 1")
+        if self.glances < 0:
+            raise TrainingError(f"glances is {self.glances}; it must be 0 or more")
 
     @property
     def sha256(self) -> str:
-        """Of everything that determines the conversations."""
-        value = {key: its for key, its in asdict(self).items() if key != "distill"}
+        """Of everything that determines the conversations, also those before."""
+        value = {key: its for key, its in asdict(self).items() if key not in ("distill", "after")}
+        if self.after is not None:
+            value["after"] = self.after.sha256
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -105,4 +116,8 @@ def _made(values: dict[str, Any], where: str) -> InstrumentConfig:
             raise TrainingError(f"{where}, world {name}: needs and lapse must both be given")
         worlds[name] = World(**{**its, "needs": {str(key): float(need) for key, need in its["needs"].items()}})
     distill = make_config(values.get("distill", {}), f"{where}, distill")
-    return InstrumentConfig(**{**values, "worlds": worlds, "distill": distill})
+    after = None
+    if values.get("after"):
+        whose = {key: values[key] for key in ("name", "likes", "dislikes")}
+        after = _made({**whose, **values["after"]}, f"{where}, after")
+    return InstrumentConfig(**{**values, "worlds": worlds, "distill": distill, "after": after})

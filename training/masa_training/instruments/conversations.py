@@ -36,13 +36,17 @@ def conversations(
     wordings: Callable[[str], Wordings] = open_wordings,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Iterator[Encoded]:
-    """All conversations of a split, `train` or `val`, a family of `episodes` for every prompt.
+    """All conversations of a split, `train` or `val`, a family of `episodes` and `glances` for every prompt.
 
     Raises:
         TrainingError: if an environment has no skills here or no solutions, or a task type is not among its needs.
     """
-    prompts = config.prompts if split == "train" else config.held_out
-    for order, (name, world) in enumerate(config.worlds.items()):
+    prompts = {
+        name: (world.prompts or config.prompts) if split == "train" else config.held_out
+        for name, world in config.worlds.items()
+    }
+    shown = 0
+    for name, world in config.worlds.items():
         environment = open_world(name, **world.options)
         try:
             missing = set(environment.task_types) - set(world.needs)
@@ -52,16 +56,18 @@ def conversations(
             by_type: dict[str, list[Task]] = defaultdict(list)
             for task in environment.tasks(split):
                 by_type[task.type].append(task)
-            for number in range(prompts):
+            for number in range(prompts[name]):
                 rng = random.Random(f"{config.seed}/{name}/{split}/{number}")
                 kind = environment.task_types[number % len(environment.task_types)]
-                tasks = rng.sample(by_type[kind], min(config.episodes, len(by_type[kind])))
+                tasks = rng.sample(by_type[kind], min(config.episodes + config.glances, len(by_type[kind])))
                 mixture = MIXTURES[number // len(environment.task_types) % len(MIXTURES)]
                 bank = _bank(mixture, config, kind, known, rng)
-                for task in tasks:
+                for place, task in enumerate(tasks):
                     acted = _acted(config, world, environment, bank, task, rng)
-                    yield _encoded(f"{name}-{number}-{task.id}", environment, bank, task, acted, chat)
-                progress(order * prompts + number + 1, len(config.worlds) * prompts)
+                    learned = acted if place < config.episodes else acted[:1]
+                    yield _encoded(f"{name}-{number}-{task.id}", environment, bank, task, learned, chat)
+                shown += 1
+                progress(shown, sum(prompts.values()))
         finally:
             environment.close()
 

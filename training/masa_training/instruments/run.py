@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from masa_training.bases import open_base
-from masa_training.checkpoint import Checkpoint
+from masa_training.checkpoint import RECORD, Checkpoint
 from masa_training.distill.planning import Plan, lay_out
 from masa_training.distill.run import Report, train
 from masa_training.distill.run_folder import Source
@@ -26,6 +27,8 @@ def train_instrument(
 ) -> Checkpoint:
     """Train in `folder`, or go on there; the checkpoint plays as `checkpoint:FOLDER` (`masa_training.models`).
 
+    What it learns before (`config.after`) is a run of its own in `folder/before`, which comes first.
+
     Raises:
         StoppedError: if `stop()` ended it before its time; go on with `resume`.
         TrainingError: as `masa_training.distill.run.train` and `conversations`.
@@ -38,10 +41,20 @@ def train_instrument(
         synthetic=True,
         licence="Apache-2.0",
     )
+    before = folder / "before"
+    if config.after is not None:
+        config = replace(config, distill=replace(config.distill, start=str(before / "checkpoint")))
+
+    def planning() -> Plan:
+        # By now the folder is ours: what it holds of earlier lessons is of this very instrument.
+        if config.after is not None and not (before / "checkpoint" / RECORD).is_file():
+            train_instrument(config.after, before, resume=resume, report=report, progress=progress, stop=stop)
+        return plan_instrument(config, progress=progress)
+
     return train(
         config.distill,
         source,
-        lambda: plan_instrument(config, progress=progress),
+        planning,
         folder,
         resume=resume,
         report=report,
