@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -246,6 +247,40 @@ def test_another_run_in_the_folder_is_refused(whole: tuple[Evolved, Path], tmp_p
 def test_a_wrong_configuration_is_refused_in_words(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         evolve(config(tmp_path / "c.yaml", **changes), tmp_path / "run", model=Reader())
+
+
+def test_a_teacher_on_the_command_line_replaces_the_file_s_with_its_settings(tmp_path: Path) -> None:
+    elsewhere = {"model": "openai:http://far/v1#m", "api_key_env": "FAR_KEY", "episodes": 3}
+    config(tmp_path / "c.yaml", teacher=elsewhere)
+    where = str(tmp_path / "c.yaml")
+    near = load_evolve(where, ["teacher.attempts=7"], teacher="openai:http://near/v1#n").teacher_config()
+    assert (near.model, near.attempts) == ("openai:http://near/v1#n", 7)
+    assert near.api_key_env == "" and near.episodes == 8, "a key of another server is not sent"
+    assert load_evolve(where).teacher_config().api_key_env == "FAR_KEY"
+    with pytest.raises(TrainingError, match="teacher is 'llm'; it must be one of operators"):
+        load_evolve(where, teacher="llm")
+
+
+def test_a_run_goes_on_whether_its_teacher_was_named_in_the_file_or_on_the_command_line(
+    whole: tuple[Evolved, Path], tmp_path: Path
+) -> None:
+    config(tmp_path / "c.yaml")
+    reader = Reader()
+    evolve(load_evolve(str(tmp_path / "c.yaml"), teacher="operators"), whole[1], resume=True, model=reader)
+    assert reader.replies == 0
+    with pytest.raises(TrainingError, match="its run has another teacher"):
+        evolve(load_evolve(str(tmp_path / "c.yaml"), teacher="recorded:f"), whole[1], resume=True, model=reader)
+
+
+def test_a_run_goes_on_that_was_begun_before_a_setting_existed(whole: tuple[Evolved, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    shutil.copytree(whole[1], folder)
+    values = yaml.safe_load((folder / "config.yaml").read_text())
+    del values["feedback_noise"], values["teacher_card"], values["noise_seed"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    assert evolve(config(tmp_path / "c.yaml"), folder, resume=True, model=Reader()).bank == whole[0].bank
+    with pytest.raises(TrainingError, match="its run has another feedback_noise"):
+        evolve(config(tmp_path / "c.yaml", feedback_noise=0.1), folder, resume=True, model=Reader())
 
 
 @pytest.mark.parametrize("name", evolve_names())

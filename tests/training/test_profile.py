@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from masa.cards import ModelCard, load_card, resolve_backbone, shipped_cards
+from masa.backbones import resolve_backbone
+from masa.cards import ModelCard, load_card, shipped_cards
 from masa.errors import CardError
 from masa_training.agents import AgentConfig
 from masa_training.commands.profile import command

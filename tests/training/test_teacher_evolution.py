@@ -14,7 +14,8 @@ import pytest
 
 from masa.skills import GENERAL
 from masa_training.errors import TrainingError
-from masa_training.evolution.run import card_of, evolve
+from masa_training.evolution.cards import card_of
+from masa_training.evolution.run import evolve
 from masa_training.models import ModelError, open_model
 from tests.training.teacher_server import LOOPED, stepwise
 from tests.training.test_evolution import Reader, config, events, searched

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 CANCELLED = 130
 
+TEACHER = click.option(
+    "--teacher",
+    default="",
+    metavar="TEACHER",
+    help="operators, recorded:FILE or openai:URL#MODEL, instead of the configuration's with all its settings; "
+    "--set teacher.KEY=VALUE adds some.",
+)
+
 
 @click.command(
     "evolve",
@@ -29,7 +37,9 @@ Examples:
   masa evolve lookup-smollm2 -o runs/lookup
   masa evolve lookup-smollm2 -o runs/lookup --resume --set budget.minutes=240
   masa evolve my-experiment.yaml -o runs/mine --set accept.pairs=100 --set iterations=5
+  masa evolve lookup-smollm2 -o runs/taught --teacher openai:http://localhost:8000/v1#Qwen/Qwen3-8B
   masa evolve alfworld-qwen3-4b -o runs/alfworld --executor processes --workers 24
+  masa evolve lookup-smollm2 -o runs/tracked --track mlflow
   masa evolve --report -o runs/lookup            # report.html of a run as it is, also while it goes on
   masa dataset my-data.yaml -o data/plans        # its sources.runs names run folders
 """,
@@ -37,6 +47,7 @@ Examples:
 @click.argument("config", required=False)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder, after a kill too.")
+@TEACHER
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
 @shared.with_options(
     *shared.WORKERS,
@@ -47,6 +58,13 @@ Examples:
         help="Task types searched at the same time. [default: all, or one where the backbone is in this process]",
     ),
 )
+@click.option(
+    "--track",
+    "trackers",
+    type=click.Choice(["mlflow", "wandb"]),
+    multiple=True,
+    help="Also follow the run in MLflow or Weights & Biases, set up by their own variables; repeatable.",
+)
 @click.option("--dry-run", is_flag=True, help="Say how much would be played at most; play nothing.")
 @click.option("--report", "report_only", is_flag=True, help="Only write report.html of the run in the folder.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
@@ -55,7 +73,9 @@ def command(
     config: str | None,
     output: Path,
     resume: bool,
+    teacher: str,
     overrides: tuple[str, ...],
+    trackers: tuple[str, ...],
     dry_run: bool,
     report_only: bool,
     as_json: bool,
@@ -79,17 +99,28 @@ def command(
         raise click.UsageError("Missing argument 'CONFIG'; only --report goes without it.")
     from masa_training.evolution import load_evolve
     from masa_training.evolution.run import estimate, evolve
+    from masa_training.evolution.tracking import Tracking, open_trackers
     from masa_training.evolution.views.report import write_report
     from masa_training.rollouts.executors import make_executor
 
-    settings = load_evolve(config, overrides)
+    settings = load_evolve(config, overrides, teacher=teacher)
     if dry_run:
-        told = estimate(settings)
-        write_json(told) if as_json else click.echo(_estimated(told))
+        estimated = estimate(settings)
+        write_json(estimated) if as_json else click.echo(_estimated(estimated))
         return
     player = None if executor == "in-process" else make_executor(executor, workers=workers, address=address)
-    shown = _Shown(quiet=quiet or as_json)
-    with interrupts("everything so far is kept, --resume goes on from it") as cancel:
+    shown = Shown(quiet=quiet or as_json)
+    tracking = Tracking(open_trackers(trackers), shown.warn)
+
+    def begun(underway: Underway) -> None:
+        tracking.begun(underway)
+        shown.begun(underway)
+
+    def told(what: Told) -> None:
+        shown.told(what)
+        tracking.told(what)
+
+    with interrupts("everything so far is kept, --resume goes on from it") as cancel, tracking:
         try:
             evolved = evolve(
                 settings,
@@ -97,11 +128,12 @@ def command(
                 resume=resume,
                 executor=player,
                 trees=trees,
-                told=shown.told,
+                told=told,
                 progress=shown.played,
-                begun=shown.begun,
+                begun=begun,
                 cancel=cancel,
             )
+            tracking.ended(evolved)
         finally:
             shown.end()
         cancelled = cancel()
@@ -152,7 +184,7 @@ def _result(evolved: Evolved) -> str:
     return "\n".join(lines)
 
 
-class _Shown:
+class Shown:
     """The live view on a terminal, else a line for every decision; nothing if quiet."""
 
     def __init__(self, *, quiet: bool) -> None:
@@ -182,7 +214,15 @@ class _Shown:
             text = f"{told.group} node {event.node} against {event.incumbent}: {event.decision.reason}"
         elif isinstance(event, Proposal) and event.problem:
             text = f"{told.group} round {event.round}: no proposal ({event.problem})"
-        if not text or self._quiet:
+        if text:
+            self._line(text)
+
+    def warn(self, text: str) -> None:
+        """Something that the person should know, and that ends nothing."""
+        self._line(f"Warning: {text}")
+
+    def _line(self, text: str) -> None:
+        if self._quiet:
             return
         if self._view is not None:
             self._view.line(text)

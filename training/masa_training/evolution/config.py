@@ -86,6 +86,9 @@ class EvolveConfig:
         growth: most words of a group, as a multiple of the group that the search began with.
         test_tasks: tasks of the split `test` for the final comparison; 0 takes all.
         test_seeds: episodes of each.
+        feedback_noise: probability with which an outcome is told wrongly to search and teacher; `noise_seed` decides
+            which. The record keeps the truth and the final test is never touched: for studies (docs/studies.md).
+        teacher_card: the card that the teacher is told instead of the backbone's, as fields or a file: for studies.
     """
 
     name: str
@@ -107,6 +110,9 @@ class EvolveConfig:
     growth: float = 2.5
     test_tasks: int = 100
     test_seeds: int = 1
+    feedback_noise: float = 0.0
+    noise_seed: int = 0
+    teacher_card: Mapping[str, Any] | str | None = None
     slots: int = 0
     isolated: bool = False
     budget: BudgetConfig = field(default_factory=BudgetConfig)
@@ -121,6 +127,10 @@ class EvolveConfig:
                 raise TrainingError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if not 0 <= self.penalty <= 1:
             raise TrainingError(f"penalty is {self.penalty}; λ must lie between 0 and 1")
+        if not 0 <= self.feedback_noise <= 1:
+            raise TrainingError(f"feedback_noise is {self.feedback_noise}; a probability lies between 0 and 1")
+        if self.teacher_card is not None and not isinstance(self.teacher_card, Mapping | str):
+            raise TrainingError(f"teacher_card is {self.teacher_card!r}; fields of a card or a file belong there")
         if self.growth < 1:
             raise TrainingError(f"growth is {self.growth}; it must be at least 1")
         try:
@@ -143,14 +153,19 @@ def evolve_names() -> tuple[str, ...]:
     return config_names(PRESETS)
 
 
-def load_evolve(name_or_path: str, overrides: Sequence[str] = ()) -> EvolveConfig:
+def load_evolve(name_or_path: str, overrides: Sequence[str] = (), *, teacher: str = "") -> EvolveConfig:
     """The experiment in a YAML file, or the shipped one of that name; overrides are such as `budget.episodes=500`.
+
+    A `teacher` replaces the file's with all its settings, which may be another server's: its key is not sent elsewhere.
 
     Raises:
         TrainingError: for a missing file, an unknown key or a value that does not fit.
     """
     path = find_config(name_or_path, PRESETS, "experiment")
-    return make_evolve(overridden(read_settings(path), overrides), str(path))
+    values = read_settings(path)
+    if teacher:
+        values["teacher"] = {"model": teacher}
+    return make_evolve(overridden(values, overrides), str(path))
 
 
 def make_evolve(values: Mapping[str, Any], where: str) -> EvolveConfig:

@@ -11,7 +11,9 @@ from masa.skills import SkillBank
 from masa_training.agents import AgentConfig
 from masa_training.environments import Split, Task
 from masa_training.evolution.config import EvolveConfig
-from masa_training.evolution.run_folder import Played, RunFolder, skills_to_json
+from masa_training.evolution.ledger import Ledger, Played
+from masa_training.evolution.noise import FeedbackNoise
+from masa_training.evolution.run_folder import skills_to_json
 from masa_training.models import Model
 from masa_training.rollouts import Arm, Episode, Job, WorkerSpec
 from masa_training.rollouts.executors import Executor, InProcess
@@ -24,7 +26,7 @@ class Arena:
     def __init__(
         self,
         config: EvolveConfig,
-        folder: RunFolder,
+        folder: Ledger,
         *,
         model: Model | None = None,
         executor: Executor | None = None,
@@ -34,12 +36,14 @@ class Arena:
         """`stop` gives a reason to stop here and now, or None; `model` is shared by all episodes of this process."""
         self._config = config
         self._folder = folder
+        self._noise = FeedbackNoise(config.feedback_noise, config.noise_seed)
         self._executor = executor or InProcess(model)
         self._stop = stop
         self._progress = progress
 
     def play(self, bank: SkillBank | None, split: Split, jobs: Sequence[tuple[Task, int]]) -> list[Episode]:
-        """The episodes of these tasks and seeds, in order; missing ones are tried again by a run that goes on.
+        """The episodes of these tasks and seeds, in order, as they are told; missing ones are tried again by a run
+        that goes on.
 
         Raises:
             SearchStopped: if there is a reason to stop before all are played; those that were are kept.
@@ -49,7 +53,7 @@ class Arena:
         left = [played for played in wanted if not self._known(played)]
         if left:
             self._play(name, bank, split, left)
-        return [self._folder.episodes[played] for played in wanted]
+        return [self._noise.told(played, self._folder.episodes[played]) for played in wanted]
 
     def _known(self, played: Played) -> bool:
         found = self._folder.episodes.get(played)
@@ -84,7 +88,9 @@ class Arena:
             for episode in self._executor.run(spec, jobs, cancel=cancel):
                 # The teacher reads turns of `train`; those of the other splits would only fill the disk.
                 kept = episode if split == "train" else replace(episode, turns=())
-                self._folder.episode(Played(name, split, episode.job.task, episode.job.seed), kept)
+                played = Played(name, split, episode.job.task, episode.job.seed)
+                noisy = self._noise.concerns(played, kept)
+                self._folder.episode(played, kept, told=self._noise.told(played, kept).success if noisy else None)
                 self._progress(episode)
         finally:
             self._folder.tick()

@@ -11,23 +11,25 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from masa.cards import resolve_backbone
 from masa.files import write_atomic
 from masa.formats.bank_json import dump_bank, load_bank
 from masa.skills import GENERAL, Group, SkillBank
 from masa_training.environments import Environment, Task, open_environment
 from masa_training.errors import TrainingError
 from masa_training.evolution.budget import Meter
+from masa_training.evolution.cards import card_of, teacher_card
 from masa_training.evolution.config import BANKS, EvolveConfig
+from masa_training.evolution.counting import in_numbers
 from masa_training.evolution.playing import Arena
 from masa_training.evolution.run_folder import RunFolder
 from masa_training.evolution.searching import GroupSearch, Told, nodes_of
 from masa_training.evolution.testing import final_test
+from masa_training.evolution.tree_tasks import TreeWork, fits_a_task, incumbent, searched_as_task
 from masa_training.evolution.trees import held, shared, side_by_side, trees_at_a_time
 from masa_training.models import Model, open_model
 from masa_training.profiling.tasks import without_profile_tasks
 from masa_training.rollouts import Episode
-from masa_training.rollouts.executors import Executor
+from masa_training.rollouts.executors import Executor, Ray
 from masa_training.search import SearchStopped, Trace
 from masa_training.teacher import Teacher, opened_teacher
 from masa_training.trials.config import choose_tasks
@@ -115,14 +117,15 @@ def evolve(
         tasks = {split: list(world.tasks(split)) for split in ("train", "val", "test")}
         tasks["train"] = without_profile_tasks(tasks["train"])
         facts = world.facts()
-        card = card_of(config)
-        ours.run(_about(config, world, card, keys))
+        card = teacher_card(config)
+        ours.run(_about(config, world, keys))
         meter = Meter(config.budget, ours, lambda: cancel() or halt.is_set())
         told, progress = _one_at_a_time(told, progress)
         begun(Underway(config, tuple(keys), ours, meter))
         if model is None and executor is None:
             model = owned = open_model(config.backbone.spec, **config.backbone.options)
         helpers.enter_context(held(executor))
+        as_tasks = isinstance(executor, Ray) and teacher is None and fits_a_task(config.teacher_config())
         if teacher is None and any(key not in ours.best for key in keys):
             teacher = helpers.enter_context(opened_teacher(config.teacher_config()))
 
@@ -131,6 +134,18 @@ def evolve(
             if key in ours.best or meter.over():
                 return ours.best.get(key)
             assert teacher is not None
+            train, val = _of(tasks["train"], key), _of(tasks["val"], key)
+            if as_tasks and key != GENERAL and isinstance(executor, Ray):
+                known = {task.id for task in (*train, *val)}
+
+                def work() -> TreeWork:
+                    some = {played: e for played, e in list(ours.episodes.items()) if played.task in known}
+                    return TreeWork(config, bank, key, train, val, facts, card, tuple(ours.searches[key]), some)
+
+                searched_as_task(executor, work, ours, stop=meter.over, told=told, progress=progress)
+                if meter.over():
+                    return incumbent(ours, key)
+            # A tree that was searched as a task is all in the record, by which this search is only led.
             trace: Trace[Group] = GroupSearch(
                 config=config,
                 folder=ours,
@@ -138,8 +153,8 @@ def evolve(
                 teacher=teacher,
                 bank=bank,
                 key=key,
-                train=_of(tasks["train"], key),
-                val=_of(tasks["val"], key),
+                train=train,
+                val=val,
                 facts=facts,
                 card=card,
                 stop=meter.over,
@@ -156,7 +171,7 @@ def evolve(
         winners = zip(types, side_by_side(calls, many, halt), strict=True)
         bank = bank.with_groups({key: group for key, group in winners if group is not None})
         ended = "" if all(key in ours.best for key in keys) else meter.over() or "stopped"
-        searches = {key: _in_numbers(ours, key) for key in keys if ours.searches.get(key)}
+        searches = {key: in_numbers(its, finished=key in ours.best) for key in keys if (its := ours.searches.get(key))}
         path = ours.path / "banks" / "evolved.json"
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, dump_bank(bank))
@@ -202,16 +217,6 @@ def estimate(config: EvolveConfig) -> dict[str, Any]:
     }
 
 
-def card_of(config: EvolveConfig) -> dict[str, Any]:
-    """The known fields of the backbone's card: those written in the configuration, or those of the card it names.
-
-    Raises:
-        CardError: if it names none.
-    """
-    card = config.backbone.card
-    return dict(card) if isinstance(card, Mapping) else dict(resolve_backbone(card).fields())
-
-
 def start_bank(config: EvolveConfig) -> SkillBank:
     """The bank that a run begins with.
 
@@ -251,30 +256,16 @@ def _of(tasks: list[Task], key: str) -> list[Task]:
     return tasks if key == GENERAL else [task for task in tasks if task.type == key]
 
 
-def _about(config: EvolveConfig, world: Environment, card: Mapping[str, Any], keys: list[str]) -> dict[str, Any]:
+def _about(config: EvolveConfig, world: Environment, keys: list[str]) -> dict[str, Any]:
+    told = {} if config.teacher_card is None else {"teacher_card": teacher_card(config)}
     return {
         "environment": config.environment,
         "backbone": config.backbone.name,
-        "card": dict(card),
+        "card": card_of(config),
+        **told,
         "description": world.description,
         "licence": config.licence,
         "groups": keys,
-    }
-
-
-def _in_numbers(folder: RunFolder, key: str) -> dict[str, Any]:
-    from masa_training.search import Evaluation, Proposal, Verdict
-
-    events = folder.searches[key]
-    verdicts = [event.decision.verdict for event in events if isinstance(event, Verdict)]
-    return {
-        "proposals": sum(isinstance(event, Proposal) and event.round > 0 for event in events),
-        "failed": sum(isinstance(event, Proposal) and event.node is None for event in events),
-        "accepted": verdicts.count(True),
-        "rejected": verdicts.count(False),
-        "indecisive": verdicts.count(None),
-        "episodes": sum(len(event.rewards) for event in events if isinstance(event, Evaluation)),
-        "finished": key in folder.best,
     }
 
 

@@ -11,32 +11,27 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from masa.errors import FormatError
 from masa.files import make_folder, read_text, write_atomic
 from masa.skills import Group, Skill
 from masa_training.errors import TrainingError
 from masa_training.evolution.config import EvolveConfig
+from masa_training.evolution.ledger import Played
 from masa_training.journal import append_lines, whole_lines
 from masa_training.rollouts import Episode
 from masa_training.search import Event, Proposal, event_from_json, event_to_json
+from masa_training.teacher.config import TeacherConfig
 
 EVENTS, CONFIG = "events.jsonl", "config.yaml"
 FORMAT = 1
 SEARCHING = ("proposal", "evaluation", "verdict")
 """Kinds of event that a search makes."""
 
-
-class Played(NamedTuple):
-    """Which episode it is: of which bank, for what, of which task, with which seed."""
-
-    bank: str
-    split: str
-    task: str
-    seed: int
+_TEACHER: Mapping[str, Any] = json.loads(json.dumps(asdict(TeacherConfig())))
 
 
 @dataclass(slots=True)
@@ -84,15 +79,16 @@ class RunFolder:
         self._claim(config, resume)
         self._ticked = time.monotonic()
 
-    def episode(self, played: Played, episode: Episode) -> None:
-        """Keep an episode."""
+    def episode(self, played: Played, episode: Episode, *, told: bool | None = None) -> None:
+        """As `Ledger.episode`."""
+        heard = {} if told is None else {"told": told}
         with self._lock:
-            self._append({"event": "episode", "of": list(played), **episode.to_dict()})
+            self._append({"event": "episode", "of": list(played), **heard, **episode.to_dict()})
             self.spent.add_episode(played.split, episode, self.episodes.get(played))
             self.episodes[played] = episode
 
     def search(self, key: str, event: Event[Group], bank: str | None = None) -> None:
-        """Keep an event of the search for a group; `bank` is the fingerprint of the bank that plays for a new node."""
+        """As `Ledger.search`."""
         named = {} if bank is None else {"bank": bank}
         with self._lock:
             self._append({**event_to_json(event, skills_to_json), "group": key, **named})
@@ -101,14 +97,14 @@ class RunFolder:
                 self.banks[key, event.node] = bank
 
     def rewrite(self, key: str, values: Mapping[str, Any]) -> None:
-        """Keep what the teacher said of a rewrite."""
+        """As `Ledger.rewrite`."""
         with self._lock:
             self._append({"event": "rewrite", "group": key, **values})
             self.rewrites[key].append(dict(values))
             self.spent.add_rewrite(values)
 
     def tick(self) -> None:
-        """Keep how long this session worked since the last tick, so that a limit on time holds over all of them."""
+        """As `Ledger.tick`, so that a limit on time holds over all sessions."""
         with self._lock:
             now = time.monotonic()
             seconds, self._ticked = now - self._ticked, now
@@ -165,8 +161,7 @@ class RunFolder:
             raise TrainingError(f"{self.path}: holds a run already; add --resume to go on, or give another folder")
         try:
             before = yaml.safe_load(read_text(record))
-            # A larger budget is how a run that reached its limit goes on.
-            differing = sorted(key for key in wanted if key != "budget" and before.get(key) != wanted[key])
+            differing = differences(before, wanted)
         except (yaml.YAMLError, FormatError, AttributeError):
             raise TrainingError(f"{record}: damaged; give another folder") from None
         if differing:
@@ -207,13 +202,30 @@ class RunFolder:
             self.best[event["group"]] = next(e.candidate for e in proposals if e.node == number and e.candidate)
 
 
+def differences(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """The settings of a recorded run that are others now, both as JSON values.
+
+    A larger budget is how a run that reached its limit goes on. A setting that did not exist then had its default.
+    """
+    first, second = _settled(before), _settled(wanted)
+    return sorted(key for key in second if key != "budget" and first.get(key) != second[key])
+
+
+def _settled(values: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = {its.name: its.default for its in fields(EvolveConfig) if its.default is not MISSING}
+    settled = {**defaults, **values}
+    teacher = settled["teacher"]
+    named = {"model": teacher} if isinstance(teacher, str) else teacher
+    return {**settled, "teacher": {**_TEACHER, **named}}
+
+
 def episode_from_json(event: Mapping[str, Any]) -> tuple[Played, Episode]:
-    """An event of the kind "episode".
+    """An event of the kind "episode": what happened, whatever was told of it.
 
     Raises:
         KeyError, TypeError, ValueError: if it is none.
     """
-    values = {key: value for key, value in event.items() if key not in ("event", "of")}
+    values = {key: value for key, value in event.items() if key not in ("event", "of", "told")}
     return Played(*event["of"]), Episode.from_dict(values)
 
 

@@ -11,8 +11,8 @@ from masa.languages import render_plan
 from masa.skills import GENERAL, Group, SkillBank
 from masa_training.environments import Task
 from masa_training.evolution.config import EvolveConfig
+from masa_training.evolution.ledger import Ledger
 from masa_training.evolution.playing import Arena, fingerprint
-from masa_training.evolution.run_folder import RunFolder
 from masa_training.rollouts.episodes import reward_of
 from masa_training.search import (
     Event,
@@ -46,7 +46,7 @@ class GroupSearch:
     """
 
     config: EvolveConfig
-    folder: RunFolder
+    folder: Ledger
     arena: Arena
     teacher: Teacher
     bank: SkillBank

@@ -1,8 +1,8 @@
 """Trees of task types side by side: how many at a time, in which threads, with whose workers.
 
 A tree spends its time waiting for episodes, so a thread of this process is enough for one; where its episodes are
-played is the executor's affair. No two trees play the same task or write about the same group, so that each of them
-comes to the trace that it would have come to alone.
+played is the executor's affair. On Ray the thread follows the tree's task (`tree_tasks`). No two trees play the same
+task or write about the same group, so that each of them comes to the trace that it would have come to alone.
 """
 
 from __future__ import annotations

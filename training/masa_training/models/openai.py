@@ -14,22 +14,19 @@ import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
-from urllib.parse import urlsplit
+from typing import Any, Literal, get_args
 
-from masa.errors import MissingExtraError
 from masa_training.errors import TrainingError
+from masa_training.models.endpoints import Endpoint, Endpoints, make_endpoints
 from masa_training.models.failures import Failure, NonsenseError, failure_of
 from masa_training.models.limits import RateLimit, Retries
 from masa_training.models.protocol import Message, Meter, ModelError, Reply, Request, Usage
 from masa_training.models.texts import match, without_reasoning
 
-if TYPE_CHECKING:
-    from openai import OpenAI
-
 Constraint = Literal["text", "structured_outputs", "guided_choice", "grammar", "json_schema"]
 CONSTRAINTS: tuple[Constraint, ...] = get_args(Constraint)
-_LOCAL = ("localhost", "127.0.0.1", "::1")
+_ELSEWHERE = (401, 403, 404)
+"""Refusals that may be one endpoint's fault: a wrong key or model there. Others are the request's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +34,7 @@ class ServerOptions:
     """How a server is asked.
 
     Attributes:
-        api_key: for servers that want one; it is sent to this server only and appears in no message or log.
+        api_key: for servers that want one; it is sent to this model's endpoints only and appears in no message or log.
         concurrency: requests under way at once, a thread each.
         timeout: seconds of silence after which one try has failed.
         retries: when to try again.
@@ -48,6 +45,9 @@ class ServerOptions:
             "guided_choice" (older vLLM), "grammar" (llama.cpp's server), "json_schema" (most others), or "text": not at
             all; the answer is matched to the candidates.
         limit_field: what the server calls the most tokens to write; some hosted models want "max_completion_tokens".
+        endpoints: further addresses that serve the same model with the same key; each request goes to the one with the
+            fewest requests under way. `concurrency` and limits are of all together.
+        aside: seconds for which an endpoint that failed is left alone while others work.
     """
 
     api_key: str | None = field(default=None, repr=False)
@@ -60,10 +60,12 @@ class ServerOptions:
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     constraint: Constraint = "text"
     limit_field: str = "max_tokens"
+    endpoints: Sequence[str] = ()
+    aside: float = 30.0
 
 
 class ServerModel:
-    """One model of an OpenAI-compatible server."""
+    """One model of an OpenAI-compatible server, or of several that serve it alike."""
 
     def __init__(self, base_url: str, model: str, options: ServerOptions | None = None) -> None:
         """Nothing is sent before the first request; `preflight` finds out whether the server can be used.
@@ -82,7 +84,8 @@ class ServerModel:
         self.name = model
         self.concurrency = self._options.concurrency
         self._sockets: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._where, self._client = _client(base_url, self._options, self._sockets)
+        self._endpoints = make_endpoints(base_url, self._options, self._sockets)
+        self._where = ", ".join(endpoint.address for endpoint in self._endpoints)
         self._meter = Meter(self._options.prices)
         self._limit = RateLimit(self._options.requests_per_minute, self._options.tokens_per_minute)
         self._closing = threading.Event()
@@ -94,27 +97,34 @@ class ServerModel:
         return self._meter.total
 
     def preflight(self) -> Reply:
-        """Ask for the list of models and for one tiny answer, each once, without retries.
+        """Ask every endpoint for its list of models and for one tiny answer, each once, without retries.
 
         Raises:
-            ModelError: if the server does not answer, refuses, has no such model, or answers nonsense.
+            ModelError: if one does not answer, refuses, has no such model, or answers nonsense.
         """
+        reply = None
+        for endpoint in self._endpoints:
+            self._has_model(endpoint)
+            request = Request((Message("user", "Answer with the word ok."),), max_tokens=8)
+            outcome = self._reply(request, replace(self._options.retries, attempts=1), Endpoints([endpoint], aside=0))
+            self._meter.add(request, outcome)
+            if isinstance(outcome, ModelError):
+                raise outcome
+            reply = reply or outcome
+        assert reply is not None
+        return reply
+
+    def _has_model(self, endpoint: Endpoint) -> None:
         try:
-            names = [entry.id for entry in self._client.models.list().data]
+            names = [entry.id for entry in endpoint.client.models.list().data]
         except Exception as error:
-            failure = self._failure(error)
+            failure = self._failure(error, endpoint)
             if failure.status not in (404, 405):  # some servers keep no list
                 raise failure.error from None
-            names = []
+            return
         if names and self.name not in names:
             listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-            raise ModelError(f"{self._where}: has no model {self.name!r}; it has: {listed}", retryable=False)
-        request = Request((Message("user", "Answer with the word ok."),), max_tokens=8)
-        outcome = self._reply(request, replace(self._options.retries, attempts=1))
-        self._meter.add(request, outcome)
-        if isinstance(outcome, ModelError):
-            raise outcome
-        return outcome
+            raise ModelError(f"{endpoint.address}: has no model {self.name!r}; it has: {listed}", retryable=False)
 
     def reply(self, requests: Sequence[Request]) -> list[Reply | ModelError]:
         with self._lock:
@@ -145,35 +155,48 @@ class ServerModel:
                 sock.shutdown(socket.SHUT_RDWR)
         if threads is not None:
             threads.shutdown(wait=True)
-        self._client.close()
+        self._endpoints.close()
 
     def __repr__(self) -> str:
         return f"ServerModel({self._where!r}, {self.name!r})"
 
     def _counted(self, request: Request) -> Reply | ModelError:
-        outcome = self._reply(request, self._options.retries)
+        outcome = self._reply(request, self._options.retries, self._endpoints)
         self._meter.add(request, outcome)
         return outcome
 
-    def _reply(self, request: Request, retries: Retries) -> Reply | ModelError:
+    def _reply(self, request: Request, retries: Retries, endpoints: Endpoints) -> Reply | ModelError:
+        """One reply. A failed try is repeated at once where another endpoint works, which is no further attempt; else
+        after a wait, as the policy says.
+        """
         began = time.perf_counter()
         failed = 0
+        tried: list[Endpoint] = []
         body = self._body(request)
         size = sum(len(message.content) for message in request.messages) // 4 + request.max_tokens
         while not self._closing.is_set():
             correct = self._limit.enter(size, self._sleep)
             if self._closing.is_set():
                 break
-            try:
-                answer = self._client.chat.completions.create(**body)
-                reply = _read(answer, request, self._options.constraint, time.perf_counter() - began)
-            except Exception as error:
-                failure = self._failure(error)
-            else:
-                if reply.prompt_tokens:
-                    correct(reply.prompt_tokens + reply.completion_tokens)
-                return reply
+            with endpoints.taken(tried) as endpoint:
+                try:
+                    answer = endpoint.client.chat.completions.create(**body)
+                    reply = _read(answer, request, self._options.constraint, time.perf_counter() - began)
+                except Exception as error:
+                    failure = self._failure(error, endpoint)
+                else:
+                    endpoints.answered(endpoint)
+                    if reply.prompt_tokens:
+                        correct(reply.prompt_tokens + reply.completion_tokens)
+                    return reply
+            if failure.error.retryable or failure.status in _ELSEWHERE:
+                endpoints.failed(endpoint, failure.after)
+                tried.append(endpoint)
+                if endpoints.others(tried):
+                    self._meter.retried()
+                    continue
             failed += 1
+            tried.clear()
             wait = retries.wait(failed, failure.after) if failure.error.retryable else None
             if wait is None:
                 return failure.given_up(failed, retries.patience)
@@ -181,10 +204,10 @@ class ServerModel:
             self._sleep(wait)
         return self._closed()
 
-    def _failure(self, error: Exception) -> Failure:
+    def _failure(self, error: Exception, endpoint: Endpoint) -> Failure:
         if self._closing.is_set():
             return Failure(self._closed())
-        return failure_of(error, self._where, self.name, self._options)
+        return failure_of(error, endpoint.address, self.name, self._options)
 
     def _closed(self) -> ModelError:
         return ModelError(f"{self._where}: the model was closed before it answered", retryable=False)
@@ -274,49 +297,3 @@ def _chosen(text: str, candidates: Sequence[str], how: Constraint) -> str:
         if isinstance(value, dict) and isinstance(value.get("choice"), str):
             text = value["choice"]
     return match(text, candidates) or text
-
-
-def _client(base_url: str, options: ServerOptions, sockets: weakref.WeakSet[Any]) -> tuple[str, OpenAI]:
-    """The server's address for messages, and the client, which notes its open sockets."""
-    try:
-        url = urlsplit(base_url)
-        valid = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
-    except ValueError:
-        valid = False
-    if not valid:
-        raise TrainingError(f"{base_url}: not a server's address; write it like http://localhost:8000/v1")
-    if "@" in url.netloc:
-        raise TrainingError("the server's address carries a user name or password; leave it out and give an API key")
-    try:
-        import httpx
-        from openai import OpenAI
-    except ImportError:
-        raise MissingExtraError("a model behind a server", "training") from None
-
-    def note(event: str, info: Mapping[str, Any]) -> None:
-        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
-            opened = info["return_value"].get_extra_info("socket")
-            if opened is not None:
-                sockets.add(opened)
-
-    def trace(request: httpx.Request) -> None:
-        request.extensions = {**request.extensions, "trace": note}
-
-    address = base_url.rstrip("/")
-    client = OpenAI(
-        base_url=address,
-        api_key=options.api_key or "none",
-        organization="",
-        project="",
-        max_retries=0,
-        timeout=options.timeout,
-        # No redirects: the key is for this server. No proxy for this machine's own addresses.
-        http_client=httpx.Client(
-            timeout=options.timeout,
-            follow_redirects=False,
-            event_hooks={"request": [trace]},
-            trust_env=url.hostname not in _LOCAL,
-            limits=httpx.Limits(max_connections=options.concurrency, max_keepalive_connections=options.concurrency),
-        ),
-    )
-    return address, client

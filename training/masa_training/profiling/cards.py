@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from masa.cards import ModelCard, merge, resolve_backbone
+from masa.backbones import resolve_backbone
+from masa.cards import ModelCard, merge
 from masa.errors import CardError, MasaError
 from masa_training.errors import TrainingError
 from masa_training.teacher.claims import claims

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 from masa.skills import GENERAL
 from masa_training.evolution.config import BudgetConfig
-from masa_training.evolution.run_folder import Played
+from masa_training.evolution.ledger import Played
 from masa_training.evolution.views.story import GroupStory, Story
 from masa_training.rollouts import Episode
 from masa_training.rollouts.episodes import reward_of

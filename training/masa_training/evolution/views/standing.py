@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from masa.skills import GENERAL, Group
 from masa_training.evolution.config import BudgetConfig
-from masa_training.evolution.run_folder import Played
+from masa_training.evolution.ledger import Played
 from masa_training.evolution.views.drawings import states
 from masa_training.search import State
 

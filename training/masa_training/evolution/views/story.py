@@ -12,11 +12,11 @@ from masa.errors import FormatError
 from masa.files import read_bytes, read_text
 from masa.skills import GENERAL, Group
 from masa_training.errors import TrainingError
+from masa_training.evolution.ledger import Played
 from masa_training.evolution.run_folder import (
     CONFIG,
     EVENTS,
     SEARCHING,
-    Played,
     Spent,
     episode_from_json,
     search_from_json,

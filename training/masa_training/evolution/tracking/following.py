@@ -1,0 +1,223 @@
+"""From what happens in a run to what trackers are told.
+
+A tracker follows decisions and is no part of the run: one that fails is left out with a warning, and nothing is read
+back from it but the identifier of its run, which a run that goes on continues there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from masa.errors import FormatError, MasaError
+from masa.files import read_text, write_atomic
+from masa_training.errors import TrainingError
+from masa_training.evolution.config import BudgetConfig, EvolveConfig
+from masa_training.evolution.counting import in_numbers
+from masa_training.evolution.run import Evolved, Underway
+from masa_training.evolution.searching import Told
+from masa_training.evolution.tracking.protocol import Ending, Parameter, Table, Tracker
+from masa_training.evolution.tracking.to_mlflow import MLflow
+from masa_training.evolution.tracking.to_wandb import WandB
+from masa_training.search import Evaluation, Proposal, Verdict
+
+TRACKERS: Mapping[str, Callable[[], Tracker]] = {"mlflow": MLflow, "wandb": WandB}
+RECORD = "tracking.json"
+SPENT = "spent"
+"""The group under which a tracker finds what the whole run has used."""
+
+_SECRET = ("api_key", "authorization", "password", "secret")
+_FIGURES = ("SR", "NHR", "reward")
+
+
+def open_trackers(names: Iterable[str]) -> list[Tracker]:
+    """The trackers of these names, each once.
+
+    Raises:
+        MissingExtraError: if a package is not installed.
+        TrainingError: for an unknown name.
+    """
+    found = []
+    for name in dict.fromkeys(names):
+        if name not in TRACKERS:
+            raise TrainingError(f"no tracker is called {name!r}; there are {', '.join(TRACKERS)}")
+        found.append(TRACKERS[name]())
+    return found
+
+
+class Tracking:
+    """Follows one run; its methods are the callbacks of `evolve`. A context, which ends the runs of the trackers."""
+
+    def __init__(self, trackers: Sequence[Tracker], warn: Callable[[str], None] = lambda text: None) -> None:
+        self._trackers = list(trackers)
+        self._warn = warn
+        self._run: Underway | None = None
+        self._evolved: Evolved | None = None
+
+    def begun(self, underway: Underway) -> None:
+        """Begin, or go on where the folder's record says.
+
+        Raises:
+            TrainingError: if a tracker cannot begin; nothing was played yet.
+        """
+        self._run = underway
+        record = underway.folder.path / RECORD
+        known = _known(record)
+        parameters = parameters_of(underway.config)
+        for tracker in self._trackers:
+            try:
+                known[tracker.name] = tracker.begin(
+                    underway.config.name, parameters, folder=underway.folder.path, known=known.get(tracker.name)
+                )
+            except MasaError:
+                raise
+            except Exception as error:
+                raise TrainingError(
+                    f"{tracker.name}: the run cannot be tracked ({_short(error)}); set the tracker up, or leave "
+                    f"--track {tracker.name} out"
+                ) from error
+        if self._trackers:
+            write_atomic(record, (json.dumps(known) + "\n").encode())
+
+    def told(self, told: Told) -> None:
+        """Log the state of a group after a decision or a failed proposal, and what the run has used."""
+        event = told.event
+        if not _ends_round(event) or not self._trackers or self._run is None:
+            return
+        values = round_values(self._run, told)
+        spent = self._run.meter.spent()
+        used = {its.name: float(getattr(spent, its.name)) for its in fields(BudgetConfig)}
+        # All decisions of all sessions, so that the steps of a run that goes on go on, too.
+        searches = list(self._run.folder.searches.values())
+        decisions = sum(_ends_round(its) for events in searches for its in list(events))
+        self._each(lambda tracker: tracker.log(told.group, event.round, values))
+        self._each(lambda tracker: tracker.log(SPENT, decisions, used))
+
+    def ended(self, evolved: Evolved) -> None:
+        """What the run came to, for the end."""
+        self._evolved = evolved
+
+    def __enter__(self) -> Tracking:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._run is None:
+            return
+        found = self._evolved
+        ending: Ending = "failed" if found is None else "stopped" if found.ended else "finished"
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            ending = "stopped"
+        table = final_table(found.test) if found is not None and found.test else None
+        values = final_values(found.test) if found is not None and found.test else {}
+        self._each(lambda tracker: tracker.end(ending, values, table))
+
+    def _each(self, call: Callable[[Tracker], None]) -> None:
+        for tracker in list(self._trackers):
+            try:
+                call(tracker)
+            except Exception as error:
+                self._trackers.remove(tracker)
+                self._warn(f"{tracker.name}: tracking failed ({_short(error)}); the run goes on without it")
+
+
+def round_values(run: Underway, told: Told) -> dict[str, float]:
+    """Counts of a group's search up to now, the incumbent's mean reward and SR, the candidate's, their difference.
+
+    Rewards are as the search was told them; SR is of the true outcomes. What is undefined is left out.
+    """
+    events = list(run.folder.searches[told.group])
+    counts = in_numbers(events, finished=False)
+    values: dict[str, float | None] = {key: float(number) for key, number in counts.items() if key != "finished"}
+    best = 0
+    for event in events:
+        if isinstance(event, Verdict) and event.decision.verdict is True:
+            best = event.node
+    values["reward"] = _mean(events, best)
+    values["SR"] = _success_rate(run, told.group, best)
+    if isinstance(told.event, Verdict):
+        values["candidate_reward"] = _mean(events, told.event.node)
+        values["candidate_SR"] = _success_rate(run, told.group, told.event.node)
+        values["difference"] = told.event.decision.difference
+    return {key: value for key, value in values.items() if value is not None and math.isfinite(value)}
+
+
+def parameters_of(config: EvolveConfig) -> dict[str, Parameter]:
+    """The configuration, flat (`accept.rule`); what looks like a key or a password is left out."""
+    return dict(_flat("", json.loads(json.dumps(config.to_dict()))))
+
+
+def final_table(test: Mapping[str, Any]) -> Table:
+    """The final test as a table: rates and rewards with their 95 % intervals."""
+    bounds = [f"{name}{end}" for name in _FIGURES for end in ("", "_low", "_high")]
+    rows = []
+    for row in test["rows"]:
+        found = [(row[name] or {}).get(key) for name in _FIGURES for key in ("estimate", "low", "high")]
+        rows.append((row["arm"], row["episodes"], row["missing"], *found))
+    return Table(("arm", "episodes", "missing", *bounds), tuple(rows))
+
+
+def final_values(test: Mapping[str, Any]) -> dict[str, float]:
+    """The estimates of the final test by arm, such as `test/evolved/SR`."""
+    return {
+        f"test/{row['arm']}/{name}": float(row[name]["estimate"])
+        for row in test["rows"]
+        for name in _FIGURES
+        if row[name] and row[name]["estimate"] is not None
+    }
+
+
+def _ends_round(event: object) -> bool:
+    return isinstance(event, Verdict) or (isinstance(event, Proposal) and event.node is None)
+
+
+def _flat(name: str, value: Any) -> Iterable[tuple[str, Parameter]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            if not str(key).lower().endswith(_SECRET):
+                yield from _flat(f"{name}.{key}" if name else str(key), inner)
+    elif isinstance(value, str | int | float | bool):
+        yield name, value
+    else:
+        yield name, json.dumps(value, ensure_ascii=False)
+
+
+def _mean(events: Iterable[object], node: int) -> float | None:
+    known = [
+        reward
+        for event in events
+        if isinstance(event, Evaluation) and event.node == node
+        for reward in event.rewards
+        if reward is not None
+    ]
+    return math.fsum(known) / len(known) if known else None
+
+
+def _success_rate(run: Underway, group: str, node: int) -> float | None:
+    bank = run.folder.banks.get((group, node))
+    # A copy in one step: other threads add episodes meanwhile.
+    some = [e for key, e in list(run.folder.episodes.items()) if key.bank == bank and key.split == "val"]
+    finished = [e.success for e in some if e.outcome == "finished"]
+    return sum(finished) / len(finished) if finished else None
+
+
+def _known(record: Path) -> dict[str, str]:
+    """By tracker the id of this run there; nothing where that is lost, and then a run is begun anew."""
+    if not record.is_file():
+        return {}
+    try:
+        found = json.loads(read_text(record))
+        return {str(name): str(its) for name, its in found.items()}
+    except (ValueError, AttributeError, FormatError):
+        return {}
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:199] + "…"

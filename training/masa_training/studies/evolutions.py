@@ -1,0 +1,182 @@
+"""Studies of evolution: the same experiment under several conditions, a run folder each, and one table.
+
+A cell of the study is an experiment under a condition, once. Its folder is one of `masa evolve`, so it goes on as that
+does; whatever is told of a study is computed from these folders alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from masa.errors import FormatError
+from masa.files import make_folder, read_text, write_atomic
+from masa_training.errors import TrainingError
+from masa_training.evolution import EvolveConfig
+from masa_training.evolution.run_folder import CONFIG, EVENTS, differences
+from masa_training.evolution.views.story import Story, read_story
+from masa_training.studies.running import Budget
+
+RECORD = "study.json"
+FORMAT = 1
+
+State = Literal["to do", "goes on", "finished"]
+
+
+@dataclass(frozen=True, slots=True)
+class EvolutionCell:
+    """One run of a study.
+
+    Attributes:
+        experiment: the name of its configuration.
+        condition: the row of the table that it belongs to.
+        number: counts the runs of a condition.
+    """
+
+    experiment: str
+    condition: str
+    number: int
+    config: EvolveConfig
+
+    @property
+    def name(self) -> str:
+        """Its folder in the study's."""
+        return f"{self.experiment}/{self.condition}-{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class EvolutionStudy:
+    """What is compared.
+
+    Attributes:
+        kind: the command's name.
+        conditions: the rows of the table, in order; the first is what the others are compared with.
+        about: by experiment and condition, facts for the report.
+    """
+
+    kind: str
+    conditions: tuple[str, ...]
+    cells: tuple[EvolutionCell, ...]
+    about: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def experiments(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(cell.experiment for cell in self.cells))
+
+
+Perform = Callable[[EvolutionCell, Path, bool], str]
+"""Runs a cell in a folder, or goes on there if the last argument says so. Returns why it ended before its time."""
+
+
+def claim(study: EvolutionStudy, folder: Path, *, resume: bool) -> None:
+    """Make the folder this study's, or go on with it. More conditions and runs may be added.
+
+    Raises:
+        TrainingError: if it holds a study and `resume` is off, another study, or something else.
+    """
+    record = folder / RECORD
+    if record.is_file():
+        _check(study, record)
+        if not resume:
+            raise TrainingError(f"{folder}: holds a study already; add --resume to go on, or give another folder")
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise TrainingError(f"{folder}: is not empty and holds no study; give another folder")
+    make_folder(folder)
+    write_atomic(record, (json.dumps({"format": FORMAT, "study": study.kind}) + "\n").encode())
+
+
+def run_cells(
+    study: EvolutionStudy, folder: Path, perform: Perform, *, budget: Budget, say: Callable[[str], None]
+) -> dict[str, str]:
+    """Run the cells that are not finished, in order; returns those that are not complete then, each with the reason.
+
+    A cell whose own budget is spent is left for another day, and the next one is begun.
+
+    Raises:
+        TrainingError: as `standing`, and if a cell cannot be run at all; the others are kept.
+    """
+    left: dict[str, str] = {}
+    for number, cell in enumerate(study.cells, start=1):
+        state = standing(cell, folder)
+        if state == "finished":
+            say(f"{cell.name}: finished before")
+            continue
+        if budget.over():
+            left[cell.name] = "not begun" if state == "to do" else "stopped"
+            continue
+        say(f"{cell.name}: cell {number} of {len(study.cells)}{', goes on' if state == 'goes on' else ''}")
+        make_folder((folder / cell.name).parent)
+        ended = perform(cell, folder / cell.name, state == "goes on")
+        if ended:
+            left[cell.name] = ended
+            say(f"{cell.name}: stopped, {ended}")
+    return left
+
+
+def standing(cell: EvolutionCell, folder: Path) -> State:
+    """How far a cell is.
+
+    Raises:
+        TrainingError: if its folder holds the run of another configuration, or one that is damaged.
+    """
+    import yaml
+
+    where = folder / cell.name
+    if not (where / CONFIG).is_file():
+        return "to do"
+    try:
+        before = yaml.safe_load(read_text(where / CONFIG))
+        other = differences(before, json.loads(json.dumps(cell.config.to_dict())))
+    except (yaml.YAMLError, FormatError, AttributeError, TypeError):
+        raise TrainingError(f"{where / CONFIG}: damaged; delete the folder {where} to run the cell again") from None
+    if other:
+        raise TrainingError(
+            f"{where}: its run has another {', '.join(other)}; give the settings that the study was begun with, or "
+            "another folder"
+        )
+    return "finished" if (where / EVENTS).is_file() and read_story(where).finished else "goes on"
+
+
+def stories(study: EvolutionStudy, folder: Path) -> dict[str, Story]:
+    """By name what the cells that were begun tell.
+
+    Raises:
+        TrainingError: if the folder holds no such study, or a run in it is damaged.
+    """
+    if not (folder / RECORD).is_file():
+        raise TrainingError(f"{folder}: holds no study; give the folder that its results are in")
+    _check(study, folder / RECORD)
+    begun = [cell for cell in study.cells if (folder / cell.name / EVENTS).is_file()]
+    for cell in begun:
+        standing(cell, folder)
+    return {cell.name: read_story(folder / cell.name) for cell in begun}
+
+
+def named_apart(configs: Sequence[EvolveConfig]) -> None:
+    """Refuse two experiments of one name, whose folders would be one.
+
+    Raises:
+        TrainingError: naming it.
+    """
+    names = [config.name for config in configs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise TrainingError(f"two of the experiments are called {twice!r}; give one of them another name in its file")
+    for name in names:
+        if not name or set(name) & set("/\\") or name.startswith("."):
+            raise TrainingError(f"the name {name!r} of an experiment becomes a folder's; leave / and \\ out of it")
+
+
+def _check(study: EvolutionStudy, record: Path) -> None:
+    try:
+        found = json.loads(read_text(record))
+        kind, version = found["study"], found["format"]
+    except (ValueError, KeyError, TypeError, FormatError):
+        raise TrainingError(f"{record}: damaged; give another folder") from None
+    if kind != study.kind:
+        raise TrainingError(f"{record.parent}: holds the study {kind}, not {study.kind}; give another folder")
+    if version != FORMAT:
+        raise TrainingError(f"{record}: format {version!r}, this masa reads {FORMAT}; upgrade masa")

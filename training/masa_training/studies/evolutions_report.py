@@ -1,0 +1,177 @@
+"""What a study of evolution says: edits by verdict, the clean final test, and differences between conditions.
+
+Rewards here are true ones, whatever the search was told. Differences are paired by task and seed; a task counts once,
+with the mean over its seeds and over the runs of a condition. Their level makes up for their number in an experiment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from masa.formats.bank_json import load_bank
+from masa.skills import Group
+from masa_training.evolution.counting import in_numbers
+from masa_training.evolution.playing import fingerprint
+from masa_training.evolution.run import start_bank
+from masa_training.evolution.testing import BASE, EVOLVED
+from masa_training.evolution.views.story import Story
+from masa_training.rollouts.episodes import reward_of
+from masa_training.search import State, Verdict
+from masa_training.statistics import cluster_bootstrap, mean
+from masa_training.studies.evolutions import EvolutionCell, EvolutionStudy, stories
+from masa_training.studies.granularity import ALPHA, comparison
+
+COUNTED = ("proposals", "failed", "accepted", "rejected", "indecisive", "episodes")
+
+ByTask = Mapping[str, float]
+"""One number for each task."""
+
+
+def study_report(study: EvolutionStudy, folder: Path, *, resamples: int = 2000) -> dict[str, Any]:
+    """Everything as JSON values, from the folder of a study, finished or not. None where a number is undefined.
+
+    Raises:
+        TrainingError, FormatError: if it holds no such study, or something in it is damaged.
+    """
+    told = stories(study, folder)
+    experiments = [_experiment(study, name, told, folder, resamples) for name in study.experiments]
+    missing = [cell.name for cell in study.cells if cell.name not in told or not told[cell.name].finished]
+    return {"study": study.kind, "complete": not missing, "missing": missing, "experiments": experiments}
+
+
+def _experiment(
+    study: EvolutionStudy, name: str, told: Mapping[str, Story], folder: Path, resamples: int
+) -> dict[str, Any]:
+    cells = [cell for cell in study.cells if cell.experiment == name]
+    config = cells[0].config
+    level = 1 - ALPHA / max(1, 2 * len(study.conditions) - 1)
+    rows = []
+    reference: ByTask | None = None
+    for condition in study.conditions:
+        some = [cell for cell in cells if cell.condition == condition]
+        found = [_cell(cell, told.get(cell.name)) for cell in some]
+        done = [cell for cell in some if cell.name in told and told[cell.name].finished]
+        tests = [_tested(cell, told[cell.name], folder / cell.name) for cell in done]
+        rewards = averaged([test[EVOLVED]["reward"] for test in tests])
+        gains = averaged([_minus(test[EVOLVED]["reward"], test[BASE]["reward"]) for test in tests])
+        rows.append(
+            {
+                "condition": condition,
+                **study.about.get(name, {}).get(condition, {}),
+                "runs": len(some),
+                "finished": len(done),
+                **{key: sum(one[key] for one in found) for key in (*COUNTED, "accepted_no_better")},
+                "SR": _estimate(averaged([test[EVOLVED]["success"] for test in tests]), resamples),
+                "reward": _estimate(rewards, resamples),
+                "over_start": comparison(gains, level=level, resamples=resamples) if gains else None,
+                "over_first": comparison(_minus(rewards, reference), level=level, resamples=resamples)
+                if reference and rewards
+                else None,
+                "cells": found,
+            }
+        )
+        if condition == study.conditions[0]:
+            reference = rewards
+    return {
+        "experiment": name,
+        "environment": config.environment,
+        "backbone": config.backbone.name,
+        "teacher": config.teacher_config().model,
+        "penalty": config.penalty,
+        "rule": config.accept.rule,
+        "level": level,
+        "rows": rows,
+    }
+
+
+def _cell(cell: EvolutionCell, story: Story | None) -> dict[str, Any]:
+    counts = dict.fromkeys(COUNTED, 0)
+    edits: list[dict[str, Any]] = []
+    for group in story.groups.values() if story else ():
+        numbers = in_numbers(group.state.events, finished=group.finished)
+        counts = {key: counts[key] + numbers[key] for key in COUNTED}
+        assert story is not None
+        edits += _accepted(group.key, group.state, group.banks, story, cell.config.penalty)
+    finished = story is not None and story.finished
+    return {
+        "cell": cell.name,
+        "state": "finished" if finished else "goes on" if story else "to do",
+        **counts,
+        "accepted_edits": edits,
+        "accepted_no_better": sum(edit["true"] is not None and edit["true"] <= 0 for edit in edits),
+        "test": {key: value for key, value in story.test.items() if key != "event"} if story and finished else {},
+    }
+
+
+def _accepted(
+    key: str, state: State[Group], banks: Mapping[int, str], story: Story, penalty: float
+) -> list[dict[str, Any]]:
+    """The accepted edits of a search: the difference that the search saw, and the true one on what both played."""
+    found = []
+    for event in state.events:
+        if isinstance(event, Verdict) and event.decision.verdict is True:
+            sides = [_rewards(story, banks.get(node), "val", penalty) for node in (event.node, event.incumbent)]
+            both = [sides[0][played] - sides[1][played] for played in sides[0] if played in sides[1]]
+            found.append(
+                {
+                    "group": key,
+                    "node": event.node,
+                    "told": event.decision.difference,
+                    "true": math.fsum(both) / len(both) if both else None,
+                    "pairs": len(both),
+                }
+            )
+    return found
+
+
+def _rewards(story: Story, bank: str | None, split: str, penalty: float) -> dict[tuple[str, int], float]:
+    """By task and seed the true reward of a bank's episodes."""
+    found = {}
+    for played, episode in story.episodes.items():
+        reward = reward_of(episode, penalty)
+        if played.bank == bank and played.split == split and reward is not None:
+            found[played.task, played.seed] = reward
+    return found
+
+
+def _tested(cell: EvolutionCell, story: Story, where: Path) -> dict[str, dict[str, ByTask]]:
+    """By arm and figure, the final test of a finished run by task."""
+    banks = {BASE: start_bank(cell.config), EVOLVED: load_bank(where / "banks" / "evolved.json")}
+    found: dict[str, dict[str, ByTask]] = {}
+    for arm, bank in banks.items():
+        name = fingerprint(bank)
+        some = [e for played, e in story.episodes.items() if played.bank == name and played.split == "test"]
+        rewards = [(e.job.task, reward_of(e, cell.config.penalty)) for e in some]
+        found[arm] = {
+            "success": _by_task([(e.job.task, float(e.success)) for e in some if e.outcome == "finished"]),
+            "reward": _by_task([(task, reward) for task, reward in rewards if reward is not None]),
+        }
+    return found
+
+
+def _by_task(values: Sequence[tuple[str, float]]) -> ByTask:
+    found: dict[str, list[float]] = defaultdict(list)
+    for task, value in values:
+        found[task].append(value)
+    return {task: math.fsum(some) / len(some) for task, some in found.items()}
+
+
+def averaged(runs: Sequence[ByTask]) -> dict[str, float]:
+    """By task the mean over the runs that played it."""
+    return dict(_by_task([(task, value) for run in runs for task, value in run.items()]))
+
+
+def _minus(first: ByTask, second: ByTask) -> dict[str, float]:
+    return {task: value - second[task] for task, value in first.items() if task in second}
+
+
+def _estimate(by_task: ByTask, resamples: int) -> dict[str, Any] | None:
+    if not by_task:
+        return None
+    found = cluster_bootstrap({task: [value] for task, value in by_task.items()}, mean, resamples=resamples, seed=0)
+    estimate = math.fsum(by_task.values()) / len(by_task)
+    return {"estimate": estimate, "low": found.low if found else None, "high": found.high if found else None}
