@@ -74,7 +74,7 @@ def origin(checkpoint: Checkpoint, base: Base) -> tuple[str, str]:
     """Name and licence of the base: from the artifact it was, else from its GGUF, else what the checkpoint calls it."""
     with contextlib.suppress(MasaError):
         manifest = read_manifest(find_artifact(checkpoint.base.spec))
-        weights = manifest.files.get(manifest.weights) or manifest.packaged[manifest.weights]
+        weights = manifest.entries[manifest.weights]
         if weights.sha256 == checkpoint.base.sha256:
             return manifest.base_model, manifest.licence
     licence = read_header(base.gguf).text("general.license") if base.gguf is not None else None

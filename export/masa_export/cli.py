@@ -12,6 +12,7 @@ import click
 from masa.cli.output import clean, size, write_json
 from masa_export.cli_gguf import gguf
 from masa_export.cli_onnx import onnx
+from masa_export.cli_package import package
 from masa_export.cli_shared import base_option, output_options, watching
 from masa_export.cli_tune import tune
 from masa_export.cli_verify import verify
@@ -146,5 +147,6 @@ export.add_command(gguf)
 export.add_command(onnx)
 export.add_command(verify)
 export.add_command(tune)
+export.add_command(package)
 
 commands: Mapping[str, click.Command] = {"export": export}

@@ -12,10 +12,10 @@ from masa.checksums import sha256_file
 from masa.errors import MasaError
 from masa.files import TEMPORARY_PREFIX, make_folder, read_bytes, reason, write_atomic
 from masa_export.adapter import Written, write_adapter
+from masa_export.artifacts import check_artifact, put_adapter
 from masa_export.base import Base, find_base
 from masa_export.checkpoint import Checkpoint, read_checkpoint
 from masa_export.errors import ExportError
-from masa_export.package import check_artifact, put_adapter
 
 if TYPE_CHECKING:
     from masa_export.parity import Parity

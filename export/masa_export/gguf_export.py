@@ -14,6 +14,7 @@ from masa.checksums import sha256_file
 from masa.errors import MasaError
 from masa.files import TEMPORARY_PREFIX, make_folder, reason
 from masa.formats.gguf_header import GgufHeader, read_header
+from masa_export.artifacts import write_manifest
 from masa_export.base import Base, find_base, origin
 from masa_export.changes import gguf_changes
 from masa_export.checkpoint import Checkpoint, read_checkpoint
@@ -24,7 +25,6 @@ from masa_export.importance import read_importance
 from masa_export.likeness import Likeness, likeness
 from masa_export.merge import merge_into_gguf
 from masa_export.merge_folder import merge_folder
-from masa_export.package import write_manifest
 from masa_export.parity import Merged, check_merged, measure_merged
 from masa_export.placing import put_in_place
 from masa_export.quantizer import quantize

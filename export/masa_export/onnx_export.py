@@ -18,6 +18,7 @@ from masa.backends.onnx_tokenizer import TOKENIZER_NAME, JsonTokenizer
 from masa.errors import MasaError
 from masa.files import TEMPORARY_PREFIX, make_folder, reason
 from masa.formats.gguf_header import read_header
+from masa_export.artifacts import write_manifest
 from masa_export.base import Base, find_base, origin
 from masa_export.checkpoint import Checkpoint, read_checkpoint
 from masa_export.errors import ExportError
@@ -26,7 +27,6 @@ from masa_export.likeness import Likeness, Margin, excess, likeness
 from masa_export.onnx_optimum import export_graph, quiet, torch_logits
 from masa_export.onnx_quantize import quantize_onnx
 from masa_export.onnx_tokenizer import prove, write_tokenizer
-from masa_export.package import write_manifest
 from masa_export.placing import put_in_place
 from masa_export.sample_logits import backend_logits, sample_prompts
 from masa_export.settings import ArtifactSettings, Watch

@@ -13,9 +13,10 @@ def put_in_place(folder: Path, target: Path) -> None:
     Raises:
         OSError: if it cannot be moved; what was there is then there again.
     """
-    for path in folder.iterdir():
-        with path.open("r+b") as file:
-            os.fsync(file.fileno())
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
     former = folder.with_name(folder.name + ".former")
     if target.exists():
         target.rename(former)

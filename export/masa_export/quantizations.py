@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from masa.manifest import did_you_mean
+from masa.fields import did_you_mean
 from masa_export.errors import ExportError
 
 FILE_TYPES: Mapping[str, int] = {

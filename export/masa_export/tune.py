@@ -6,17 +6,15 @@ that what else the machine does falls on all of them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from masa.artifact import Artifact, load_artifact
 from masa.errors import MasaError
-from masa.files import read_text
 from masa.manifest import MANIFEST_NAME
 from masa_export.errors import ExportError
-from masa_export.verify.report import JSON_NAME
+from masa_export.verify.proof import Proof, read_proof
 from masa_export.verify.resources import Resources, measure_once, summarize
 from masa_export.verify.samples import EXAMPLES
 
@@ -49,14 +47,6 @@ class Limits:
             for limit, value, words, unit in pairs
             if limit is not None and value > limit
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """What the report of `masa export verify` in the artifact's folder says."""
-
-    passed: bool
-    divergence: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,19 +170,6 @@ def choose(variants: Sequence[Variant], by: str) -> Choice:
     return Choice(ordered, ordered[0] if ordered and ordered[0].fits else None)
 
 
-def read_proof(folder: Path, fingerprint: str) -> Proof | None:
-    """What the report in an artifact's folder says; None where there is none, or it is about another artifact."""
-    try:
-        content = json.loads(read_text(folder / JSON_NAME))
-        if content["subject"]["fingerprint"] != fingerprint:
-            return None
-        found = content["likeness"]
-        divergence = None if found is None else float(found["divergence"])
-        return Proof(content["passed"] is True, divergence)
-    except (MasaError, ValueError, KeyError, TypeError):
-        return None
-
-
 def _variant(
     name: str,
     artifact: Artifact | None,
@@ -211,7 +188,7 @@ def _variant(
         quantization=artifact.quantization,
         resources=resources,
         exceeded=() if resources is None else limits.exceeded(resources),
-        proof=read_proof(artifact.path, artifact.fingerprint),
+        proof=read_proof(artifact.path, artifact),
         problem=problem,
     )
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 # Type checkers take this name as true. Importing it from `typing` would cost more than all the rest.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from masa.cards import ModelCard, load_card, resolve_backbone
+    from masa.backbones import resolve_backbone
+    from masa.cards import ModelCard, load_card
     from masa.errors import (
         ArtifactError,
         BackendError,
@@ -68,7 +69,7 @@ _OWNERS = {
     "load_bank": "formats.bank_json",
     "load_card": "cards",
     "load_facts": "facts",
-    "resolve_backbone": "cards",
+    "resolve_backbone": "backbones",
     "select": "retrieval",
 }
 

@@ -18,13 +18,13 @@ from types import MappingProxyType
 
 from masa.checksums import verified_sha256
 from masa.errors import ArtifactError, FormatError
+from masa.fields import did_you_mean
 from masa.files import read_bytes, reason
 from masa.manifest import (
     MANIFEST_NAME,
     FileEntry,
     Manifest,
     PackagedEntry,
-    did_you_mean,
     parse_manifest,
 )
 from masa.resources import data_dir, models_dir

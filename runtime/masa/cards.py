@@ -1,8 +1,7 @@
 """Model cards: the structured profile of a backbone.
 
 A card is read from a file, shipped with masa, or detected from the backbone itself (`masa.detect`,
-`masa.servers`). Unknown is None, never a guess. `resolve_backbone` is the one entry for whatever a user
-names as a backbone.
+`masa.servers`). Unknown is None, never a guess. `masa.backbones` finds the card of whatever a user names.
 """
 
 from __future__ import annotations
@@ -238,89 +237,6 @@ def merge(
                 if name in layer.sources:
                     sources[name] = layer.sources[name]
     return _card(values, sources=sources, origins=origins, note="; ".join(notes))
-
-
-def resolve_backbone(
-    spec: str | os.PathLike[str],
-    *,
-    model: str | None = None,
-    user: ModelCard | None = None,
-    timeout: float = 10.0,
-    api_key: str | None = None,
-) -> ModelCard:
-    """The card of whatever a user names as a backbone.
-
-    Args:
-        spec: a GGUF file; a Hugging Face folder; the address of an Ollama or OpenAI-compatible server
-            with the model behind a `#` ("http://localhost:11434#qwen3:4b"); a card file; or the name of
-            a shipped card. A file or folder wins over a shipped card of the same name.
-        model: the model on the server, instead of behind `#`.
-        user: values that win over what is detected and shipped.
-        timeout: seconds for all requests to a server together.
-        api_key: sent to the server as a bearer token.
-
-    What is detected is completed from the shipped card that the model's own names and its architecture
-    point to, if there is one. A card file is taken as it is.
-
-    Raises:
-        CardError: if nothing fits, or what was found cannot be read.
-        FormatError: if a GGUF file is damaged.
-    """
-    spec = os.fspath(spec)
-    if not spec.strip():
-        raise CardError("the backbone is empty; name a GGUF file, a folder, a server, a card file or a card")
-    if re.match(r"https?://", spec, re.IGNORECASE):
-        from masa import servers
-
-        detected = servers.detect_server(spec, model=model, timeout=timeout, api_key=api_key)
-    else:
-        if model is not None:
-            raise CardError(f"{spec}: a model name ({model!r}) goes with the address of a server, not with this")
-        path = _existing(spec)
-        if path is None:
-            return merge(shipped=find_shipped(spec), user=user)
-        from masa import detect
-        from masa.formats.gguf_header import is_gguf
-
-        if path.is_dir() or path.name == "config.json":
-            detected = detect.detect_folder(path if path.is_dir() else path.parent)
-        elif path.suffix.lower() == ".gguf" or is_gguf(path):
-            detected = detect.detect_gguf(path)
-        elif path.suffix.lower() in (".yaml", ".yml", ".json"):
-            return merge(user=user, shipped=_as_user(path))
-        else:
-            raise CardError(
-                f"{path}: neither a GGUF model nor a model card; give a .gguf file, a folder with "
-                "config.json, or a card that ends in .yaml"
-            )
-    from masa.model_names import match
-
-    found = match(detected, shipped_cards())
-    return merge(found.detected, found.shipped, user)
-
-
-def _as_user(path: Path) -> ModelCard:
-    card = load_card(path)
-    return replace(card, origins=dict.fromkeys(card.fields(), "user"))
-
-
-def _existing(spec: str) -> Path | None:
-    """The file or folder that `spec` names, None if it can only be the name of a card.
-
-    Raises:
-        CardError: if it is written like a path and nothing is there.
-    """
-    try:
-        path = Path(spec).expanduser()
-        if "\0" in spec:
-            raise ValueError("a null character")
-        if path.exists():
-            return path
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CardError(f"{spec!r}: not a usable path ({error})") from None
-    if path.suffix.lower() in (".gguf", ".yaml", ".yml", ".json") or spec.startswith((".", "/", "~", "\\")):
-        raise CardError(f"{spec}: no such file or folder; check the path")
-    return None
 
 
 def _card(values: Mapping[str, Any], **meta: Any) -> ModelCard:

@@ -164,7 +164,7 @@ def check_lent(artifact: Artifact, llama: Any) -> None:
     """
     from masa.checksums import verified_sha256
 
-    entry = artifact.files.get(artifact.weights) or artifact.packaged[artifact.weights]
+    entry = artifact.entries[artifact.weights]
     path = Path(str(getattr(llama, "model_path", "")))
     if not path.is_file():
         raise BackendError(

@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 from masa.errors import ArtifactError, FormatError
+from masa.fields import Fields, Segments, kind_of
 from masa.files import decode
 
 MANIFEST_NAME = "manifest.json"
@@ -23,9 +24,6 @@ PROMPT_VERSION = 1
 """The newest prompt version this masa reads; every older one is read, too."""
 KINDS = ("gguf", "onnx")
 LANGUAGES = ("plan", "text")
-
-Segments = tuple[tuple[str, bool], ...]
-"""Pieces of a prompt: (text, is_control). Only control text is tokenized with special tokens parsed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +66,7 @@ class TrainingData:
     dataset_sha256: str | None = None
     synthetic: bool | None = None
     held_out: tuple[str, ...] = ()
+    licence: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +99,11 @@ class Manifest:
     packaged: Mapping[str, PackagedEntry] = field(hash=False)
     fingerprint: str
 
+    @property
+    def entries(self) -> dict[str, FileEntry | PackagedEntry]:
+        """Every file by name, wherever it lies."""
+        return {**self.files, **self.packaged}
+
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
     """Read a manifest; `where` names it in errors.
@@ -109,7 +113,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
             masa knows; the message says what was found and what to do.
     """
     content = _load_object(data, where)
-    fields = _Fields(content, where, "")
+    fields = Fields(content, where, ArtifactError)
     # First of all: a newer manifest may have any keys.
     version = fields.integer("format")
     if version > FORMAT:
@@ -121,21 +125,21 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         "format name version kind language prompt_version base_model weights adapter chat_template stop "
         "context_length quantization training_data licence files packaged"
     )
-    training = fields.nested("training_data", "summary trained dataset dataset_sha256 synthetic held_out")
+    training = fields.nested("training_data", "summary trained dataset dataset_sha256 synthetic held_out licence")
     template = fields.nested("chat_template", "before_system before_user before_assistant stop")
     files = {
         name: FileEntry(entry.sha256(), entry.integer("bytes"))
-        for name, entry in fields.entries("files", "sha256 bytes")
+        for name, entry in _entries(fields, "files", "sha256 bytes")
     }
     packaged = {
         name: PackagedEntry(
             package=entry.matching("package", _PACKAGE, "a package name"),
             version=entry.matching("version", _VERSION, "a version"),
-            path=entry.relative_path("path"),
+            path=str(entry.get("path", _is_plain_path, "a relative path with '/' that stays inside (no '..')")),
             sha256=entry.sha256(),
             size=entry.integer("bytes"),
         )
-        for name, entry in fields.entries("packaged", "package version path sha256 bytes")
+        for name, entry in _entries(fields, "packaged", "package version path sha256 bytes")
     }
     twice = sorted(files.keys() & packaged.keys())
     if twice:
@@ -164,6 +168,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
             dataset_sha256=training.sha256("dataset_sha256") if "dataset_sha256" in training.content else None,
             synthetic=training.boolean("synthetic") if "synthetic" in training.content else None,
             held_out=training.strings("held_out") if "held_out" in training.content else (),
+            licence=training.optional_string("licence"),
         ),
         licence=fields.string("licence"),
         files=files,
@@ -178,18 +183,9 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     return manifest
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean "x"?` for a near miss, else the empty string."""
-    import difflib
-
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f'; did you mean "{close[0]}"?' if close else ""
-
-
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _PACKAGE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"[0-9][A-Za-z0-9.+!_]*")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def _load_object(data: bytes, where: str) -> dict[str, Any]:
@@ -215,11 +211,11 @@ def _load_object(data: bytes, where: str) -> dict[str, Any]:
     except (RecursionError, ValueError):  # ValueError: a number of thousands of digits
         raise ArtifactError(f"{where}: no manifest, its JSON is absurd; fetch the artifact again") from None
     if not isinstance(content, dict):
-        raise ArtifactError(f"{where}: holds {_kind(content)}, a manifest is a JSON object; export it again")
+        raise ArtifactError(f"{where}: holds {kind_of(content)}, a manifest is a JSON object; export it again")
     return content
 
 
-def _stop(fields: _Fields, template: _Fields) -> tuple[str, ...]:
+def _stop(fields: Fields, template: Fields) -> tuple[str, ...]:
     """The stop texts stand at the top or in the chat template; where in both, they must agree."""
     found = {source.strings("stop") for source in (fields, template) if "stop" in source.content}
     if len(found) > 1:
@@ -227,95 +223,15 @@ def _stop(fields: _Fields, template: _Fields) -> tuple[str, ...]:
     return found.pop() if found else fields.strings("stop")
 
 
-def _kind(value: object) -> str:
-    if value is None:
-        return "null"
-    names = {bool: "true or false", int: "a number", float: "a number", str: "a string", list: "a list"}
-    return names.get(type(value), "an object")
-
-
-@dataclass(frozen=True, slots=True)
-class _Fields:
-    """One object of the manifest, read key by key; `inside` is its place for messages."""
-
-    content: Mapping[str, Any]
-    where: str
-    inside: str
-
-    def fail(self, problem: str) -> None:
-        raise ArtifactError(f"{self.where}: {problem}")
-
-    def only(self, known: str) -> None:
-        names = known.split()
-        for key in self.content:
-            if key not in names:
-                hint = did_you_mean(key, names) or f"; known: {', '.join(names)}"
-                self.fail(f'unknown key "{self.inside}{key}"{hint}')
-
-    def get(self, key: str, accepts: Callable[[Any], bool], wanted: str) -> Any:
-        if key not in self.content:
-            self.fail(f'"{self.inside}{key}" is missing; it must be {wanted}')
-        value = self.content[key]
-        if not accepts(value):
-            shown = json.dumps(value) if isinstance(value, str | int | float) else _kind(value)
-            self.fail(f'"{self.inside}{key}" is {shown[:60]}; it must be {wanted}')
-        return value
-
-    def string(self, key: str) -> str:
-        return str(self.get(key, lambda v: isinstance(v, str) and bool(v.strip()), "a non-empty string"))
-
-    def optional_string(self, key: str) -> str | None:
-        return None if self.content.get(key) is None else self.string(key)
-
-    def integer(self, key: str) -> int:
-        return int(self.get(key, lambda v: type(v) is int and v > 0, "a whole number above 0"))
-
-    def boolean(self, key: str) -> bool:
-        return bool(self.get(key, lambda v: isinstance(v, bool), "true or false"))
-
-    def choice(self, key: str, known: tuple[str, ...]) -> str:
-        return str(self.get(key, lambda v: v in known, " or ".join(f'"{k}"' for k in known)))
-
-    def matching(self, key: str, pattern: re.Pattern[str], wanted: str) -> str:
-        return str(self.get(key, lambda v: isinstance(v, str) and pattern.fullmatch(v) is not None, wanted))
-
-    def sha256(self, key: str = "sha256") -> str:
-        return self.matching(key, _SHA256, "64 lower-case hexadecimal digits")
-
-    def relative_path(self, key: str) -> str:
-        return str(self.get(key, _is_plain_path, "a relative path with '/' that stays inside (no '..')"))
-
-    def strings(self, key: str) -> tuple[str, ...]:
-        def accepts(value: Any) -> bool:
-            return isinstance(value, list) and all(isinstance(v, str) and v for v in value)
-
-        return tuple(self.get(key, accepts, "a list of non-empty strings"))
-
-    def segments(self, key: str) -> Segments:
-        def accepts(value: Any) -> bool:
-            return isinstance(value, list) and all(
-                isinstance(v, list) and len(v) == 2 and isinstance(v[0], str) and isinstance(v[1], bool) for v in value
-            )
-
-        pairs = self.get(key, accepts, 'a list of pairs ["text", is control: true or false]')
-        return tuple((text, control) for text, control in pairs)
-
-    def nested(self, key: str, known: str) -> _Fields:
-        value = self.get(key, lambda v: isinstance(v, dict), "an object")
-        result = _Fields(value, self.where, f"{self.inside}{key}.")
-        result.only(known)
-        return result
-
-    def entries(self, key: str, known: str) -> list[tuple[str, _Fields]]:
-        """The entries of "files" or "packaged", their names checked to stay inside the folder."""
-        if key not in self.content:
-            return []
-        value = self.get(key, lambda v: isinstance(v, dict), "an object")
-        outer = _Fields(value, self.where, f"{self.inside}{key}.")
-        for name in value:
-            if not _is_plain_path(name) or name == MANIFEST_NAME:
-                self.fail(f'the file name {name!r} in "{key}" does not stay inside the artifact; rename it')
-        return [(name, outer.nested(name, known)) for name in value]
+def _entries(fields: Fields, key: str, known: str) -> list[tuple[str, Fields]]:
+    """The entries of "files" or "packaged", their names checked to stay inside the folder."""
+    if key not in fields.content:
+        return []
+    outer = fields.nested(key)
+    for name in outer.content:
+        if not _is_plain_path(name) or name == MANIFEST_NAME:
+            fields.fail(f'the file name {name!r} in "{key}" does not stay inside the artifact; rename it')
+    return [(name, outer.nested(name, known)) for name in outer.content]
 
 
 def _is_plain_path(value: object) -> bool:

@@ -40,7 +40,7 @@ from masa.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from masa.packaged import fetch_packaged
 from masa.resources import data_dir
 
-__all__ = ["Progress", "pull"]
+__all__ = ["Progress", "hub_endpoint", "pull"]
 
 HUB = "https://huggingface.co"
 ENDPOINT_VARIABLE = "HF_ENDPOINT"
@@ -69,6 +69,18 @@ def pull(spec: str, *, progress: Progress | None = None, timeout: float = 30.0) 
     return load_artifact(spec)
 
 
+def hub_endpoint() -> str:
+    """The address of the Hugging Face hub, or `$HF_ENDPOINT`, without a slash at its end.
+
+    Raises:
+        ArtifactError: if the variable holds no address.
+    """
+    endpoint = (os.environ.get(ENDPOINT_VARIABLE) or HUB).rstrip("/")
+    if urlsplit(endpoint).scheme not in ("https", "http"):
+        raise ArtifactError(f"{ENDPOINT_VARIABLE} is {endpoint!r}; it must begin with https://")
+    return endpoint
+
+
 @dataclass(frozen=True, slots=True)
 class _Source:
     """A repository on the hub at a revision."""
@@ -91,10 +103,7 @@ def _source(spec: str) -> _Source:
     match = _SPEC.fullmatch(spec)
     if match is None:
         raise ArtifactError(f"{spec!r} names no repository; write hf:OWNER/REPO or hf:OWNER/REPO@REVISION")
-    endpoint = (os.environ.get(ENDPOINT_VARIABLE) or HUB).rstrip("/")
-    if urlsplit(endpoint).scheme not in ("https", "http"):
-        raise ArtifactError(f"{ENDPOINT_VARIABLE} is {endpoint!r}; it must begin with https://")
-    return _Source(match[1], match[2], match[3] or "main", endpoint)
+    return _Source(match[1], match[2], match[3] or "main", hub_endpoint())
 
 
 def _pull_packaged(manifest: Manifest, tell: Progress) -> None:

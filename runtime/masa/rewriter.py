@@ -11,7 +11,6 @@ the result says why: a device never gets worse text because of a bad generation.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import threading
@@ -21,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from masa import __version__
+from masa import __version__, asynchronous
 from masa.artifact import Artifact, load_artifact
 from masa.cache import RewriteCache, cache_key
 from masa.decoding import Sampling
@@ -145,20 +144,16 @@ class Rewriter:
 
             cache = RewriteCache(cache_dir() / "rewrites")
 
-        def open_backend() -> Backend:
-            if found.kind == "onnx":
-                from masa.backends.onnx import OnnxBackend
+        def opened() -> Backend:
+            from masa.backends import open_backend
 
-                return OnnxBackend.load(found.weights_path, threads=threads, provider=provider, batch=batch)
-            from masa.backends.llama import LlamaBackend
-
-            if llama is not None:
-                return LlamaBackend.borrow(llama, threads=threads, batch=batch)
-            return LlamaBackend.load(found.weights_path, threads=threads, gpu_layers=gpu_layers, batch=batch)
+            return open_backend(
+                found, threads=threads, gpu_layers=gpu_layers, provider=provider, batch=batch, llama=llama
+            )
 
         return cls(
             found,
-            open_backend,
+            opened,
             language=language,
             cache=cache or None,
             keep_warm=keep_warm,
@@ -208,43 +203,18 @@ class Rewriter:
 
     async def rewrite_async(self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]) -> RewriteResult:
         """`rewrite` in a thread. Cancelling the awaiting task stops the decoding."""
-        stopped = threading.Event()
-        outer = options.get("cancel", lambda: False)
-        options["cancel"] = lambda: stopped.is_set() or outer()
-        try:
-            return await asyncio.to_thread(self.rewrite, bank, card, **options)
-        except asyncio.CancelledError:
-            stopped.set()
-            raise
+        return await asynchronous.run(lambda stopped: self.rewrite(bank, card, **_until(stopped, options)))
 
     async def stream_async(
         self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]
     ) -> AsyncIterator[GroupResult]:
         """`stream` in a thread, group by group. Leaving the loop early stops the decoding."""
-        loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[GroupResult | BaseException | None] = asyncio.Queue()
-        stopped = threading.Event()
-        outer = options.get("cancel", lambda: False)
-        options["cancel"] = lambda: stopped.is_set() or outer()
-
-        def produce() -> None:
-            outcome: BaseException | None = None
-            try:
-                for result in self.stream(bank, card, **options):
-                    loop.call_soon_threadsafe(queue.put_nowait, result)
-            except BaseException as error:
-                outcome = error
-            loop.call_soon_threadsafe(queue.put_nowait, outcome)
-
-        producer = asyncio.create_task(asyncio.to_thread(produce))
+        results = asynchronous.iterate(lambda stopped: self.stream(bank, card, **_until(stopped, options)))
         try:
-            while (item := await queue.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
+            async for result in results:
+                yield result
         finally:
-            stopped.set()
-            await producer
+            await results.aclose()
 
     def lazy(self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]) -> LazyBank:
         """A view of the bank that rewrites a group when it is first asked for; takes `rewrite`'s options."""
@@ -373,3 +343,9 @@ class Rewriter:
             seconds=seconds,
             tokens=sum(result.tokens for result in ordered if not result.cached),
         )
+
+
+def _until(stopped: Callable[[], bool], options: Options) -> Options:
+    """The same options, cancelled also once `stopped`."""
+    outer = options.get("cancel", lambda: False)
+    return {**options, "cancel": lambda: stopped() or outer()}

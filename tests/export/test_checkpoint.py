@@ -41,10 +41,10 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path, base: Path) -> N
     ("changes", "message"),
     [
         ({"format": 9}, "checkpoint format 9, this masa reads 1; upgrade masa"),
-        ({"format": "1"}, '"format" is "1", it must be a whole number'),
+        ({"format": "1"}, '"format" is "1"; it must be a whole number'),
         ({"prompt_version": 7}, "trained with prompt version 7, this masa knows 1"),
         ({"kind": "full"}, "a full checkpoint has no adapter"),
-        ({"kind": "delta"}, '"kind" is "delta", it must be "lora" or "full"'),
+        ({"kind": "delta"}, '"kind" is "delta"; it must be "lora" or "full"'),
         ({"base": ...}, '"base" is missing'),
         ({"language": "verse"}, '"language" is "verse"'),
         ({"dataset": {"name": "x", "sha256": "12"}}, '"dataset.sha256" is "12"'),

@@ -15,9 +15,12 @@ from masa.artifact import Artifact, load_artifact
 from masa_export import tune as tuning
 from masa_export.cli_tune import tune as command
 from masa_export.errors import ExportError
-from masa_export.tune import Limits, Proof, Variant, choose, find_variants, read_proof, tune
+from masa_export.tune import Limits, Variant, choose, find_variants, tune
+from masa_export.verify.proof import Proof
 from masa_export.verify.resources import Resources, summarize
 from tests.runtime.artifact_samples import write_artifact
+
+from .publish_samples import change_manifest, verified
 
 
 def resources(size: float = 100e6, memory: float = 200e6, seconds: float = 3.0) -> Resources:
@@ -76,13 +79,13 @@ def test_what_failed_its_verification_is_never_the_best_and_likeness_needs_one()
         choose([unknown], "likeness")
 
 
-def test_a_report_counts_for_the_artifact_it_is_about_alone(tmp_path: Path) -> None:
-    report = {"passed": True, "subject": {"fingerprint": "f"}, "likeness": {"divergence": 0.25}}
-    (tmp_path / "verify.json").write_text(json.dumps(report), encoding="utf-8")
-    assert read_proof(tmp_path, "f") == Proof(True, 0.25)
-    assert read_proof(tmp_path, "other") is None and read_proof(tmp_path / "none", "f") is None
-    (tmp_path / "verify.json").write_text("[]", encoding="utf-8")
-    assert read_proof(tmp_path, "f") is None
+def test_the_report_beside_an_artifact_is_its_proof(tmp_path: Path) -> None:
+    passed, stale = verified(tmp_path / "passed", name="passed"), verified(tmp_path / "stale", name="stale")
+    change_manifest(stale, context_length=512)
+    found = tune([str(passed), str(stale)], Limits(), measure=lambda *args, **kwargs: resources())
+    proofs = {v.name: v.proof for v in found.variants}
+    assert proofs["passed"] is not None and proofs["passed"].divergence == 0.0125
+    assert proofs["stale"] is None
 
 
 def test_several_measurements_are_one_by_their_medians() -> None:

@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from masa.artifact import load_artifact
 from masa.backends.tokenizing import Tokenizer
 from masa.backends.transformers import TransformersBackend
 from masa.cli import plugins
 from masa.cli.application import root
+from masa_export.errors import ExportError
 from masa_export.export import export_adapter
 from masa_export.gguf_export import Settings as ExportSettings
 from masa_export.gguf_export import export_gguf
+from masa_export.publish.folder import plan_package, write_package
 from masa_export.verify.reference import Reference
-from masa_export.verify.report import Report
+from masa_export.verify.report import Report, write_report
 from masa_export.verify.run import Settings, make_plan, verify
 from tests.tiny_gguf import FEED, HEADS, HIDDEN, KV_HEADS, LAYERS, write_tiny_gguf
 
@@ -140,6 +143,8 @@ def test_a_sound_export_passes_and_its_report_says_what_was_measured(made: Path,
     assert json.loads((tmp_path / "report" / "verify.json").read_text("utf-8")) == found
     text = (tmp_path / "report" / "verify.md").read_text("utf-8")
     assert text.startswith("# tiny-f32: passes") and "| kl |" in text
+    ((weights, entry),) = load_artifact(made / "tiny-f32").entries.items()
+    assert found["subject"]["files"] == {weights: entry.sha256} and entry.sha256 in text
 
 
 def test_a_quantized_export_is_held_to_the_thresholds_of_its_type(made: Path) -> None:
@@ -147,6 +152,18 @@ def test_a_quantized_export_is_held_to_the_thresholds_of_its_type(made: Path) ->
     assert report.subject.strictness == "8 bits"
     limits = {verdict.name: verdict.limit for verdict in report.verdicts}
     assert limits["kl"] == 0.03 and limits["tokens"] == 0
+
+
+def test_with_its_report_inside_an_artifact_is_packaged_until_its_weights_change(made: Path, tmp_path: Path) -> None:
+    folder, weights = copy_artifact(made / "tiny-f32", tmp_path / "sound")
+    with pytest.raises(ExportError, match="holds no parity report"):
+        plan_package(str(folder), tmp_path / "package")
+    write_report(gate(made, folder), folder)
+    write_package(plan_package(str(folder), tmp_path / "package"))
+    assert load_artifact(tmp_path / "package").training_data.licence == "CC0-1.0"
+    rewrite_gguf(made / "base.gguf", weights)
+    with pytest.raises(ExportError, match="is about other files than those beside it"):
+        plan_package(str(seal(folder)), tmp_path / "package")
 
 
 def test_a_swapped_tokenizer_is_caught(made: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from masa.backbones import resolve_backbone
 from masa.cards import (
     FIELDS,
     ModelCard,
@@ -20,7 +21,6 @@ from masa.cards import (
     load_cards,
     loads_card,
     merge,
-    resolve_backbone,
     shipped_cards,
 )
 from masa.errors import CardError

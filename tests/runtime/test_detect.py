@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from gguf_samples import SMOLLM2, write_gguf
 
-from masa.cards import ModelCard, explain, resolve_backbone, shipped_cards
+from masa.backbones import resolve_backbone
+from masa.cards import ModelCard, explain, shipped_cards
 from masa.detect import detect_folder, detect_gguf, positive
 from masa.errors import CardError, FormatError
 

@@ -24,6 +24,7 @@ def test_a_manifest_of_before_says_nothing_about_its_data() -> None:
 def test_data_set_origin_and_hold_outs_are_read() -> None:
     told = {"dataset": "bootstrap", "dataset_sha256": "a" * 64, "synthetic": True, "held_out": ["wordings", "skills"]}
     assert parsed(**told).training_data == TrainingData("bootstrap", "a" * 64, True, ("wordings", "skills"))
+    assert parsed(licence="CC0-1.0").training_data.licence == "CC0-1.0"
     assert parsed(**told).fingerprint != parsed().fingerprint
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from masa.cards import ModelCard, explain, resolve_backbone
+from masa.backbones import resolve_backbone
+from masa.cards import ModelCard, explain
 from masa.errors import CardError
 
 Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]]

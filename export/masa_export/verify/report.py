@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,19 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What was verified against what. `fingerprint` is that of the artifact's manifest, checksums included."""
+    """What was verified against what.
+
+    `fingerprint` is that of the artifact's manifest. `files` (sha256 by name) and `asking_sha256` are what the report
+    is bound to: see `masa_export.verify.proof`.
+    """
 
     artifact: str
     name: str
     kind: str
     quantization: str | None
     fingerprint: str
+    files: Mapping[str, str]
+    asking_sha256: str
     checkpoint: str
     base: str
     dtype: str
@@ -102,15 +109,22 @@ def to_markdown(report: Report) -> str:
     ]
     if report.problems:
         lines += [*(f"- {problem}" for problem in report.problems), ""]
-    lines += ["| figure | measured | threshold | | meaning |", "| --- | ---: | ---: | --- | --- |"]
-    for verdict in report.verdicts:
+    lines += figures_table(report.verdicts)
+    lines += ["", *(f"- {line}" for line in details(report))]
+    lines += [*(f"- `{name}`: sha256 `{sha256}`" for name, sha256 in subject.files.items()), ""]
+    return "\n".join(lines)
+
+
+def figures_table(verdicts: Sequence[Verdict]) -> list[str]:
+    """The verdicts as the lines of a Markdown table."""
+    lines = ["| figure | measured | threshold | | meaning |", "| --- | ---: | ---: | --- | --- |"]
+    for verdict in verdicts:
         figure = figure_of(verdict.name)
         limit = "" if verdict.limit is None else f"{'≤' if figure.most else '≥'} {verdict.limit:g}"
         lines.append(
             f"| {verdict.name} | {number(verdict.value)} | {limit} | {mark(verdict.passed)} | {figure.meaning} |"
         )
-    lines += ["", *(f"- {line}" for line in details(report)), ""]
-    return "\n".join(lines)
+    return lines
 
 
 def details(report: Report) -> list[str]:

@@ -49,8 +49,7 @@ class Resources:
 
 def size_of(artifact: Artifact) -> int:
     """Bytes of all files that the manifest names."""
-    inside = sum(entry.size for entry in artifact.files.values())
-    return inside + sum(entry.size for entry in artifact.packaged.values())
+    return sum(entry.size for entry in artifact.entries.values())
 
 
 def measure_once(artifact: Artifact, bank: Path, *, threads: int | None = None) -> Resources:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from masa.artifact import load_artifact
+from masa.backends import open_backend
 from masa.decoding import Sampling
 from masa.engine import Engine
 from masa.errors import FormatError, MasaError
@@ -22,7 +23,6 @@ from masa.interpret import prepare
 from masa.languages import PARALLEL
 from masa.progress import Tracker
 from masa.prompt import Request
-from masa_export.verify.opening import open_artifact
 
 _CARD = {"family": "Sample", "parameter_count": "4B", "base_or_instruct": "instruct", "weaknesses": "skips steps"}
 
@@ -31,7 +31,7 @@ def run(job: Mapping[str, Any]) -> dict[str, Any]:
     """Do the job that `masa_export.verify.resources` describes."""
     begun = time.perf_counter()
     artifact = load_artifact(Path(job["artifact"]), verify=False)
-    backend = open_artifact(artifact, threads=job["threads"])
+    backend = open_backend(artifact, threads=job["threads"])
     loaded = time.perf_counter() - begun
     groups = [group for group in load_bank(job["bank"]).groups() if len(group)]
     if not groups:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from masa.artifact import Artifact, find_artifact, load_artifact, read_manifest
-from masa.backends import Backend
+from masa.backends import Backend, open_backend
 from masa.engine import Engine
 from masa.errors import ArtifactError, BackendError, MasaError
 from masa.manifest import ChatTemplate as ManifestTemplate
@@ -17,8 +17,8 @@ from masa_export.likeness import pool
 from masa_export.settings import Watch
 from masa_export.verify.awareness import LEAST_GAP, measure_awareness
 from masa_export.verify.findings import Findings
-from masa_export.verify.opening import open_artifact
 from masa_export.verify.outputs import Written, compare_outputs, write_outputs
+from masa_export.verify.proof import asking_sha256, files_of
 from masa_export.verify.reference import Reference, find_reference
 from masa_export.verify.report import Report, Subject
 from masa_export.verify.resources import measure_once
@@ -77,7 +77,7 @@ def make_plan(artifact: str, checkpoint: Path, settings: Settings) -> Plan:
         damage = str(error)
     else:
         manifest = found
-    weights = manifest.files.get(manifest.weights) or manifest.packaged[manifest.weights]
+    weights = manifest.entries[manifest.weights]
     trained_on = reference.checkpoint.base.sha256 if reference.checkpoint is not None else None
     strictness = class_of(manifest.quantization, untouched=weights.sha256 == trained_on)
     subject = Subject(
@@ -86,6 +86,8 @@ def make_plan(artifact: str, checkpoint: Path, settings: Settings) -> Plan:
         kind=manifest.kind,
         quantization=manifest.quantization,
         fingerprint=manifest.fingerprint,
+        files=files_of(manifest),
+        asking_sha256=asking_sha256(manifest),
         checkpoint=str(checkpoint),
         base=reference.name,
         dtype=settings.dtype,
@@ -116,7 +118,7 @@ def verify(plan: Plan, watch: Watch | None = None) -> Report:
         else:
             watch.stage("Loading the artifact …")
             try:
-                backend = open_artifact(plan.artifact, threads=plan.settings.threads)
+                backend = open_backend(plan.artifact, threads=plan.settings.threads)
                 stack.callback(backend.close)
             except (BackendError, ArtifactError) as error:
                 found.problems.append(str(error))

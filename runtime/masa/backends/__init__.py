@@ -1,8 +1,8 @@
 """What an inference backend offers to the decoding loop: tokens, a shared prefix, batched steps.
 
-The loop in `masa.decoding` is the only caller. A backend knows nothing of skills; it turns token ids into
-logits for several sequences at once. All logits arrays are float32 of length `vocabulary` (or a matrix of
-such rows) and may be views that the next call on the session overwrites.
+`open_backend` opens that of an artifact. The loop in `masa.decoding` is the only caller of a session. A backend knows
+nothing of skills; it turns token ids into logits for several sequences at once. All logits arrays are float32 of
+length `vocabulary` (or a matrix of such rows) and may be views that the next call on the session overwrites.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from masa.errors import MasaError
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from masa.artifact import Artifact
     from masa.prompt import Segment
 
     Logits = NDArray[np.float32]
@@ -85,3 +88,43 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free the model unless it was borrowed. Closing twice is allowed."""
+
+
+def open_backend(
+    artifact: Artifact,
+    *,
+    threads: int | None = None,
+    gpu_layers: int = 0,
+    provider: str | None = None,
+    batch: int = 512,
+    llama: Any = None,
+    vocab_only: bool = False,
+) -> Backend:
+    """Load an artifact's weights into the library that its kind needs, its adapter attached; the caller closes it.
+
+    The options are those of `masa.rewriter.Rewriter.load`; an option of another kind's library is left aside.
+    With `vocab_only` it is asked to tokenize and nothing else: of a GGUF no weights are loaded.
+
+    Raises:
+        MissingExtraError: if the library is not installed.
+        BackendError: if it refuses a file.
+    """
+    if artifact.kind == "onnx":
+        from masa.backends.onnx import OnnxBackend
+
+        return OnnxBackend.load(artifact.weights_path, threads=threads, provider=provider, batch=batch)
+    from masa.backends.llama import LlamaBackend
+
+    if llama is not None:
+        backend = LlamaBackend.borrow(llama, threads=threads, batch=batch)
+    else:
+        backend = LlamaBackend.load(
+            artifact.weights_path, threads=threads, gpu_layers=gpu_layers, batch=batch, vocab_only=vocab_only
+        )
+    if artifact.adapter_path is not None and not vocab_only:
+        try:
+            backend.set_adapter(str(artifact.adapter_path))
+        except MasaError:
+            backend.close()
+            raise
+    return backend

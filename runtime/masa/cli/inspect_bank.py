@@ -129,12 +129,12 @@ def _counter(rewriter: str | None) -> tuple[Callable[[str], int] | None, str, Ca
     if rewriter is None:
         return None, "Tokens were not counted.", lambda: None
     from masa.artifact import load_artifact
-    from masa.backends.llama import LlamaBackend
+    from masa.backends import open_backend
     from masa.prompt import Segment
 
     try:
         artifact = load_artifact(rewriter)
-        backend = LlamaBackend.load(artifact.weights_path)
+        backend = open_backend(artifact, vocab_only=True)
     except MasaError as error:
         return None, wrap(f"Tokens were not counted: {error}", "", "  "), lambda: None
     return (

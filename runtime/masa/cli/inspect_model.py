@@ -94,7 +94,7 @@ def _artifact(path: Path) -> dict[str, Any]:
 
 
 def _gguf(path: Path) -> dict[str, Any]:
-    from masa.cards import resolve_backbone
+    from masa.backbones import resolve_backbone
     from masa.errors import MasaError
     from masa.formats.gguf_header import read_header
 
@@ -123,7 +123,8 @@ def _gguf(path: Path) -> dict[str, Any]:
 
 
 def _backbone(path: Path) -> dict[str, Any]:
-    from masa.cards import FIELDS, resolve_backbone
+    from masa.backbones import resolve_backbone
+    from masa.cards import FIELDS
 
     card = resolve_backbone(str(path))
     unknown = len(FIELDS) - len(card.fields())

@@ -90,7 +90,8 @@ def load_bank_file(path: str) -> BankFile:
 
 def resolve_card(backbone: str, model: str | None, card: str | None, api_key_env: str | None) -> ModelCard:
     """The model card of a backbone; the values of the card file `card` win."""
-    from masa.cards import load_card, resolve_backbone
+    from masa.backbones import resolve_backbone
+    from masa.cards import load_card
 
     key = None
     if api_key_env is not None:

@@ -1,4 +1,4 @@
-"""What is evaluated: a checkpoint (transformers) or an artifact (llama.cpp), and the untrained base of either."""
+"""What is evaluated: a checkpoint (transformers) or an artifact, and the untrained base of either."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from masa.artifact import Artifact, load_artifact
-from masa.backends import Backend
+from masa.backends import Backend, open_backend
 from masa.backends.tokenizing import Tokenizer
 from masa.errors import ArtifactError
 from masa.prompt import ChatTemplate
@@ -82,8 +82,6 @@ def _checkpoint(checkpoint: Checkpoint, *, base: bool, dtype: str, device: str |
 
 
 def _artifact(artifact: Artifact, *, base: bool, threads: int | None) -> Subject:
-    from masa.backends.llama import LlamaBackend
-
     if base and artifact.adapter is None:
         raise TrainingError(
             f"{artifact.path}: this artifact has no adapter, so its untrained base is not in it; "
@@ -91,16 +89,11 @@ def _artifact(artifact: Artifact, *, base: bool, threads: int | None) -> Subject
         )
     judged = replace(artifact, adapter=None) if base else artifact
 
-    def opened() -> Backend:
-        backend = LlamaBackend.load(judged.weights_path, threads=threads)
-        backend.set_adapter(str(judged.adapter_path) if judged.adapter_path else None)
-        return backend
-
     return Subject(
         model=BASE if base else TRAINED,
         artifact=judged,
         fields=None,
-        open=opened,
-        tokenizer=lambda: LlamaBackend.load(judged.weights_path, vocab_only=True),
+        open=lambda: open_backend(judged, threads=threads),
+        tokenizer=lambda: open_backend(judged, vocab_only=True),
         fingerprint=artifact.fingerprint,
     )

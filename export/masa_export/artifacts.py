@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def check_artifact(folder: Path, weights_sha256: str, *, force: bool = False) ->
     manifest = read_manifest(folder)
     if manifest.kind != "gguf":
         raise ExportError(f"{folder}: an artifact of kind {manifest.kind} takes no GGUF adapter; give a GGUF artifact")
-    entry = manifest.files.get(manifest.weights) or manifest.packaged[manifest.weights]
+    entry = manifest.entries[manifest.weights]
     if entry.sha256 != weights_sha256:
         raise ExportError(
             f"{folder}: its weights are another model (sha256 {entry.sha256[:12]}…) than the one the checkpoint was "
@@ -73,7 +73,7 @@ def put_adapter(folder: Path, adapter: bytes, checkpoint: Checkpoint) -> Path:
         files={**files, name: {"sha256": sha256, "bytes": len(adapter)}},
     )
     content.pop("stop", None)  # it stands in the chat template
-    data = (_dump(content) + "\n").encode("utf-8")
+    data = dump_manifest(content)
     parse_manifest(data, str(path))  # nothing is written that masa would refuse to read
     write_atomic(folder / name, adapter)
     write_atomic(path, data)
@@ -124,7 +124,7 @@ def write_manifest(
             for name in (weights, *others)
         },
     }
-    data = (_dump(content) + "\n").encode("utf-8")
+    data = dump_manifest(content)
     manifest = parse_manifest(data, str(path))
     write_atomic(path, data)
     return manifest
@@ -138,8 +138,14 @@ def _training_data(checkpoint: Checkpoint) -> dict[str, Any]:
         "dataset": data.name,
         "dataset_sha256": data.sha256,
         "synthetic": data.synthetic,
+        "licence": data.licence,
     }
     return {**told, "held_out": list(data.held_out)} if data.held_out else told
+
+
+def dump_manifest(content: Mapping[str, Any]) -> bytes:
+    """The bytes of a manifest with this content."""
+    return (_dump(dict(content)) + "\n").encode("utf-8")
 
 
 def _dump(value: Any, indent: str = "") -> str:
