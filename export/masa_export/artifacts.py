@@ -13,14 +13,18 @@ import contextlib
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from masa.artifact import read_manifest
+from masa.artifact import find_artifact, read_manifest
 from masa.checksums import sha256_file
+from masa.errors import MasaError
 from masa.files import read_bytes, write_atomic
+from masa.formats.gguf_header import read_header
 from masa.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from masa_export.base import Base, origin
 from masa_export.checkpoint import Checkpoint
 from masa_export.errors import ExportError
 
@@ -46,6 +50,51 @@ def check_artifact(folder: Path, weights_sha256: str, *, force: bool = False) ->
     if manifest.adapter is not None and not force:
         raise ExportError(f"{folder}: has the adapter {manifest.adapter} already; replace it with --force")
     return manifest
+
+
+def begin_artifact(folder: Path, checkpoint: Checkpoint, base: Base, name: str) -> None:
+    """Make an artifact of the empty `folder` around the base's own weights, for the adapter that comes next.
+
+    Weights inside a Python package stay there; any others are copied.
+
+    Raises:
+        ExportError: if there is no GGUF of the base.
+        OSError: if the weights cannot be read or written.
+    """
+    if base.gguf is None:
+        raise ExportError(f"{base.folder}: an artifact needs this base as GGUF; give it with --base")
+    model, licence = origin(checkpoint, base)
+    with contextlib.suppress(MasaError):
+        former = find_artifact(checkpoint.base.spec)
+        manifest = read_manifest(former)
+        packaged = manifest.packaged.get(manifest.weights)
+        if packaged is not None and packaged.sha256 == checkpoint.base.sha256:
+            content = json.loads(read_bytes(former / MANIFEST_NAME).decode("utf-8-sig"))
+            content.update(name=name, version="0.1.0", adapter=None, files={})
+            write_atomic(folder / MANIFEST_NAME, dump_manifest(content))
+            return
+    weights = folder / base.gguf.name
+    shutil.copyfile(base.gguf, weights)
+    write_manifest(
+        folder,
+        weights.name,
+        checkpoint,
+        name=name,
+        version="0.1.0",
+        base_model=model,
+        licence=licence,
+        quantization=_quantization(base.gguf),
+    )
+
+
+def _quantization(path: Path) -> str:
+    """What a GGUF says its weights are stored as."""
+    from gguf import LlamaFileType
+
+    try:
+        return LlamaFileType(read_header(path).metadata.get("general.file_type")).name.removeprefix("MOSTLY_")
+    except ValueError:
+        return "unknown"
 
 
 def put_adapter(folder: Path, adapter: bytes, checkpoint: Checkpoint) -> Path:

@@ -35,6 +35,7 @@ def export() -> None:
     "  masa export adapter runs/plan/best\n"
     "  masa export adapter runs/plan/best -o adapter.gguf --type q8_0\n"
     "  masa export adapter runs/plan/best --artifact models/rewriters/smollm2-135m --force\n"
+    "  masa export adapter runs/plan/best --artifact mine          # a new artifact\n"
     "  masa export adapter runs/qwen --base Qwen3-4B-F16.gguf --no-verify",
 )
 @click.argument("checkpoint", type=click.Path())
@@ -50,7 +51,10 @@ def export() -> None:
     help="How its numbers are stored.",
 )
 @click.option(
-    "--artifact", metavar="DIR", type=click.Path(), help="Put it into this artifact, and only there unless -o is given."
+    "--artifact",
+    metavar="DIR",
+    type=click.Path(),
+    help="Put it into this artifact, and only there unless -o is given; one that is not there is made around the base.",
 )
 @base_option
 @click.option(

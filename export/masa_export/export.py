@@ -12,10 +12,11 @@ from masa.checksums import sha256_file
 from masa.errors import MasaError
 from masa.files import TEMPORARY_PREFIX, make_folder, read_bytes, reason, write_atomic
 from masa_export.adapter import Written, write_adapter
-from masa_export.artifacts import check_artifact, put_adapter
+from masa_export.artifacts import begin_artifact, check_artifact, put_adapter
 from masa_export.base import Base, find_base
 from masa_export.checkpoint import Checkpoint, read_checkpoint
 from masa_export.errors import ExportError
+from masa_export.placing import put_in_place
 
 if TYPE_CHECKING:
     from masa_export.parity import Parity
@@ -53,6 +54,7 @@ def export_adapter(
 ) -> Exported:
     """Export the LoRA checkpoint in `folder` to `output`, into `artifact`, or both; see `masa export adapter --help`.
 
+    Where `artifact` is not there yet, it is made around the weights of the base and called after its folder.
     Nothing is put in place before everything has been checked. `verify` None compares logits where the base's GGUF
     is known.
 
@@ -72,8 +74,10 @@ def export_adapter(
         if verify:
             raise ExportError(f"{found.folder}: to verify, llama.cpp needs this base as GGUF; give it with --base")
         unproven = "there is no GGUF of the base; give it with --base"
+    new = artifact is not None and not artifact.exists()
+    place = output.parent if output else artifact.parent if artifact is not None and new else artifact
     try:
-        with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=output.parent if output else artifact) as scratch:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=place) as scratch:
             temporary = Path(scratch) / DEFAULT_NAME
             tell(f"Writing the adapter for {found.name} …")
             written = write_adapter(checkpoint, found, temporary, kind=kind)
@@ -82,14 +86,13 @@ def export_adapter(
     except MasaError:
         raise
     except OSError as error:
-        where = output.parent if output else artifact
-        raise ExportError(f"{where}: cannot write there ({reason(error)}); check space and permissions") from error
+        raise ExportError(f"{place}: cannot write there ({reason(error)}); check space and permissions") from error
     paths = []
     if output is not None:
         write_atomic(output, data)
         paths.append(output)
     if artifact is not None:
-        paths.append(put_adapter(artifact, data, checkpoint))
+        paths.append(_new(artifact, data, checkpoint, found) if new else put_adapter(artifact, data, checkpoint))
     return Exported(
         paths=tuple(paths),
         size=written.size,
@@ -105,6 +108,20 @@ def export_adapter(
     )
 
 
+def _new(artifact: Path, adapter: bytes, checkpoint: Checkpoint, base: Base) -> Path:
+    """Make the artifact with this adapter, completely or not at all; the adapter's place."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=artifact.parent) as scratch:
+            made = Path(scratch) / artifact.name
+            made.mkdir()
+            begin_artifact(made, checkpoint, base, artifact.name)
+            path = put_adapter(made, adapter, checkpoint)
+            put_in_place(made, artifact)
+    except OSError as error:
+        raise ExportError(f"{artifact}: cannot be made ({reason(error)}); check space and permissions") from error
+    return artifact / path.name
+
+
 def _check_targets(
     checkpoint: Checkpoint, base: Base, output: Path | None, artifact: Path | None, verify: bool | None, force: bool
 ) -> None:
@@ -117,7 +134,10 @@ def _check_targets(
         sha256 = checkpoint.base.sha256
         if checkpoint.base.kind == "hf" and base.gguf is not None:
             sha256 = sha256_file(base.gguf)
-        check_artifact(artifact, sha256, force=force)
+        if artifact.exists():
+            check_artifact(artifact, sha256, force=force)
+        else:
+            make_folder(artifact.parent)
     if output is not None:
         if output.exists() and not force:
             raise ExportError(f"{output}: is there already; replace it with --force or give another file with -o")

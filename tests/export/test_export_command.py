@@ -92,6 +92,24 @@ def test_an_adapter_goes_into_an_artifact(checkpoint: Path, tmp_path: Path) -> N
     assert not (tmp_path / "a.gguf").exists(), "all is checked before anything is written"
 
 
+def test_an_artifact_that_is_not_there_is_made_around_the_base(checkpoint: Path, tmp_path: Path) -> None:
+    done = run(checkpoint, "--no-verify", "--artifact", tmp_path / "new" / "mine")
+    assert done.exit_code == 0, done.output
+    loaded = load_artifact(tmp_path / "new" / "mine")
+    assert (loaded.name, loaded.trained, loaded.language) == ("mine", True, "plan")
+    assert loaded.adapter_path is not None and loaded.weights_path.read_bytes() == (tmp_path / "base.gguf").read_bytes()
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["mine"], "no leftovers"
+
+
+def test_a_killed_export_leaves_no_artifact(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    done = run(checkpoint, "--no-verify", "--artifact", tmp_path / "new" / "mine")
+    assert done.exit_code == 1 and not (tmp_path / "new" / "mine").exists()
+
+
 def test_a_wrong_checkpoint_costs_one_sentence(tmp_path: Path) -> None:
     done = run(tmp_path / "none")
     assert done.exit_code == 1 and "no such folder" in done.stderr and "Traceback" not in done.stderr
