@@ -92,9 +92,10 @@ def _quantization(path: Path) -> str:
     from gguf import LlamaFileType
 
     try:
-        return LlamaFileType(read_header(path).metadata.get("general.file_type")).name.removeprefix("MOSTLY_")
+        kind: str = LlamaFileType(read_header(path).metadata.get("general.file_type")).name
     except ValueError:
         return "unknown"
+    return kind.removeprefix("MOSTLY_").removeprefix("ALL_")
 
 
 def put_adapter(folder: Path, adapter: bytes, checkpoint: Checkpoint) -> Path:

@@ -18,6 +18,7 @@ from masa_training.commands import (
     evaluate_rewriter,
     evolve,
     instrument,
+    pipeline,
     profile,
     study,
 )
@@ -31,6 +32,7 @@ commands: Mapping[str, click.Command] = {
     "env": env.command,
     "evaluate": evaluate.command,
     "evaluate-rewriter": evaluate_rewriter.command,
+    "pipeline": pipeline.command,
     "profile": profile.command,
     "study": study.command,
 }

@@ -74,7 +74,7 @@ def command(
     loaded = with_overrides(loaded, base=base, seed=seed)
     if output is not None and not dry_run:
         check_output(output, force=force)  # before the work, not after it
-    progress = _Progress(quiet=quiet or as_json)
+    progress = Progress(quiet=quiet or as_json)
     try:
         opened = open_base(loaded.base, loaded.template)
         dataset = build_dataset(loaded, places, opened, progress=progress)
@@ -90,7 +90,7 @@ def command(
         click.echo("\nDry run: nothing was written." if dry_run else f"\nData set: {clean(str(output))}")
 
 
-class _Progress:
+class Progress:
     """One live line on a terminal, else a line per stage."""
 
     def __init__(self, *, quiet: bool) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import fspath
 from random import Random
 
 from masa.skills import Group
 from masa_training.bootstrap import CorpusConfig, SkillGroup, build, skill_groups
 from masa_training.bootstrap.environments import skill_key
+from masa_training.dataset.cells import Omissions
 from masa_training.dataset.config import DatasetConfig, Places, read_settings
 from masa_training.errors import TrainingError
 from masa_training.samples import Sample
@@ -33,6 +34,25 @@ def bootstrap_samples(config: DatasetConfig, places: Places) -> dict[str, tuple[
     training, validation = _hold_out(training, sources.validation_share, f"{config.seed}/validation")
     corpus = build(settings, {"train": training, "validation": validation, "test": test})
     return {split: tuple(samples) for split, samples in corpus.items()}
+
+
+def without_held_out(
+    splits: Mapping[str, Sequence[Sample]], corpus: Mapping[str, Sequence[Sample]], omissions: Omissions
+) -> dict[str, tuple[Sample, ...]]:
+    """The samples of runs beside a corpus, without those that share a skill with what that corpus holds out."""
+    order = ("train", "validation", "test")
+    kept: dict[str, tuple[Sample, ...]] = {}
+    for place, split in enumerate(order):
+        hidden = {key for later in order[place + 1 :] for sample in corpus[later] for key in _skills(sample)}
+        kept[split] = tuple(sample for sample in splits[split] if not hidden & _skills(sample))
+        for sample in splits[split]:
+            if hidden & _skills(sample):
+                omissions.add("a skill that the bootstrap corpus holds out", sample.id)
+    return kept
+
+
+def _skills(sample: Sample) -> set[str]:
+    return {skill_key(skill.principle) for skill in sample.request.group.skills}
 
 
 def _hold_out(groups: Sequence[SkillGroup], share: float, seed: str) -> tuple[list[SkillGroup], list[SkillGroup]]:

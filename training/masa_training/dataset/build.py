@@ -11,7 +11,7 @@ from typing import Any
 
 from masa.prompt import PROMPT_VERSION
 from masa_training.dataset.cells import EvolvedCell, Found, Omissions, describe
-from masa_training.dataset.config import DatasetConfig, Places
+from masa_training.dataset.config import RUN, DatasetConfig, Holdout, Places
 from masa_training.dataset.folder import SPLITS, Dataset, DatasetInfo, encoded_files
 from masa_training.dataset.holdouts import check_leaks, check_targets, may_read, split_cells, without_shared
 from masa_training.dataset.measuring import Base, lengths, summarized
@@ -38,25 +38,27 @@ def build_dataset(config: DatasetConfig, places: Places, base: Base, *, progress
     omissions = Omissions()
     cards: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
-    if config.kind == "bootstrap":
-        from masa_training.dataset.bootstrapping import bootstrap_samples
-
-        say("Generating samples", 0, 0)
-        splits = bootstrap_samples(config, places)
-        used = dict.fromkeys(sample.origin for samples in splits.values() for sample in samples)
-        origins = dict.fromkeys([config.sources.origin] if config.sources.origin else used, config.sources.licence)
-    else:
+    splits: dict[str, tuple[Sample, ...]] = dict.fromkeys(SPLITS, ())
+    if config.kind != "bootstrap":
         cells = _read(config, places, omissions, say)
         cards = {cell.cell.backbone: dict(cell.card) for cell in cells}
         origins = {cell.origin: cell.licence for cell in cells}
-        by_split = split_cells(cells, config.holdouts)
+        by_split = _split(config, cells)
         if config.language == "plan":
             by_split = without_shared(by_split, omissions)
         check_targets(by_split, config.language)
-        splits = {}
         for split in SPLITS:
             splits[split] = tuple(_samples(config, split, by_split, omissions, say))
         check_leaks(by_split, splits, config.language)
+    if config.kind in ("bootstrap", "mixed"):
+        from masa_training.dataset.bootstrapping import bootstrap_samples, without_held_out
+
+        say("Generating samples", 0, 0)
+        generated = bootstrap_samples(config, places)
+        used = dict.fromkeys(sample.origin for samples in generated.values() for sample in samples)
+        origins |= dict.fromkeys([config.sources.origin] if config.sources.origin else used, config.sources.licence)
+        found = without_held_out(splits, generated, omissions)
+        splits = {split: (*found[split], *generated[split]) for split in SPLITS}
     final = {split: _ordered(_deduplicated(samples, omissions), config.seed) for split, samples in splits.items()}
     _check_whole(final)
     for split, name in (("train", "training"), ("test", "test")):
@@ -85,6 +87,17 @@ def build_dataset(config: DatasetConfig, places: Places, base: Base, *, progress
     return Dataset(info, final["train"], final["validation"], final["test"])
 
 
+def _split(config: DatasetConfig, cells: Sequence[EvolvedCell]) -> dict[str, tuple[EvolvedCell, ...]]:
+    """As `split_cells`; beside a bootstrap corpus, which has a test of its own, nothing has to be held out."""
+    if config.kind == "mixed" and not any(any(asdict(part).values()) for part in _parts(config)):
+        return {**dict.fromkeys(SPLITS, ()), "train": tuple(cells)}
+    return split_cells(cells, config.holdouts)
+
+
+def _parts(config: DatasetConfig) -> tuple[Holdout, Holdout]:
+    return config.holdouts.test, config.holdouts.validation
+
+
 def _silent(doing: str, done: int, total: int) -> None:
     pass
 
@@ -94,7 +107,10 @@ def _read(config: DatasetConfig, places: Places, omissions: Omissions, say: Prog
     cells: list[EvolvedCell] = []
     total = len(config.sources.banks) + len(config.sources.runs)
     readers: list[Callable[[], Found]] = [partial(read_published, banks, places) for banks in config.sources.banks]
-    readers += [partial(read_runs, places.resolve(run), run) for run in config.sources.runs]
+    readers += [
+        partial(read_runs, places.resolve(run), f"the run of masa evolve in {config.name}" if run == RUN else run)
+        for run in config.sources.runs
+    ]
     for number, read in enumerate(readers):
         say("Reading", number, total)
         found = read()
@@ -107,7 +123,7 @@ def _read(config: DatasetConfig, places: Places, omissions: Omissions, say: Prog
             raise TrainingError(
                 f"{describe(cell.cell)} is in two sources, {other.origin} and {cell.origin}; leave one of them out"
             )
-    if not cells:
+    if not cells and config.kind != "mixed":
         raise TrainingError(f"no data: the sources have no evolved group; left out: {_told(omissions)}")
     return cells
 
@@ -205,8 +221,16 @@ def _summary(config: DatasetConfig, splits: Mapping[str, Sequence[Sample]], synt
             f"{len(train)} synthetic samples of the bootstrap corpus {config.name}: generated model cards, real skill "
             "texts, and plans that follow from the cards by stated rules, not from results in an environment."
         )
-    environments = ", ".join(sorted({sample.environment for sample in train}))
-    backbones = ", ".join(sorted({sample.backbone for sample in train}))
+    found = [sample for sample in train if not sample.synthetic] if config.kind == "mixed" else train
+    environments = ", ".join(sorted({sample.environment for sample in found}))
+    backbones = ", ".join(sorted({sample.backbone for sample in found}))
+    if config.kind == "mixed":
+        of = f" (environments {environments}; backbones {backbones})" if found else ""
+        return (
+            f"{len(train)} plan samples of the data set {config.name}: {len(found)} from recorded searches{of}, "
+            f"{len(train) - len(found)} synthetic ones of a bootstrap corpus, whose cards are generated and whose "
+            "plans follow from these by stated rules, not from results in an environment."
+        )
     where = "published banks" if config.kind == "published" else "recorded searches"
     marked = " (synthetic in part)" if synthetic else ""
     return (
@@ -217,14 +241,15 @@ def _summary(config: DatasetConfig, splits: Mapping[str, Sequence[Sample]], synt
 
 def _holdouts(config: DatasetConfig) -> dict[str, Any]:
     """What is held out, as JSON values: cells, or the skills of a bootstrap corpus."""
-    if config.kind != "bootstrap":
-        return dict(_plain(asdict(config.holdouts)))
+    declared = dict(_plain(asdict(config.holdouts)))
+    if config.kind not in ("bootstrap", "mixed"):
+        return declared
     sources = config.sources
     shares = {"test": sources.test_share, "validation": sources.validation_share}
     told = {split: {"skills": [f"{share:.0%} of the groups of training's banks"]} for split, share in shares.items()}
     if sources.test_skills:
         told["test"] = {"skills": list(sources.test_skills)}
-    return told
+    return {split: {**declared[split], **its} for split, its in told.items()} if config.kind == "mixed" else told
 
 
 def _plain(value: Any) -> Any:

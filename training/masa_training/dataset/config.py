@@ -2,7 +2,8 @@
 
 Every key is typed, an unknown one is an error that names the nearest, and the defaults are the paper's where the
 paper gives a value. Paths may begin with `{data}` (the folder of `--data-dir` or `$MASA_DATA`) or `{examples}` (the
-folder `examples` of a checkout); other relative paths start at the configuration file.
+folder `examples` of a checkout); `{run}` is the run of the pipeline that builds the data set. Other relative paths
+start at the configuration file.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from masa_training.errors import TrainingError
 
 DATA_VARIABLE = "MASA_DATA"
 """Environment variable with the folder that `{data}` stands for."""
+
+RUN = "{run}"
+"""The run of the pipeline that builds the data set."""
 
 CARD_VARIANTS = ("full", "no hints", "short")
 """`full`: every known field; `no hints`: without strengths and weaknesses; `short`: name, size and hints only."""
@@ -112,7 +116,8 @@ class DatasetConfig:
     """Everything that determines a data set, beside the files it reads.
 
     Attributes:
-        kind: where targets come from: `published` banks, `runs` of masa evolve, or the `bootstrap` rules.
+        kind: where targets come from: `published` banks, `runs` of masa evolve, the `bootstrap` rules, or runs and
+            these rules, `mixed`.
         samples: most samples per training cell and source; `held_out_samples` the same for held-out cells.
         card_variants: each training sample is written once per variant; held-out ones have the full card.
         base, template: the base model that tokens are counted with, and its chat template if it has none.
@@ -122,7 +127,7 @@ class DatasetConfig:
 
     name: str
     language: Literal["text", "plan"]
-    kind: Literal["published", "runs", "bootstrap"]
+    kind: Literal["published", "runs", "bootstrap", "mixed"]
     sources: Sources = Sources()
     samples: Counts = Counts()
     held_out_samples: Counts = Counts(intermediate=1, other_backbone=1, adapter=1, augmented=0)
@@ -142,17 +147,24 @@ class DatasetConfig:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """What placeholders and relative paths in a configuration stand for."""
+    """What placeholders and relative paths in a configuration stand for; `run` is that of a pipeline."""
 
     config: Path
     data: Path | None
+    run: Path | None = None
 
     def resolve(self, path: str) -> Path:
         """The file or folder that a path of the configuration means.
 
         Raises:
-            TrainingError: if it needs the data folder and none was given.
+            TrainingError: if it needs the data folder or the run of a pipeline, and none was given.
         """
+        if path == RUN:
+            if self.run is None:
+                raise TrainingError(
+                    f"{path}: is the run of a pipeline; name a run folder, or build it with masa pipeline"
+                )
+            return self.run
         if path.startswith("{data}"):
             if self.data is None:
                 raise TrainingError(f"{path}: {{data}} is not set; give the folder with --data-dir or {DATA_VARIABLE}")
@@ -184,12 +196,20 @@ def load_config(spec: str, *, data_dir: str | None = None) -> tuple[DatasetConfi
             hint = f"did you mean {near[0]}?" if near else f"shipped are {', '.join(shipped_configs())}"
             raise TrainingError(f"{spec}: neither a file nor a shipped configuration; {hint}")
         path = _SHIPPED / f"{spec}.yaml"
-    config = parse_config(read_text(path), str(path))
-    folder = data_dir or os.environ.get(DATA_VARIABLE) or None
+    return parse_config(read_text(path), str(path)), Places(path.parent, data_folder(data_dir))
+
+
+def data_folder(given: str | None = None) -> Path | None:
+    """The folder of `--data-dir`, else of `$MASA_DATA`; None where neither is given.
+
+    Raises:
+        TrainingError: if it is not there.
+    """
+    folder = given or os.environ.get(DATA_VARIABLE) or None
     data = Path(folder).expanduser() if folder else None
     if data is not None and not data.is_dir():
         raise TrainingError(f"{data}: no such folder; correct --data-dir or {DATA_VARIABLE}")
-    return config, Places(path.parent, data)
+    return data
 
 
 def parse_config(text: str, where: str = "configuration") -> DatasetConfig:
@@ -204,6 +224,15 @@ def parse_config(text: str, where: str = "configuration") -> DatasetConfig:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise FormatError(f"{where}: not YAML ({' '.join(str(error).split())[:200]}); correct it") from None
+    return make_config(value, where)
+
+
+def make_config(value: Any, where: str) -> DatasetConfig:
+    """The configuration with these settings, as YAML gives them.
+
+    Raises:
+        TrainingError: as `load_config`.
+    """
     config: DatasetConfig = read_settings(DatasetConfig, value, where)
     _check(config, where)
     return config
@@ -222,16 +251,17 @@ def _check(config: DatasetConfig, where: str) -> None:
             f"{where}: published banks record no edits, so there are no plans to learn; "
             "set language: text, or kind: runs or bootstrap"
         )
-    if config.kind == "bootstrap" and config.language == "text":
+    if config.kind in ("bootstrap", "mixed") and config.language == "text":
         raise TrainingError(f"{where}: the bootstrap corpus has plans only; set language: plan")
-    needed: dict[str, tuple[str, tuple[Any, ...]]] = {
-        "published": ("banks", sources.banks),
-        "runs": ("runs", sources.runs),
-        "bootstrap": ("train_skills", sources.train_skills),
+    needed = {
+        "published": ("banks",),
+        "runs": ("runs",),
+        "bootstrap": ("train_skills",),
+        "mixed": ("runs", "train_skills"),
     }
-    key, given = needed[config.kind]
-    if not given:
-        raise TrainingError(f"{where}: no data: kind {config.kind} needs sources.{key}; name at least one")
+    for key in needed[config.kind]:
+        if not getattr(sources, key):
+            raise TrainingError(f"{where}: no data: kind {config.kind} needs sources.{key}; name at least one")
     for name in ("noise", "keep"):
         if not 0 <= getattr(config.augmentation, name) <= 1:
             raise TrainingError(f"{where}: augmentation.{name} is a probability; give a number from 0 to 1")

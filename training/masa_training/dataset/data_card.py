@@ -21,7 +21,7 @@ _LANGUAGES = {
 def data_card(dataset: Dataset) -> str:
     """The card as Markdown. The first line says whether the data are synthetic."""
     info = dataset.info
-    synthetic = " (synthetic: targets follow from stated rules, not from results)" if info.synthetic else ""
+    synthetic = _synthetic(dataset)
     counts = ", ".join(f"{len(dataset.split(split)):,} {split}" for split in SPLITS)
     parts = [
         f"# Data set {cell(info.name)}{synthetic}",
@@ -48,6 +48,18 @@ def data_card(dataset: Dataset) -> str:
     parts += ["## Origin and licence", _table(("origin", "licence"), sorted(info.origins.items()), 2)]
     parts += ["## Left out", _left_out(info.left_out)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _synthetic(dataset: Dataset) -> str:
+    if not dataset.info.synthetic:
+        return ""
+    made = sum(sample.synthetic for sample in dataset.train)
+    if made == len(dataset.train):
+        return " (synthetic: targets follow from stated rules, not from results)"
+    return (
+        f" (synthetic in part: the targets of {made:,} of {len(dataset.train):,} training samples follow from stated "
+        "rules, not from results)"
+    )
 
 
 def _counts(dataset: Dataset, name: str, key: Callable[[Sample], str]) -> str:

@@ -1,0 +1,204 @@
+"""The configuration of `masa pipeline`: one typed YAML an experiment, a section a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from masa_training.dataset.config import DatasetConfig, read_settings
+from masa_training.dataset.config import make_config as make_dataset
+from masa_training.distill.config import PRESETS as DISTILL
+from masa_training.distill.config import DistillConfig
+from masa_training.distill.config import make_config as make_distill
+from masa_training.errors import TrainingError
+from masa_training.evolution.config import PRESETS as EVOLVE
+from masa_training.evolution.config import EvolveConfig, make_evolve
+from masa_training.pipeline.costs import Costs
+from masa_training.profiling.config import ProfileConfig
+from masa_training.settings import check_known, config_names, find_config, overridden
+from masa_training.settings import read_settings as read_yaml
+
+PRESETS = Path(__file__).resolve().parent.parent / "configs" / "pipeline"
+SECTIONS = ("name", "profile", "evolve", "dataset", "distill", "export", "verify", "costs")
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileStage:
+    """What `masa profile` is told beside the environment, the backbone, the agent and the teacher of `evolve`.
+
+    Attributes:
+        card: as its `--card`; where it is empty and `evolve.backbone.card` names one, that.
+        teacher: who sums up the episodes; empty for the teacher of `evolve`.
+    """
+
+    tasks: int = 40
+    seeds: int = 1
+    card: str = ""
+    teacher: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportStage:
+    """What `masa export` is told.
+
+    Attributes:
+        kind: `adapter` for a LoRA beside the weights of its base, `gguf` for the two merged and quantized.
+        type: how an adapter's numbers are stored.
+        quantization: one of llama.cpp's types, for `gguf`.
+        base, converter, licence: as its options; empty for their defaults.
+    """
+
+    kind: Literal["adapter", "gguf"] = "adapter"
+    type: str = "f16"
+    quantization: str = "Q8_0"
+    base: str = ""
+    converter: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyStage:
+    """What `masa export verify` is told; `thresholds` change those of the artifact's type, null removes one."""
+
+    limit: int = 24
+    wrong_cards: int = 2
+    seed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    resources: bool = True
+    thresholds: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineConfig:
+    """What `masa pipeline` does, stage by stage.
+
+    Attributes:
+        name: also the artifact's.
+        places: where relative paths of the section `dataset` begin.
+        costs: what `--dry-run` counts with; it decides nothing.
+    """
+
+    name: str
+    profile: ProfileStage
+    evolve: EvolveConfig
+    dataset: DatasetConfig
+    distill: DistillConfig
+    export: ExportStage
+    verify: VerifyStage
+    costs: Costs
+    places: Path
+
+    def profiling(self) -> ProfileConfig:
+        """The profile of the very backbone, environment and agent that the search has."""
+        evolve, given = self.evolve, self.profile
+        teacher = evolve.teacher_config()
+        if given.teacher:
+            from masa_training.teacher.config import TeacherConfig
+
+            teacher = TeacherConfig(model=given.teacher)
+        named = evolve.backbone.card if isinstance(evolve.backbone.card, str) else ""
+        return ProfileConfig(
+            environment=evolve.environment,
+            backbone=evolve.backbone.spec,
+            options=evolve.options,
+            model_options=evolve.backbone.options,
+            card=given.card or named,
+            tasks=given.tasks,
+            seeds=given.seeds,
+            agent=evolve.agent_config(),
+            isolated=evolve.isolated,
+            slots=evolve.slots,
+            teacher=teacher,
+        )
+
+
+def pipeline_names() -> tuple[str, ...]:
+    """Names of the pipelines that come with masa."""
+    return config_names(PRESETS)
+
+
+def load_pipeline(name_or_path: str, overrides: Sequence[str] = ()) -> PipelineConfig:
+    """The pipeline in a YAML file, or the shipped one of that name; overrides are such as `evolve.rounds=2`.
+
+    The sections `evolve` and `distill` may name a shipped configuration of their command with `config`, of which their
+    other settings change some.
+
+    Raises:
+        TrainingError: for a missing file, an unknown key or a value that does not fit.
+    """
+    path = find_config(name_or_path, PRESETS, "pipeline")
+    values = overridden(read_yaml(path), overrides)
+    where = str(path)
+    check_known(values, SECTIONS, where)
+    for key in ("name", "evolve", "dataset", "distill"):
+        if not values.get(key):
+            raise TrainingError(f"{where}: {key} is missing; add it")
+    name = values["name"]
+    if not isinstance(name, str) or not name.strip() or set(name) & set("/\\"):
+        raise TrainingError(f"{where}: name is {name!r}; give the pipeline a name without slashes")
+    sections = {key: _section(values, key, where) for key in SECTIONS if key != "name"}
+    evolve = {"name": name, **_on_top(EVOLVE, sections["evolve"], f"{where}, evolve")}
+    config = PipelineConfig(
+        name=name,
+        profile=read_settings(ProfileStage, sections["profile"], f"{where}, profile"),
+        evolve=make_evolve(evolve, f"{where}, evolve"),
+        dataset=make_dataset({"name": name, **sections["dataset"]}, f"{where}, dataset"),
+        distill=make_distill(_on_top(DISTILL, sections["distill"], f"{where}, distill"), f"{where}, distill"),
+        export=read_settings(ExportStage, sections["export"], f"{where}, export"),
+        verify=read_settings(VerifyStage, sections["verify"], f"{where}, verify"),
+        costs=read_settings(Costs, sections["costs"], f"{where}, costs"),
+        places=path.parent,
+    )
+    if config.export.kind == "adapter" and config.distill.method != "lora":
+        raise TrainingError(f"{where}: only a LoRA is exported as an adapter; set export.kind: gguf")
+    if config.dataset.kind not in ("runs", "mixed"):
+        raise TrainingError(f"{where}: dataset.kind is {config.dataset.kind}; a pipeline learns from runs, or mixed")
+    return config
+
+
+def settings_of(config: PipelineConfig, stage: str) -> dict[str, Any]:
+    """What the results of a stage depend on, as nested JSON values: what may differ when it goes on is left out."""
+    from masa_training.distill.run_folder import RESUMABLE
+
+    if stage == "profile":
+        ours = config.profiling()
+        return {**ours.settings(), "tasks": ours.tasks, "seeds": ours.seeds, "card": ours.card, **_teacher(ours)}
+    if stage == "evolve":
+        values = config.evolve.to_dict()
+        backbone = {key: value for key, value in values["backbone"].items() if key != "card"}
+        backbone["options"] = {key: value for key, value in backbone["options"].items() if key != "api_key"}
+        return {**{key: value for key, value in values.items() if key != "budget"}, "backbone": backbone}
+    if stage == "dataset":
+        return config.dataset.to_json()
+    if stage == "distill":
+        return {key: value for key, value in config.distill.to_dict().items() if key not in RESUMABLE}
+    return {"name": config.name, **asdict(config.export)} if stage == "export" else asdict(config.verify)
+
+
+def _teacher(config: ProfileConfig) -> dict[str, Any]:
+    return {"teacher": config.teacher.model}
+
+
+def _section(values: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    its = values.get(key) or {}
+    if not isinstance(its, dict):
+        raise TrainingError(f"{where}: {key} is {its!r}; settings (key: value) belong there")
+    return its
+
+
+def _on_top(shipped: Path, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """These settings on top of those of the configuration that `config` names."""
+    own = {key: value for key, value in values.items() if key != "config"}
+    if "config" not in values:
+        return own
+    return _merged(read_yaml(find_config(str(values["config"]), shipped, f"configuration ({where})")), own)
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged

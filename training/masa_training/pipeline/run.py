@@ -1,0 +1,166 @@
+"""A pipeline: stage after stage in one folder, finished ones recognised and passed over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from masa.errors import MasaError
+from masa_training.errors import TrainingError
+from masa_training.pipeline.config import settings_of
+from masa_training.pipeline.record import Ended, Record, difference
+from masa_training.pipeline.stages import STAGES, CancelledError, Checksums, Stage, Work, left_of, stage_of
+
+FINISHED, BEGUN, OPEN = "finished", "begun", "open"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a pipeline came to.
+
+    Attributes:
+        stages: by name of a finished stage its figures.
+        artifact: None until it is exported.
+        verified: whether the artifact passed; never true before the last stage.
+        stopped: the stage at which the person stopped it; empty otherwise.
+    """
+
+    folder: Path
+    stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    artifact: Path | None = None
+    verified: bool = False
+    stopped: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "output": str(self.folder),
+            "stages": {name: dict(figures) for name, figures in self.stages.items()},
+            "seconds": dict(self.seconds),
+            "artifact": None if self.artifact is None else str(self.artifact),
+            "verified": self.verified,
+            "stopped": self.stopped or None,
+        }
+
+
+class StageError(TrainingError):
+    """A stage cannot be done; everything before it is kept."""
+
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(f"stage {stage}: {reason}")
+        self.stage = stage
+
+
+def run_pipeline(work: Work, *, resume: bool = False, until: str = STAGES[-1]) -> Outcome:
+    """Do what is not finished yet, up to and with the stage `until`.
+
+    Settings are compared with the recorded ones before anything is done, stages that come later included.
+
+    Raises:
+        StageError: if a stage cannot be done, or was done with other settings or from something else.
+        TrainingError: if the folder holds something else, or a pipeline and `resume` is off.
+    """
+    record = Record(work.folder)
+    record.claim(resume=resume)
+    names = STAGES[: STAGES.index(until) + 1]
+    for name in names:
+        check_settings(work, record, stage_of(name))
+    done: dict[str, Mapping[str, Any]] = {}
+    before: Checksums = {}
+    stopped = ""
+    for number, name in enumerate(names, start=1):
+        stage = stage_of(name)
+        state, left = state_of(work, record, stage, before)
+        told = {FINISHED: "finished before", BEGUN: "goes on", OPEN: "begins"}[state]
+        work.watch.stage(name, number, len(names), told)
+        if left is None:
+            if work.cancel():
+                stopped = name
+                break
+            try:
+                left = _perform(work, record, stage, before)
+            except CancelledError:
+                stopped = name
+                break
+            finally:
+                work.watch.ended(name)
+        ended = record.ended.get(name)
+        done[name] = {} if ended is None else ended.figures
+        before = {f"{name}/{key}": value for key, value in left.items()}
+    seconds = {name: ended.seconds for name, ended in record.ended.items() if name in done}
+    artifact = work.artifact if "export" in done else None
+    return Outcome(work.folder, done, seconds, artifact, "verify" in done, stopped)
+
+
+def state_of(work: Work, record: Record, stage: Stage, before: Checksums) -> tuple[str, Checksums | None]:
+    """How far a stage is, and what it left if it is finished; `before` is what the stage before it left.
+
+    Raises:
+        StageError: if it was made from something else.
+    """
+    begun = record.begun.get(stage.name)
+    if begun is None:
+        return OPEN, None
+    left = left_of(stage, work)
+    if left is None:
+        return BEGUN, None
+    if begun.inputs != before:
+        raise StageError(
+            stage.name,
+            f"was made from another {_of(begun.inputs, before)} than there is now; delete {stage.place(work)} to have "
+            "it made again",
+        )
+    return FINISHED, left
+
+
+def check_settings(work: Work, record: Record, stage: Stage) -> None:
+    """Refuse to go on with a stage whose settings were others when it was begun.
+
+    Raises:
+        StageError: naming the first setting that differs.
+    """
+    begun = record.begun.get(stage.name)
+    if begun is None:
+        return
+    kept = left_of(stage, work) is not None if stage.partial is None else stage.partial(work).exists()
+    differs = difference(begun.settings, _plain(settings_of(work.config, stage.name))) if kept else None
+    if differs is not None:
+        name, old, new = differs
+        raise StageError(
+            stage.name,
+            f"{name} is {new!r}, but {work.folder} was begun with {old!r}; go on with that, give another folder, or "
+            f"delete {stage.place(work)} to have the stage done anew",
+        )
+
+
+def _perform(work: Work, record: Record, stage: Stage, before: Checksums) -> Checksums:
+    interrupted = stage.name in record.begun and (stage.partial is not None and stage.partial(work).exists())
+    if stage.name not in record.begun and stage.partial is not None and stage.partial(work).exists():
+        raise StageError(stage.name, f"{stage.place(work)}: is there, and no stage made it; move it away")
+    record.begin(stage.name, _plain(settings_of(work.config, stage.name)), before)
+    began = time.monotonic()
+    try:
+        figures = stage.perform(work)
+        left = stage.left(work)
+    except CancelledError:
+        raise
+    except MasaError as error:
+        raise StageError(stage.name, str(error)) from error
+    if left is None:
+        raise StageError(stage.name, f"{stage.place(work)}: is not complete after it; report this as a bug")
+    record.end(stage.name, Ended(time.monotonic() - began, interrupted, _plain(figures)))
+    return left
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    import json
+
+    return dict(json.loads(json.dumps(values)))
+
+
+def _of(inputs: Checksums, before: Checksums) -> str:
+    names = [*inputs, *before]
+    return names[0].partition("/")[0] if names else "stage"
