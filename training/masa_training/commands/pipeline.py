@@ -88,7 +88,7 @@ def command(
     with interrupts("everything so far is kept, --resume goes on from it") as cancel:
         work = Work(settings, output, watch=shown, cancel=cancel, executor=player, trees=trees)
         if dry_run or not silent:
-            plan = plan_pipeline(work, until)
+            plan = plan_pipeline(work, until, exact=dry_run)
             if dry_run and as_json:
                 write_json(plan.to_json())
             else:

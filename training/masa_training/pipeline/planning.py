@@ -53,8 +53,8 @@ class Plan:
         }
 
 
-def plan_pipeline(work: Work, until: str = STAGES[-1]) -> Plan:
-    """The plan, for a folder that may be there already.
+def plan_pipeline(work: Work, until: str = STAGES[-1], *, exact: bool = False) -> Plan:
+    """The plan, for a folder that may be there already; `exact` lays the steps of training out where there are data.
 
     Raises:
         MasaError: as the stages' own dry runs, and if a stage was done with other settings.
@@ -77,14 +77,14 @@ def plan_pipeline(work: Work, until: str = STAGES[-1]) -> Plan:
     searched = estimate(config.evolve)
     steps = []
     for name in names:
-        most, text, cost = _step(work, name, states, searched, costs)
+        most, text, cost = _step(work, name, states, searched, costs, exact)
         steps.append(Step(name, states[name], most, text, cost))
     left_over = total([step.estimate for step in steps if step.state != FINISHED])
     return Plan(config.name, tuple(steps), costs, measured, left_over)
 
 
 def _step(
-    work: Work, name: str, states: Mapping[str, str], searched: Mapping[str, Any], costs: Costs
+    work: Work, name: str, states: Mapping[str, str], searched: Mapping[str, Any], costs: Costs, exact: bool
 ) -> tuple[dict[str, Any], str, Estimate]:
     config = work.config
     prices = config.evolve.teacher_config().prices
@@ -101,7 +101,7 @@ def _step(
     if name == "dataset":
         return _dataset(work, states, searched)
     if name == "distill":
-        return _distill(work, states, searched, costs)
+        return _distill(work, searched, costs, exact=exact and states["dataset"] == FINISHED != states[name])
     if name == "export":
         export = config.export
         kind = f"an adapter in {export.type}" if export.kind == "adapter" else f"a GGUF in {export.quantization}"
@@ -127,10 +127,10 @@ def _dataset(
 
 
 def _distill(
-    work: Work, states: Mapping[str, str], searched: Mapping[str, Any], costs: Costs
+    work: Work, searched: Mapping[str, Any], costs: Costs, *, exact: bool
 ) -> tuple[dict[str, Any], str, Estimate]:
     config = work.config.distill
-    if states.get("dataset") == FINISHED:
+    if exact:
         from masa_training.distill.planning import plan
 
         planned = plan(config, load_dataset(work.folder / "dataset"))

@@ -225,7 +225,7 @@ def _export(work: Work) -> dict[str, Any]:
         raise TrainingError(f"masa {' '.join(arguments[:2])} left no artifact in {work.artifact}; report this as a bug")
     return {
         "artifact": str(work.artifact),
-        "bytes": sum(e.bytes for e in read_manifest(work.artifact).entries.values()),
+        "bytes": sum(path.stat().st_size for path in load_artifact(work.artifact).paths.values()),
     }
 
 
