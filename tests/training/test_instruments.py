@@ -194,7 +194,7 @@ def test_an_instrument_goes_on_from_what_it_learned_before(base: Path, tmp_path:
         assert not (tmp_path / "run" / "checkpoint").exists()
         checkpoint = train_instrument(after, tmp_path / "run", resume=True)
         whole = train_instrument(after, tmp_path / "whole")
-    assert checkpoint.metrics["nll"] == pytest.approx(whole.metrics["nll"], rel=1e-4)
+    assert checkpoint.metrics["validation_nll"] == pytest.approx(whole.metrics["validation_nll"], rel=1e-4)
 
     def nll(folder: Path) -> list[float]:
         events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
