@@ -140,7 +140,8 @@ def _rounds(sides: Sequence[Side], options: argparse.Namespace, say: Callable[[s
             command = [sys.executable, __file__, "--side", json.dumps(job)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise SystemExit(f"benchmarks/backends.py: {side.name}: {done.stderr.strip().splitlines()[-1]}")
+                said = done.stderr.strip().splitlines() or [f"ended with status {done.returncode} and said nothing"]
+                raise SystemExit(f"benchmarks/backends.py: {side.name}: {said[-1]}")
             run = json.loads(done.stdout.splitlines()[-1])
             runs[side.name].append(run)
             say(f"round {number + 1}: {side.name}: {run['bank_seconds']:.1f} s, {run['tokens']} tokens")

@@ -83,7 +83,12 @@ def forge(folder: Path) -> None:
     (folder / "verify.json").write_text('{"passed": true}', encoding="utf-8")
 
 
-@pytest.mark.parametrize("damage", [forget_json, forget_markdown, spoil, forge])
+def exaggerate(folder: Path) -> None:
+    text = (folder / "verify.json").read_text("utf-8")
+    (folder / "verify.json").write_text(text.replace('"chosen": 24', '"chosen": Infinity'), encoding="utf-8")
+
+
+@pytest.mark.parametrize("damage", [forget_json, forget_markdown, spoil, forge, exaggerate])
 def test_without_a_report_the_command_that_makes_one_is_told(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     folder = verified(tmp_path)
     damage(folder)

@@ -83,7 +83,7 @@ def test_a_package_is_an_artifact_with_report_card_modelfile_and_checksums(artif
     made(artifact, folder)
     ours = ["LICENSE", "Modelfile", "README.md", "SHA256SUMS", "verify.json", "verify.md"]
     assert names(folder) == sorted([*ours, "manifest.json", "weights.gguf"])
-    for name in ("manifest.json", "verify.json", "verify.md", "weights.gguf", "LICENSE"):
+    for name in ("manifest.json", "weights.gguf", "LICENSE"):
         assert (folder / name).read_bytes() == (artifact / name).read_bytes()
     sums = dict(reversed(line.split("  ")) for line in (folder / "SHA256SUMS").read_text().splitlines())
     assert sums == {
@@ -92,6 +92,15 @@ def test_a_package_is_an_artifact_with_report_card_modelfile_and_checksums(artif
     assert dict(parse_modelfile((folder / "Modelfile").read_text("utf-8")))["FROM"] == "./weights.gguf"
     assert load_artifact(folder).fingerprint == load_artifact(artifact).fingerprint
     assert plan_package(str(folder), tmp_path / "again").proof.passed, "a package can be packaged again"
+
+
+def test_the_report_is_published_without_folders_of_this_machine(artifact: Path, tmp_path: Path) -> None:
+    made(artifact, tmp_path / "package")
+    for name in ("verify.json", "verify.md"):
+        before, after = ((folder / name).read_text("utf-8") for folder in (artifact, tmp_path / "package"))
+        assert str(artifact) in before and str(tmp_path) not in after
+        assert after == before.replace(str(artifact), "artifact"), "and nothing else is changed"
+    assert made(artifact, tmp_path / "package").kept
 
 
 def test_weights_inside_a_python_package_come_into_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,6 +224,7 @@ def test_what_is_in_the_way_is_not_replaced(artifact: Path, tmp_path: Path) -> N
     assert "is no package" in refusal(artifact, mine, force=True)
     assert "is no package" in refusal(artifact, mine / "thesis.txt", force=True)
     other = verified(tmp_path / "other", name="other")
+    assert "is no package" in refusal(artifact, other, force=True), "another artifact"
     made(other, tmp_path / "package")
     assert "holds another package; replace it with --force" in refusal(artifact, tmp_path / "package")
     made(artifact, tmp_path / "package", force=True)

@@ -17,8 +17,14 @@ from masa.errors import MissingExtraError
 from masa.skills import GENERAL
 from masa_training.commands.evolve import command
 from masa_training.errors import TrainingError
+from masa_training.evolution.ledger import Played
+from masa_training.evolution.run import Underway, start_bank
+from masa_training.evolution.run_folder import RunFolder
+from masa_training.evolution.searching import Told
 from masa_training.evolution.tracking import open_trackers
-from masa_training.evolution.tracking.following import SPENT, final_table, parameters_of
+from masa_training.evolution.tracking.following import SPENT, final_table, parameters_of, round_values
+from masa_training.rollouts import Episode, Job
+from masa_training.search import Proposal
 from tests.training.test_evolution import Reader, config, events
 
 SMALL = {"rounds": 2, "iterations": 1, "watched": 3, "accept": {"pairs": 10}, "test_tasks": 6}
@@ -58,6 +64,8 @@ class MlflowClient:
         return SimpleNamespace(info=SimpleNamespace(run_id=run_id))
 
     def update_run(self, run_id: str, status: str | None = None, name: str | None = None) -> None:
+        if self.store.runs[run_id].get("deleted"):
+            raise MlflowException(f"The run {run_id} must be in the 'active' state. Current state is deleted.")
         self.store.runs[run_id]["status"] = status
 
     def get_experiment_by_name(self, name: str) -> Any:
@@ -224,6 +232,23 @@ def test_the_reward_of_a_round_is_the_incumbent_s(mlflow: Store, tmp_path: Path)
     assert rate == pytest.approx(reward), "without penalty and noise they are the same"
 
 
+def test_the_success_rate_of_a_tree_is_of_its_own_task_type(tmp_path: Path) -> None:
+    settings = config(tmp_path / "c.yaml", **SMALL)
+    ours = RunFolder(tmp_path / "run", settings)
+    group = start_bank(settings).group("comparison")
+    proposal = Proposal(0, 0, 0, group)
+    for key in (GENERAL, "comparison"):
+        ours.search(key, proposal, "one and the same bank")
+    for number, kind in enumerate(("comparison", "comparison", "synthesis", "synthesis")):
+        episode = Episode(
+            job=Job("a", f"t{number}", 0), task_type=kind, outcome="finished", success=kind == "comparison"
+        )
+        ours.episode(Played("one and the same bank", "val", f"t{number}", 0), episode)
+    run = Underway(settings, (GENERAL, "comparison"), ours, None)  # type: ignore[arg-type]
+    assert round_values(run, Told("comparison", proposal))["SR"] == 1.0
+    assert round_values(run, Told(GENERAL, proposal))["SR"] == 0.5
+
+
 def test_a_run_that_goes_on_goes_on_in_its_trackers(mlflow: Store, wandb: Any, tmp_path: Path) -> None:
     both = ["--track", "mlflow", "--track", "wandb"]
     stopped = evolving(tmp_path, *both, budget={"episodes": 20})
@@ -236,6 +261,9 @@ def test_a_run_that_goes_on_goes_on_in_its_trackers(mlflow: Store, wandb: Any, t
     assert steps == sorted(set(steps)) == [1, 2, 3], "no decision is told twice"
     first, second = wandb
     assert first[0]["id"] is None and second[0]["id"] == first[1].id and second[0]["resume"] == "allow"
+    run["deleted"] = True  # is still listed
+    assert evolving(tmp_path, *both, "--resume").exit_code == 0
+    assert list(mlflow.runs) == ["run0", "run1"]
     mlflow.runs.clear()  # another store
     assert evolving(tmp_path, *both, "--resume").exit_code == 0
     assert len(mlflow.runs) == 1
@@ -302,9 +330,12 @@ def test_a_missing_package_is_one_sentence_that_names_the_extra(
 
 
 def test_keys_are_no_parameters_and_the_rest_is(tmp_path: Path) -> None:
-    backbone = {"name": "R", "spec": "openai:http://h/v1#m", "options": {"api_key": "sk-1", "max_tokens": 3, "a": [1]}}
+    headers = {"X-API-Key": "sk-2", "more": [{"hf_token": "sk-3", "address": "https://me:sk-4@h/v1"}]}
+    options = {"api_key": "sk-1", "max_tokens": 3, "a": [1], "extra_body": headers}
+    backbone = {"name": "R", "spec": "openai:http://me:sk-5@h/v1#m", "options": options}
     found = parameters_of(config(tmp_path / "c.yaml", backbone=backbone, budget={"tokens": 5}))
-    assert "sk-1" not in str(found)
+    assert "sk-" not in str(found)
+    assert found["backbone.spec"] == "openai:http://***@h/v1#m"
     assert (found["backbone.options.max_tokens"], found["budget.tokens"], found["task_types"]) == (
         3,
         5,

@@ -18,6 +18,7 @@ import masa_training.evolution.run as running
 from masa_training.errors import TrainingError
 from masa_training.evolution import EvolveConfig, tree_tasks
 from masa_training.evolution.run import Evolved, evolve
+from masa_training.evolution.run_folder import RunFolder
 from masa_training.evolution.tree_tasks import TreeWork, fits_a_task, tree_events
 from masa_training.models import Message, Request
 from masa_training.rollouts.executors import Ray
@@ -167,6 +168,18 @@ def test_a_budget_stops_the_tasks_and_a_larger_one_goes_on(
     assert stopped.episodes <= most + len(TYPES), "what comes after the limit is not taken any more"
     evolved = evolve(trees(tmp_path / "c.yaml"), tmp_path / "run", resume=True, executor=CLUSTER)
     assert by_group(tmp_path / "run") == by_group(alone[1]) and evolved.bank == alone[0].bank
+
+
+def test_a_record_that_cannot_be_written_ends_the_task_while_the_cluster_is_there(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise TrainingError("the disk is full")
+
+    monkeypatch.setattr(RunFolder, "episode", full)
+    with pytest.raises(TrainingError, match="the disk is full") as failed:
+        evolve(trees(tmp_path / "c.yaml", task_types=TYPES[:1]), tmp_path / "run", executor=CLUSTER)
+    assert failed.tb is not None and all(stream.cancelled for stream in cluster.streams), "not once it is forgotten"
 
 
 def test_a_tree_that_cannot_go_on_says_why(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

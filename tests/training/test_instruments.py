@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,10 @@ def test_every_shipped_instrument_loads(name: str) -> None:
     assert config.likes == name
     assert set(config.worlds) == {"lookup", "household"}
     assert config.worlds["lookup"].needs.keys() == set(open_environment("lookup").task_types)
+    assert [len(lesson.lessons) for lesson in config.lessons] == [1, 2, 3]
+    assert {lesson.name for lesson in config.lessons} == {name}
+    faster = config.changed(lambda distill: replace(distill, learning_rate=0.5))
+    assert {lesson.distill.learning_rate for lesson in faster.lessons} == {0.5}
 
 
 def wordings(environment: str) -> Wordings:
@@ -189,7 +194,7 @@ def test_an_instrument_goes_on_from_what_it_learned_before(base: Path, tmp_path:
         assert not (tmp_path / "run" / "checkpoint").exists()
         checkpoint = train_instrument(after, tmp_path / "run", resume=True)
         whole = train_instrument(after, tmp_path / "whole")
-    assert checkpoint.metrics["nll"] == pytest.approx(whole.metrics["nll"], rel=1e-4)
+    assert checkpoint.metrics["validation_nll"] == pytest.approx(whole.metrics["validation_nll"], rel=1e-4)
 
     def nll(folder: Path) -> list[float]:
         events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
@@ -262,11 +267,21 @@ def test_an_instrument_learns_is_the_same_again_and_plays(base: Path, tmp_path: 
         ({"prompst": 3}, "unknown setting 'prompst'; did you mean 'prompts'"),
         ({"episodes": 0}, "episodes is 0; it must be at least 1"),
         ({"glances": -1}, "glances is -1; it must be 0 or more"),
+        (
+            {"worlds": {"lookup": {"lapse": "answer", "needs": NEEDS, "prompts": -1}}},
+            "world lookup: prompts is -1; it must be 0 or more",
+        ),
     ],
 )
 def test_a_wrong_description_is_refused_in_words(base: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         config(base, **changes)
+
+
+def test_a_description_without_its_kind_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("name: x\nafter: {prompts: 3}\n")
+    with pytest.raises(TrainingError, match="is no description of an instrument"):
+        load_instrument(str(tmp_path / "c.yaml"))
 
 
 def test_a_task_type_without_a_need_is_refused(base: Path, chat: ChatFormat) -> None:

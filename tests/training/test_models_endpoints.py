@@ -112,6 +112,13 @@ def test_a_refusal_that_may_be_one_endpoint_s_fault_sends_the_request_elsewhere(
         assert len(first.requests) == 1 and len(second.requests) == 6
 
 
+def test_an_endpoint_that_refuses_for_good_does_not_end_what_another_answers_later() -> None:
+    busy, refusing = Answer({"error": {"message": "busy"}}, 503), Answer({"error": {"message": "no key"}}, 401)
+    with served([busy, completion("later")], [refusing], concurrency=1) as ((first, second), model):
+        assert texts(model.reply([HELLO])) == ["later"]
+        assert (len(first.requests), len(second.requests)) == (2, 1)
+
+
 def test_a_request_that_is_at_fault_itself_is_asked_once() -> None:
     too_long = Answer({"error": {"message": "context length is 4096"}}, 400)
     with served([too_long], [too_long]) as (servers, model):
@@ -153,7 +160,9 @@ def test_preflight_asks_every_endpoint_and_names_the_one_that_fails() -> None:
         ({"endpoints": "http://b/v1"}, "endpoints is 'http://b/v1'; a list of addresses belongs there"),
         ({"endpoints": ["b/v1"]}, "b/v1: not a server's address"),
         ({"endpoints": [3]}, "a list of addresses belongs there"),
+        ({"endpoints": None}, "a list of addresses belongs there"),
         ({"aside": -1}, "aside is -1; seconds belong there"),
+        ({"aside": "30"}, "aside is '30'; seconds belong there"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:

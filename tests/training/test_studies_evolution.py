@@ -23,12 +23,14 @@ from masa_training.evolution import EvolveConfig
 from masa_training.evolution.ledger import Played
 from masa_training.evolution.noise import FeedbackNoise
 from masa_training.evolution.run import evolve
+from masa_training.evolution.run_folder import RunFolder
 from masa_training.evolution.views.report import write_report
 from masa_training.models import ModelError, Reply, Request
 from masa_training.rollouts import Episode, Job
 from masa_training.studies import evolutions_report
 from masa_training.studies.card_given import card_study, most_unlike, perturbed, unlike
 from masa_training.studies.evolutions import standing
+from masa_training.studies.evolutions_table import to_markdown
 from masa_training.studies.feedback_noise import noise_study
 from masa_training.teacher import Asked, OperatorTeacher, Rewrite
 from tests.training.teacher_server import stepwise
@@ -281,6 +283,8 @@ def test_a_study_in_the_folder_is_not_mixed_with_another(reader: Forgetful, tmp_
         noise_study([settings, settings])
     with pytest.raises(TrainingError, match="give each of them once"):
         noise_study([settings], [0.1, 0.1])
+    with pytest.raises(TrainingError, match="give each of them once"):
+        noise_study([settings], [0.1, 0.10000001])  # one folder
     assert standing(noise_study([settings], [0.5]).cells[0], tmp_path / "study") == "to do", "levels may be added"
 
 
@@ -340,6 +344,30 @@ def test_only_the_teacher_is_told_another_card(reader: Forgetful, server: Server
     assert "| card |" in done.stdout and "other (Qwen3-4B): other than the true card in family" in done.stdout
     told = json.loads((folder / "report.json").read_text())
     assert [row["condition"] for row in told["experiments"][0]["rows"]] == ["true", "perturbed", "empty", "other"]
+
+
+@pytest.mark.parametrize("content", ["", "- a\n", "teacher: 3\n"])
+def test_a_damaged_configuration_of_a_run_is_told_in_words(tmp_path: Path, content: str) -> None:
+    settings = small(tmp_path / "c.yaml")
+    RunFolder(tmp_path / "run", settings)
+    (tmp_path / "run" / "config.yaml").write_text(content)
+    with pytest.raises(TrainingError, match=r"config\.yaml: damaged; give another folder"):
+        RunFolder(tmp_path / "run", settings, resume=True)
+
+
+def test_the_report_says_what_is_wrong_in_the_card_of_every_run(tmp_path: Path) -> None:
+    backbone = {"name": "R", "spec": "", "card": shipped_cards()["Qwen3-4B"].fields()}
+    made = card_study([small(tmp_path / "c.yaml", backbone=backbone, teacher="openai:http://x/v1#m")], runs=2)
+    (tmp_path / "study.json").write_text('{"format": 1, "study": "card"}')
+    told = evolutions_report.study_report(made, tmp_path)
+    truth, drawn, _, other = told["experiments"][0]["rows"]
+    assert truth["wrong_fields"] == [[], []]
+    first, second = drawn["wrong_fields"]
+    cards = [cell.config.teacher_card for cell in made.cells if cell.condition == "perturbed"]
+    assert [first, second] == [unlike(backbone["card"], card) for card in cards] and first != second  # type: ignore
+    text = to_markdown(told)
+    assert f"true card in {', '.join(first)} (run 0); {', '.join(second)} (run 1)." in text
+    assert f"other ({other['model']}): other than the true card in {', '.join(other['wrong_fields'][0])}." in text
 
 
 def test_a_perturbed_card_is_wrong_in_as_many_fields_as_asked_each_run_in_others() -> None:

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from masa.artifact import Artifact, damage, load_artifact
 from masa.errors import MasaError
@@ -94,8 +94,7 @@ def plan_package(
     texts |= {
         CARD_NAME: card.encode("utf-8", "replace"),
         MANIFEST_NAME: _manifest(artifact),
-        JSON_NAME: read_bytes(artifact.path / JSON_NAME),
-        MARKDOWN_NAME: read_bytes(artifact.path / MARKDOWN_NAME),
+        **_report(artifact.path),
     }
     if artifact.kind == "gguf":
         texts[MODELFILE_NAME] = modelfile(artifact).encode("utf-8")
@@ -142,6 +141,20 @@ def write_package(package: Package, watch: Watch | None = None) -> None:
         raise ExportError(f"{target}: cannot be written ({reason(error)}); check space and permissions") from error
 
 
+def _report(folder: Path) -> dict[str, bytes]:
+    """The report's files, in which absolute paths of this machine, which may tell whose it is, are their last name."""
+    found = {name: read_bytes(folder / name) for name in (JSON_NAME, MARKDOWN_NAME)}
+    subject = json.loads(found[JSON_NAME].decode("utf-8"))["subject"]
+    # The longest first: one folder may lie in another.
+    for told in sorted({str(subject[key]) for key in ("artifact", "checkpoint", "base", "samples")}, key=len)[::-1]:
+        path = next((its for kind in (PurePosixPath, PureWindowsPath) if (its := kind(told)).is_absolute()), None)
+        if path is not None and len(path.parts) > 2:
+            old, new = (json.dumps(its, ensure_ascii=False)[1:-1] for its in (told, path.name))
+            found[JSON_NAME] = found[JSON_NAME].replace(old.encode(), new.encode())
+            found[MARKDOWN_NAME] = found[MARKDOWN_NAME].replace(told.encode(), path.name.encode())
+    return found
+
+
 def _manifest(artifact: Artifact) -> bytes:
     """The artifact's own manifest, byte by byte; where a file lies in a Python package, one that has it beside it."""
     path = artifact.path / MANIFEST_NAME
@@ -171,7 +184,8 @@ def _check_place(package: Package, *, force: bool) -> Package:
         raise ExportError(f"{target}: is the artifact's own folder, or one in or around it; give another one with -o")
     if not target.exists():
         return package
-    if not target.is_dir() or (any(target.iterdir()) and not (target / MANIFEST_NAME).is_file()):
+    packed = (target / MANIFEST_NAME).is_file() and (target / SUMS_NAME).is_file()  # an artifact alone is no package
+    if not target.is_dir() or (any(target.iterdir()) and not packed):
         raise ExportError(f"{target}: is there and is no package, so it is not replaced; give another folder with -o")
     if any(target.iterdir()) and not force:
         if _same(package):

@@ -131,7 +131,7 @@ def _proof(content: Any) -> Proof | None:
             samples=str(subject["samples"]),
             chosen=int(subject["chosen"]),
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 

@@ -156,10 +156,8 @@ def _run(study: EvolutionStudy, folder: Path, given: dict[str, Any], *, quiet: b
 
     name = given["executor"]
     player = None if name == "in-process" else make_executor(name, workers=given["workers"], address=given["address"])
-    shown = Shown(quiet=quiet)
 
     def perform(cell: EvolutionCell, where: Path, resume: bool) -> str:
-        nonlocal shown
         shown = Shown(quiet=quiet)
         try:
             evolved = evolve(
@@ -208,7 +206,8 @@ def _tell_work(study: EvolutionStudy, folder: Path, *, as_json: bool) -> None:
     from masa_training.studies.evolutions import standing
 
     # The conditions of an experiment are played alike, so that one estimate is that of all.
-    most = {cell.experiment: estimate(cell.config) for cell in reversed(study.cells)}
+    first = {cell.experiment: cell.config for cell in reversed(study.cells)}
+    most = {name: estimate(config) for name, config in first.items()}
     rows = []
     for cell in study.cells:
         told = most[cell.experiment]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -42,19 +41,15 @@ def command(
     from masa_training.instruments.run import plan_instrument, train_instrument
 
     settings = load_instrument(config)
-    settings = replace(settings, distill=apply_overrides(settings.distill, overrides))
-    before = settings.after
-    if before is not None:
-        before = replace(before, distill=apply_overrides(before.distill, overrides))
-        settings = replace(settings, after=before)
+    settings = settings.changed(lambda distill: apply_overrides(distill, overrides))
 
     def played(done: int, of: int) -> None:
         if not as_json and (done == of or done % 20 == 0):
             click.echo(f"  conversations for {done} of {of} prompts", err=True)
 
     if dry_run:
-        told = [plan_told(plan_instrument(one, progress=played), as_json) for one in (before, settings) if one]
-        click.echo(f"[{', '.join(told)}]" if as_json and before else "\n".join(told))
+        told = [plan_told(plan_instrument(one, progress=played), as_json) for one in settings.lessons]
+        click.echo(f"[{', '.join(told)}]" if as_json else "\n".join(told))
         return
     with stopping(max_minutes) as stop:
         checkpoint = train_instrument(

@@ -162,7 +162,7 @@ class RunFolder:
         try:
             before = yaml.safe_load(read_text(record))
             differing = differences(before, wanted)
-        except (yaml.YAMLError, FormatError, AttributeError):
+        except (yaml.YAMLError, FormatError, AttributeError, TypeError):
             raise TrainingError(f"{record}: damaged; give another folder") from None
         if differing:
             raise TrainingError(f"{self.path}: its run has another {', '.join(differing)}; give another folder")

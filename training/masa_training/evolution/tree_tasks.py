@@ -12,7 +12,7 @@ import queue
 import threading
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -155,9 +155,10 @@ def searched_as_task(
         remote = ray.remote(num_cpus=1, max_retries=0, num_returns="streaming")(tree_events)
         for start in range(_STARTS):
             one = work()
-            items = _items(ray, remote.remote(one), stop)
             try:
-                keep(items, one.key, folder, told=told, progress=progress)
+                # Closed before the connection is, whatever happens here: else the task would play on for nobody.
+                with contextlib.closing(_items(ray, remote.remote(one), stop)) as items:
+                    keep(items, one.key, folder, told=told, progress=progress)
                 return
             except ray.exceptions.RayTaskError as error:
                 raise TrainingError(f"ray: the task of the tree {one.key} failed: {error.cause}") from None
@@ -204,7 +205,7 @@ def incumbent(folder: RunFolder, key: str) -> Group | None:
     return state.nodes[state.best].candidate if state.nodes else None
 
 
-def _items(ray: Any, stream: Any, stop: Callable[[], str | None]) -> Iterator[Said]:
+def _items(ray: Any, stream: Any, stop: Callable[[], str | None]) -> Generator[Said, None, None]:
     """What the task says, until it ends or there is a reason to stop it."""
     try:
         while not stop():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,21 @@ class InstrumentConfig:
         for key in ("prompts", "episodes", "held_out"):
             if getattr(self, key) < 1:
                 raise TrainingError(f"{key} is {getattr(self, key)}; it must be at least 1")
+        for name, world in self.worlds.items():
+            if world.prompts < 0:
+                raise TrainingError(f"world {name}: prompts is {world.prompts}; it must be 0 or more")
         if self.glances < 0:
             raise TrainingError(f"glances is {self.glances}; it must be 0 or more")
+
+    @property
+    def lessons(self) -> tuple[InstrumentConfig, ...]:
+        """This training and those before it, the first one first."""
+        return (*(self.after.lessons if self.after else ()), self)
+
+    def changed(self, change: Callable[[DistillConfig], DistillConfig]) -> InstrumentConfig:
+        """With the trainings of all lessons changed alike."""
+        after = self.after and self.after.changed(change)
+        return replace(self, distill=change(self.distill), after=after)
 
     @property
     def sha256(self) -> str:
@@ -118,6 +131,6 @@ def _made(values: dict[str, Any], where: str) -> InstrumentConfig:
     distill = make_config(values.get("distill", {}), f"{where}, distill")
     after = None
     if values.get("after"):
-        whose = {key: values[key] for key in ("name", "likes", "dislikes")}
+        whose: dict[str, Any] = {key: values[key] for key in ("name", "likes", "dislikes") if key in values}
         after = _made({**whose, **values["after"]}, f"{where}, after")
     return InstrumentConfig(**{**values, "worlds": worlds, "distill": distill, "after": after})

@@ -41,7 +41,7 @@ def train_instrument(
         synthetic=True,
         licence="Apache-2.0",
     )
-    before = folder / "before"
+    before = folder.resolve() / "before"
     if config.after is not None:
         config = replace(config, distill=replace(config.distill, start=str(before / "checkpoint")))
 

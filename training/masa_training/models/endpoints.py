@@ -104,9 +104,11 @@ def make_endpoints(base_url: str, options: ServerOptions, sockets: weakref.WeakS
         TrainingError: if one is no server's address, or an option cannot be used.
         MissingExtraError: without the package openai.
     """
-    if isinstance(options.endpoints, str) or not all(isinstance(its, str) for its in options.endpoints):
+    given: object = options.endpoints
+    if not isinstance(given, list | tuple) or not all(isinstance(its, str) for its in given):
         raise TrainingError(f"endpoints is {options.endpoints!r}; a list of addresses belongs there")
-    if not options.aside >= 0:
+    aside: object = options.aside
+    if isinstance(aside, bool) or not isinstance(aside, int | float) or not aside >= 0:
         raise TrainingError(f"aside is {options.aside!r}; seconds belong there, at least 0")
     addresses = dict.fromkeys(address.rstrip("/") for address in (base_url, *options.endpoints))
     return Endpoints([make_endpoint(address, options, sockets) for address in addresses], aside=options.aside)

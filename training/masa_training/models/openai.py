@@ -172,6 +172,8 @@ class ServerModel:
         began = time.perf_counter()
         failed = 0
         tried: list[Endpoint] = []
+        refused: list[Endpoint] = []
+        passing: Failure | None = None
         body = self._body(request)
         size = sum(len(message.content) for message in request.messages) // 4 + request.max_tokens
         while not self._closing.is_set():
@@ -192,11 +194,17 @@ class ServerModel:
             if failure.error.retryable or failure.status in _ELSEWHERE:
                 endpoints.failed(endpoint, failure.after)
                 tried.append(endpoint)
+                if failure.error.retryable:
+                    passing = failure
+                else:
+                    refused.append(endpoint)
                 if endpoints.others(tried):
                     self._meter.retried()
                     continue
+                # One endpoint that refuses for good does not end what another one may answer later.
+                failure = passing or failure
             failed += 1
-            tried.clear()
+            tried, passing = list(refused), None
             wait = retries.wait(failed, failure.after) if failure.error.retryable else None
             if wait is None:
                 return failure.given_up(failed, retries.patience)

@@ -52,13 +52,14 @@ def card_study(
                 "same; name a language model with --teacher openai:URL#MODEL"
             )
         foreign = card_fields(other) if other else most_unlike(truth)
-        told: dict[str, dict[str, Any]] = {TRUE: {"wrong_fields": []}}
+        told: dict[str, dict[str, Any]] = {name: {"wrong_fields": []} for name in CARDS}
         for number in range(runs):
             given = {TRUE: truth, PERTURBED: perturbed(truth, share, number), EMPTY: {}, OTHER: foreign}
             for name, card in given.items():
                 changed = replace(config, name=f"{config.name}, {name} card", teacher_card=dict(card))
                 cells.append(EvolutionCell(config.name, name, number, changed))
-                told[name] = {"wrong_fields": unlike(truth, card), "model": _model(card)}
+                told[name]["wrong_fields"].append(unlike(truth, card))
+                told[name]["model"] = _model(card)
         about[config.name] = told
     return EvolutionStudy(KIND, CARDS, tuple(cells), about)
 

@@ -121,14 +121,17 @@ def _difference(test: Mapping[str, Any], arm: str) -> str:
 def _cards(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for row in rows[1:]:
-        wrong = row.get("wrong_fields", ())
         model = f" ({row['model']})" if row["condition"] == card_given.OTHER else ""
-        lines.append(f"- {row['condition']}{model}: other than the true card in {', '.join(wrong) or 'nothing'}.")
+        cards = [", ".join(fields) or "nothing" for fields in row["wrong_fields"]]
+        if len(set(cards)) > 1:
+            cards = [f"{fields} (run {number})" for number, fields in enumerate(cards)]
+        told = "; ".join(dict.fromkeys(cards))
+        lines.append(f"- {row['condition']}{model}: other than the true card in {told}.")
     return lines
 
 
 def _condition(kind: str, row: Mapping[str, Any]) -> str:
-    return f"{row['feedback_noise']:.0%}" if kind == feedback_noise.KIND else str(row["condition"])
+    return f"{100 * row['feedback_noise']:g}%" if kind == feedback_noise.KIND else str(row["condition"])
 
 
 def _word(found: Mapping[str, Any] | None) -> str:

@@ -23,7 +23,7 @@ def noise_study(configs: Sequence[EvolveConfig], levels: Sequence[float] = LEVEL
         TrainingError: if a level is no probability or comes twice, or experiments cannot be told apart.
     """
     named_apart(configs)
-    if len(set(levels)) < len(levels):
+    if len(set(map(condition, levels))) < len(levels):  # as folders are called
         raise TrainingError(f"the levels of noise are {', '.join(map(condition, levels))}; give each of them once")
     for level in levels:
         if not 0 <= level <= 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from masa.errors import FormatError, MasaError
 from masa.files import read_text, write_atomic
+from masa.skills import GENERAL
 from masa_training.errors import TrainingError
 from masa_training.evolution.config import BudgetConfig, EvolveConfig
 from masa_training.evolution.counting import in_numbers
@@ -31,7 +33,10 @@ RECORD = "tracking.json"
 SPENT = "spent"
 """The group under which a tracker finds what the whole run has used."""
 
-_SECRET = ("api_key", "authorization", "password", "secret")
+_SECRET = ("api_key", "apikey", "authorization", "password", "secret", "token")
+"""How the names of settings end that are not told: "max_tokens" and "api_key_env" are."""
+
+_SIGNED_IN = re.compile(r"(?<=://)[^/@\s]+@")
 _FIGURES = ("SR", "NHR", "reward")
 
 
@@ -150,7 +155,7 @@ def round_values(run: Underway, told: Told) -> dict[str, float]:
 
 def parameters_of(config: EvolveConfig) -> dict[str, Parameter]:
     """The configuration, flat (`accept.rule`); what looks like a key or a password is left out."""
-    return dict(_flat("", json.loads(json.dumps(config.to_dict()))))
+    return dict(_flat("", _told(json.loads(json.dumps(config.to_dict())))))
 
 
 def final_table(test: Mapping[str, Any]) -> Table:
@@ -177,11 +182,20 @@ def _ends_round(event: object) -> bool:
     return isinstance(event, Verdict) or (isinstance(event, Proposal) and event.node is None)
 
 
+def _told(value: Any) -> Any:
+    """A value without what looks like a key or a password, however deep it lies."""
+    if isinstance(value, dict):
+        names = {key: str(key).lower().replace("-", "_") for key in value}
+        return {key: _told(its) for key, its in value.items() if not names[key].endswith(_SECRET)}
+    if isinstance(value, list):
+        return [_told(its) for its in value]
+    return _SIGNED_IN.sub("***@", value) if isinstance(value, str) else value
+
+
 def _flat(name: str, value: Any) -> Iterable[tuple[str, Parameter]]:
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
-            if not str(key).lower().endswith(_SECRET):
-                yield from _flat(f"{name}.{key}" if name else str(key), inner)
+            yield from _flat(f"{name}.{key}" if name else str(key), inner)
     elif isinstance(value, str | int | float | bool):
         yield name, value
     else:
@@ -203,7 +217,8 @@ def _success_rate(run: Underway, group: str, node: int) -> float | None:
     bank = run.folder.banks.get((group, node))
     # A copy in one step: other threads add episodes meanwhile.
     some = [e for key, e in list(run.folder.episodes.items()) if key.bank == bank and key.split == "val"]
-    finished = [e.success for e in some if e.outcome == "finished"]
+    # Every tree begins with the bank that the others begin with, which plays tasks of all types.
+    finished = [e.success for e in some if e.outcome == "finished" and group in (GENERAL, e.task_type)]
     return sum(finished) / len(finished) if finished else None
 
 

@@ -67,9 +67,9 @@ class MLflow:
             return ""
         try:
             self._client.get_run(known)
+            self._client.update_run(known, status="RUNNING")  # which it refuses for a run that was deleted
         except self._mlflow.exceptions.MlflowException:
             return ""
-        self._client.update_run(known, status="RUNNING")
         return known
 
     def _new(self, title: str, parameters: Mapping[str, Parameter], folder: Path) -> str:
