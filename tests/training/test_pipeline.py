@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -97,11 +101,17 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
             "kind": "mixed",
             "sources": {"runs": ["{run}"], "train_skills": [str(HOUSEHOLD)], "origin": "ours", "licence": "CC0-1.0"},
             "bootstrap": {"train": 2, "validation": 1, "test": 1, "cards_per_group": 2},
-            "context_length": 50_000,
         },
-        "distill": {"base": "tiny", "method": "lora", "rank": 2, "epochs": 1},
+        "distill": {"base": "tiny", "method": "lora", "rank": 2, "epochs": 1, "context_length": 50_000},
         "verify": {"limit": 2},
-        "costs": {"episode_seconds": 36, "dollars_per_hour": 2.0, "sample_tokens": 100, "tokens_per_second": 10},
+        "costs": {
+            "episode_seconds": 36,
+            "dollars_per_hour": 2.0,
+            "sample_tokens": 100,
+            "tokens_per_second": 10,
+            "export_minutes": 1,
+            "verify_minutes": 1,
+        },
     }
     return _deep(values, changes)
 
@@ -210,6 +220,12 @@ def test_every_shipped_pipeline_loads(name: str) -> None:
         ({"name": "a/b"}, "without slashes"),
         ({"costs": {"episode_tokens": [1]}}, "give two numbers"),
         ({"evolve": {"config": "lookup-smollm"}}, "did you mean lookup-smollm2"),
+        ({"costs": {"episode_seconds": -1}}, "episode_seconds is -1.*at least 0"),
+        ({"export": {"type": "q4"}}, "type: found 'q4'; it is one of f32, f16, q8_0"),
+        ({"verify": {"limit": 0}}, "limit and wrong_cards must be at least 1"),
+        ({"dataset": {"sources": {"runs": ["runs/other"]}}}, 'leaves out what is evolved here; name "{run}"'),
+        ({"dataset": {"kind": "runs"}}, "holdouts.test holds nothing out"),
+        ({"dataset": {"context_length": 60_000}}, "60000, but distill.context_length is 50000"),
     ],
 )
 def test_wrong_settings_are_refused_with_their_place(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -225,6 +241,48 @@ def test_a_section_changes_the_shipped_configuration_it_names(tmp_path: Path) ->
     loaded = load_pipeline(str(path), ["evolve.rounds=1", "distill.rank=3"])
     assert (loaded.evolve.accept.pairs, loaded.evolve.accept.first, loaded.evolve.rounds) == (7, 5, 1)
     assert loaded.evolve.backbone.spec == "transformers:smollm2-135m" and loaded.distill.rank == 3
+
+
+def test_the_data_set_is_measured_with_the_base_that_learns_from_it(tmp_path: Path) -> None:
+    loaded = load_pipeline(str(config(tmp_path)))
+    assert (loaded.dataset.base, loaded.dataset.context_length) == ("tiny", 50_000)
+    assert load_pipeline(str(tmp_path / "p.yaml"), ["dataset.base=other"]).dataset.base == "other"
+
+
+def test_an_override_that_is_no_yaml_is_refused_in_one_sentence() -> None:
+    with pytest.raises(TrainingError, match=r"--set name=\[: \[ is not YAML"):
+        load_pipeline("smallest", ["name=["])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("dataset.sources.train_skills=[gone.json]", "dataset.sources.train_skills: .*gone.json: not there"),
+        ("dataset.sources.train_skills=['{data}/gone.json']", "{data} is not set"),
+        ("distill.base=gone", "distill.base: gone: no such base"),
+        ("distill.reference=gone", "distill.reference: gone: no such base"),
+        ("distill.start=gone", "distill.start: gone: no such folder"),
+        ("distill.context_length=200000", "distill.context_length: 200000 is more than the 100000 tokens"),
+        ("export.base=gone.gguf", "export.base: gone.gguf: no such file"),
+    ],
+)
+def test_what_a_later_stage_will_miss_is_told_before_anything_is_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, message: str
+) -> None:
+    def opened(spec: str, template: str | None = None) -> ByteBase:
+        if spec == "gone":
+            raise TrainingError("gone: no such base")
+        return ByteBase(spec=spec)
+
+    monkeypatch.delenv("MASA_DATA", raising=False)
+    monkeypatch.setattr(bases, "open_base", opened)
+    doing = work(config(tmp_path), tmp_path / "run", change)
+    with pytest.raises(TrainingError, match=message):
+        run_pipeline(doing)
+    assert isinstance(doing.model, Reader) and doing.model.replies == 0
+    planned = plan_pipeline(work(tmp_path / "p.yaml", tmp_path / "run", change))
+    assert len(planned.missing) == 1 and re.search(message, planned.missing[0])
+    assert run_pipeline(work(tmp_path / "p.yaml", tmp_path / "other", change), until="profile").stages
 
 
 # --- the whole way -------------------------------------------------------------------------------------------
@@ -479,6 +537,47 @@ def test_a_cancelled_process_is_stopped(tmp_path: Path) -> None:
     assert time.monotonic() - began < 30
 
 
+def test_where_the_pipeline_is_killed_the_command_it_runs_ends_as_well(tmp_path: Path) -> None:
+    """Else it would work on in the folder that somebody goes on with."""
+    started = tmp_path / "started"
+    command = f"import pathlib, os, time; pathlib.Path({str(started)!r}).write_text(str(os.getpid())); time.sleep(120)"
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "masa").mkdir()
+    (tmp_path / "slow" / "masa" / "__init__.py").touch()
+    (tmp_path / "slow" / "masa" / "cli.py").write_text(f"def main(): exec({command!r})")
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import os; from masa_training.pipeline import process\n"
+            f"os.environ['PYTHONPATH'] = {str(tmp_path / 'slow')!r}\n"
+            "process.run_masa(['export'], say=print)",
+        ]
+    )
+    child = int(_soon(lambda: started.exists() and started.read_text()))
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+
+    def gone() -> bool:
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return True
+        state = Path(f"/proc/{child}/stat")
+        return state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z"
+
+    assert _soon(gone)
+
+
+def _soon(what: Callable[[], Any]) -> Any:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if found := what():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it did not happen within a minute")
+
+
 def test_a_damaged_line_of_the_record_is_named_and_a_torn_one_passed_over(tmp_path: Path) -> None:
     (tmp_path / EVENTS).write_text('{"event": "begun", "stage": "profile", "settings": {}, "inputs": {}}\n{"ev')
     assert set(Record(tmp_path).begun) == {"profile"}
@@ -495,9 +594,16 @@ def test_a_difference_is_named_by_its_place() -> None:
 
 def test_unknown_costs_stay_unknown() -> None:
     assert playing(Costs(), 10, 0, ()).hours is None
-    priced = Costs(episode_seconds=3600, dollars_per_hour=2, teacher_tokens=(1000, 100), episode_tokens=(10, 1))
+    told = {"teacher_tokens": (1000, 100), "episode_tokens": (10, 1)}
+    unasked = Costs(episode_seconds=3600, dollars_per_hour=2, **told)
+    assert playing(unasked, 2, 3, (1.0, 10.0)).hours is None
+    priced = replace(unasked, teacher_seconds=1e-9)
     found = playing(priced, 2, 3, (1.0, 10.0))
-    assert (found.hours, found.teacher_tokens, found.backbone_tokens) == (2, (3000, 300), (20, 2))
+    assert (found.hours, found.teacher_tokens, found.backbone_tokens) == (pytest.approx(2), (3000, 300), (20, 2))
     assert found.dollars == pytest.approx(4 + 0.006)
     assert training(Costs(dollars_per_hour=1), 100).dollars is None
-    assert total([found, training(Costs(), 1)]).hours == 2
+    assert total([found, found]).hours == pytest.approx(4)
+    assert total([found, training(Costs(), 1)]).hours is None, "what is unknown is not counted as nothing"
+    unpriced = playing(priced, 2, 3, ())
+    assert unpriced.dollars is None and unpriced.teacher_tokens == (3000, 300)
+    assert playing(Costs(teacher_seconds=1800, episode_seconds=1800), 1, 2, (0.0, 0.0)).hours == 1.5

@@ -72,7 +72,7 @@ def overridden(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str,
     """Nested settings with `a.b=value` overrides, values in YAML.
 
     Raises:
-        TrainingError: if one is not `key=value`, or leads into something that holds no settings.
+        TrainingError: if one is not `key=value`, is not YAML, or leads into something that holds no settings.
     """
     import yaml
 
@@ -89,5 +89,8 @@ def overridden(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str,
                 raise TrainingError(f"--set {override}: {name} holds no settings")
             at[name] = {**inner}
             at = at[name]
-        at[last] = yaml.safe_load(text)
+        try:
+            at[last] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise TrainingError(f"--set {override}: {text} is not YAML; quote it or correct it") from None
     return result

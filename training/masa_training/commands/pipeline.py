@@ -128,6 +128,7 @@ def _plan(plan: Plan) -> str:
         lines.append(f"Assumed: {costs.source}")
     if plan.measured:
         lines.append(f"Measured in the profile: {', '.join(name.replace('_', ' ') for name in plan.measured)}")
+    lines += [f"Missing: {sentence}" for sentence in plan.missing]
     return lines[0] + "\n" + clean("\n".join(lines[1:]))
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from masa_training.dataset.config import DatasetConfig, read_settings
+from masa_training.dataset.config import RUN, DatasetConfig, read_settings
 from masa_training.dataset.config import make_config as make_dataset
 from masa_training.distill.config import PRESETS as DISTILL
 from masa_training.distill.config import DistillConfig
@@ -51,7 +51,7 @@ class ExportStage:
     """
 
     kind: Literal["adapter", "gguf"] = "adapter"
-    type: str = "f16"
+    type: Literal["f32", "f16", "q8_0"] = "f16"
     quantization: str = "Q8_0"
     base: str = ""
     converter: str = ""
@@ -68,6 +68,10 @@ class VerifyStage:
     dtype: Literal["float32", "bfloat16"] = "float32"
     resources: bool = True
     thresholds: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.limit < 1 or self.wrong_cards < 1:
+            raise TrainingError("verify: limit and wrong_cards must be at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +127,7 @@ def load_pipeline(name_or_path: str, overrides: Sequence[str] = ()) -> PipelineC
     """The pipeline in a YAML file, or the shipped one of that name; overrides are such as `evolve.rounds=2`.
 
     The sections `evolve` and `distill` may name a shipped configuration of their command with `config`, of which their
-    other settings change some.
+    other settings change some. `dataset` has base, template and context_length of `distill` unless it says otherwise.
 
     Raises:
         TrainingError: for a missing file, an unknown key or a value that does not fit.
@@ -140,22 +144,42 @@ def load_pipeline(name_or_path: str, overrides: Sequence[str] = ()) -> PipelineC
         raise TrainingError(f"{where}: name is {name!r}; give the pipeline a name without slashes")
     sections = {key: _section(values, key, where) for key in SECTIONS if key != "name"}
     evolve = {"name": name, **_on_top(EVOLVE, sections["evolve"], f"{where}, evolve")}
+    distill = make_distill(_on_top(DISTILL, sections["distill"], f"{where}, distill"), f"{where}, distill")
+    of_distill = {"base": distill.base, "template": distill.template, "context_length": distill.context_length}
     config = PipelineConfig(
         name=name,
         profile=read_settings(ProfileStage, sections["profile"], f"{where}, profile"),
         evolve=make_evolve(evolve, f"{where}, evolve"),
-        dataset=make_dataset({"name": name, **sections["dataset"]}, f"{where}, dataset"),
-        distill=make_distill(_on_top(DISTILL, sections["distill"], f"{where}, distill"), f"{where}, distill"),
+        dataset=make_dataset({"name": name, **of_distill, **sections["dataset"]}, f"{where}, dataset"),
+        distill=distill,
         export=read_settings(ExportStage, sections["export"], f"{where}, export"),
         verify=read_settings(VerifyStage, sections["verify"], f"{where}, verify"),
         costs=read_settings(Costs, sections["costs"], f"{where}, costs"),
         places=path.parent,
     )
-    if config.export.kind == "adapter" and config.distill.method != "lora":
-        raise TrainingError(f"{where}: only a LoRA is exported as an adapter; set export.kind: gguf")
-    if config.dataset.kind not in ("runs", "mixed"):
-        raise TrainingError(f"{where}: dataset.kind is {config.dataset.kind}; a pipeline learns from runs, or mixed")
+    _check(config, where)
     return config
+
+
+def _check(config: PipelineConfig, where: str) -> None:
+    """Raise unless the sections fit together."""
+    dataset, distill = config.dataset, config.distill
+    if config.export.kind == "adapter" and distill.method != "lora":
+        raise TrainingError(f"{where}: only a LoRA is exported as an adapter; set export.kind: gguf")
+    if dataset.kind not in ("runs", "mixed"):
+        raise TrainingError(f"{where}: dataset.kind is {dataset.kind}; a pipeline learns from runs, or mixed")
+    if RUN not in dataset.sources.runs:
+        raise TrainingError(f'{where}: dataset.sources.runs leaves out what is evolved here; name "{RUN}" in it')
+    if dataset.kind == "runs" and not any(asdict(dataset.holdouts.test).values()):
+        raise TrainingError(
+            f"{where}: dataset.holdouts.test holds nothing out, and without a test split nothing can be verified; "
+            "name task types in it"
+        )
+    if dataset.context_length > distill.context_length:
+        raise TrainingError(
+            f"{where}: dataset.context_length is {dataset.context_length}, but distill.context_length is "
+            f"{distill.context_length}, and a longer sample cannot be trained on; make them equal"
+        )
 
 
 def settings_of(config: PipelineConfig, stage: str) -> dict[str, Any]:
@@ -164,7 +188,8 @@ def settings_of(config: PipelineConfig, stage: str) -> dict[str, Any]:
 
     if stage == "profile":
         ours = config.profiling()
-        return {**ours.settings(), "tasks": ours.tasks, "seeds": ours.seeds, "card": ours.card, **_teacher(ours)}
+        told = {"tasks": ours.tasks, "seeds": ours.seeds, "card": ours.card, "teacher": ours.teacher.model}
+        return {**ours.settings(), **told}
     if stage == "evolve":
         values = config.evolve.to_dict()
         backbone = {key: value for key, value in values["backbone"].items() if key != "card"}
@@ -175,10 +200,6 @@ def settings_of(config: PipelineConfig, stage: str) -> dict[str, Any]:
     if stage == "distill":
         return {key: value for key, value in config.distill.to_dict().items() if key not in RESUMABLE}
     return {"name": config.name, **asdict(config.export)} if stage == "export" else asdict(config.verify)
-
-
-def _teacher(config: ProfileConfig) -> dict[str, Any]:
-    return {"teacher": config.teacher.model}
 
 
 def _section(values: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:

@@ -5,8 +5,9 @@ The assumptions are the configuration's, and their origin is told beside the res
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from masa_training.errors import TrainingError
@@ -24,6 +25,7 @@ class Costs:
         episode_tokens: of the backbone, for an episode, read and written.
         backbone_prices: dollars for a million tokens read, and written; none for a server of one's own.
         teacher_tokens: for a question, read and written; its prices are `evolve.teacher.prices`.
+        teacher_seconds: for a question; questions are counted one after another.
         sample_tokens: prompt and target of a sample.
         tokens_per_second: of training.
         export_minutes, verify_minutes: as they say.
@@ -36,6 +38,7 @@ class Costs:
     episode_tokens: tuple[int, ...] = (0, 0)
     backbone_prices: tuple[float, ...] = (0.0, 0.0)
     teacher_tokens: tuple[int, ...] = (0, 0)
+    teacher_seconds: float = 0.0
     sample_tokens: int = 0
     tokens_per_second: float = 0.0
     export_minutes: float = 0.0
@@ -45,6 +48,11 @@ class Costs:
         for name in ("episode_tokens", "backbone_prices", "teacher_tokens"):
             if len(getattr(self, name)) != 2:
                 raise TrainingError(f"costs: {name} is {list(getattr(self, name))}; give two numbers, read and written")
+        for its in fields(self):
+            value = getattr(self, its.name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(not isinstance(number, str) and not 0 <= number < math.inf for number in numbers):
+                raise TrainingError(f"costs: {its.name} is {value}; it must be at least 0, which is unknown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,50 +74,74 @@ class Estimate:
 
 
 def playing(costs: Costs, episodes: int, requests: int, prices: Sequence[float]) -> Estimate:
-    """Of episodes, and of questions to a teacher behind a server with these prices."""
+    """Of episodes, and of questions to a teacher behind a server with these prices; none are unknown prices."""
     backbone = _times(costs.episode_tokens, episodes)
-    teacher = (0, 0) if not requests else _times(costs.teacher_tokens, requests)
-    hours = episodes * costs.episode_seconds / 3600 if costs.episode_seconds else None
-    asked = _price(backbone, costs.backbone_prices) + _price(teacher, prices or (0.0, 0.0))
-    return _priced(costs, Estimate(hours, backbone, teacher), asked)
+    teacher = _times(costs.teacher_tokens, requests)
+    hours = _hours(costs.episode_seconds, episodes)
+    asking = _hours(costs.teacher_seconds, requests)
+    asked = [_price(backbone, costs.backbone_prices)]
+    if requests:
+        asked.append(_price(teacher, prices) if prices else None)
+    return _priced(costs, _sum([hours, asking]), asked, backbone, teacher)
 
 
 def training(costs: Costs, tokens: int) -> Estimate:
-    """Of tokens that are trained on."""
+    """Of tokens that are trained on; 0 is unknown."""
     known = tokens and costs.tokens_per_second
-    return _priced(costs, Estimate(tokens / costs.tokens_per_second / 3600 if known else None), 0.0)
+    return _priced(costs, tokens / costs.tokens_per_second / 3600 if known else None)
 
 
 def working(costs: Costs, minutes: float) -> Estimate:
-    """Of minutes."""
-    return _priced(costs, Estimate(minutes / 60 if minutes else None), 0.0)
+    """Of minutes; 0 is unknown."""
+    return _priced(costs, minutes / 60 if minutes else None)
 
 
-def total(estimates: list[Estimate]) -> Estimate:
-    """The sum of what is known of them."""
+def total(estimates: Sequence[Estimate]) -> Estimate:
+    """The sum, in which what is unknown of one is unknown."""
     return Estimate(
-        sum(each.hours or 0.0 for each in estimates),
-        _sum([each.backbone_tokens for each in estimates]),
-        _sum([each.teacher_tokens for each in estimates]),
-        sum(each.dollars or 0.0 for each in estimates),
+        _sum(each.hours for each in estimates),
+        _pairs([each.backbone_tokens for each in estimates]),
+        _pairs([each.teacher_tokens for each in estimates]),
+        _sum(each.dollars for each in estimates),
     )
 
 
-def _priced(costs: Costs, estimate: Estimate, asked: float) -> Estimate:
+def _priced(
+    costs: Costs,
+    hours: float | None,
+    asked: Iterable[float | None] = (),
+    backbone: tuple[int, int] | None = (0, 0),
+    teacher: tuple[int, int] | None = (0, 0),
+) -> Estimate:
     """Without hours there are no dollars, unless the hardware costs nothing by the hour."""
-    if estimate.hours is None and costs.dollars_per_hour:
-        return estimate
-    return replace(estimate, dollars=(estimate.hours or 0.0) * costs.dollars_per_hour + asked)
+    rent = 0.0 if not costs.dollars_per_hour else None if hours is None else hours * costs.dollars_per_hour
+    return Estimate(hours, backbone, teacher, _sum([rent, *asked]))
+
+
+def _hours(seconds: float, many: int) -> float | None:
+    return 0.0 if not many else many * seconds / 3600 if seconds else None
 
 
 def _times(one: tuple[int, ...], many: int) -> tuple[int, int] | None:
-    return (one[0] * many, one[1] * many) if any(one) else None
+    return (0, 0) if not many else (one[0] * many, one[1] * many) if any(one) else None
 
 
-def _price(tokens: tuple[int, int] | None, prices: Sequence[float]) -> float:
-    return 0.0 if tokens is None else (tokens[0] * prices[0] + tokens[1] * prices[1]) / 1e6
+def _price(tokens: tuple[int, int] | None, prices: Sequence[float]) -> float | None:
+    """Where nothing is paid, nothing need be known."""
+    if not any(prices):
+        return 0.0
+    return None if tokens is None else (tokens[0] * prices[0] + tokens[1] * prices[1]) / 1e6
 
 
-def _sum(pairs: list[tuple[int, int] | None]) -> tuple[int, int]:
+def _sum(numbers: Iterable[float | None]) -> float | None:
+    total = 0.0
+    for number in numbers:
+        if number is None:
+            return None
+        total += number
+    return total
+
+
+def _pairs(pairs: Sequence[tuple[int, int] | None]) -> tuple[int, int] | None:
     known = [pair for pair in pairs if pair is not None]
-    return sum(pair[0] for pair in known), sum(pair[1] for pair in known)
+    return (sum(pair[0] for pair in known), sum(pair[1] for pair in known)) if len(known) == len(pairs) else None

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from masa.cards import load_card
 from masa_training.dataset.folder import load_dataset
 from masa_training.evolution.run import estimate
+from masa_training.pipeline.checks import missing
 from masa_training.pipeline.config import PipelineConfig
 from masa_training.pipeline.costs import Costs, Estimate, playing, total, training, working
 from masa_training.pipeline.record import Record
@@ -35,13 +35,20 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`measured` are assumptions that a finished profile replaced; `left` is the sum over what is not finished."""
+    """What will be done.
+
+    Attributes:
+        measured: assumptions that a finished profile replaced.
+        left: the sum over what is not finished.
+        missing: as of `masa_training.pipeline.checks.missing`.
+    """
 
     name: str
     steps: tuple[Step, ...]
     costs: Costs
     measured: tuple[str, ...]
     left: Estimate
+    missing: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -50,6 +57,7 @@ class Plan:
             "left": self.left.to_json(),
             "assumed": asdict(self.costs),
             "measured": list(self.measured),
+            "missing": list(self.missing),
         }
 
 
@@ -80,7 +88,8 @@ def plan_pipeline(work: Work, until: str = STAGES[-1], *, exact: bool = False) -
         most, text, cost = _step(work, name, states, searched, costs, exact)
         steps.append(Step(name, states[name], most, text, cost))
     left_over = total([step.estimate for step in steps if step.state != FINISHED])
-    return Plan(config.name, tuple(steps), costs, measured, left_over)
+    absent = missing(work, [name for name in names if states[name] != FINISHED])
+    return Plan(config.name, tuple(steps), costs, measured, left_over, absent)
 
 
 def _step(
@@ -168,7 +177,6 @@ def _played(most: Mapping[str, Any]) -> str:
 
 def _measured(work: Work, record: Record, costs: Costs) -> tuple[Costs, tuple[str, ...]]:
     """The assumptions on episodes, replaced by what those of the profile were."""
-    load_card(work.folder / "profile" / "card.yaml")
     played = Episodes(work.folder / "profile", work.config.profiling().settings(), resume=True).episodes.values()
     finished = [episode for episode in played if episode.outcome == "finished"]
     if not finished:

@@ -9,8 +9,17 @@ from collections.abc import Callable, Sequence
 
 from masa_training.errors import TrainingError
 
-MASA: Sequence[str] = (sys.executable, "-m", "masa.cli")
+# Where this process is killed, the other end of the pipe closes and the command ends as well: it must not work on in a
+# folder that somebody goes on with. os.read, since a thread that waits in sys.stdin aborts the interpreter's exit.
+_WITH_ITS_PARENT = """
+import os, sys, threading
+threading.Thread(target=lambda: os.read(0, 1) or os._exit(1), daemon=True).start()
+from masa.cli import main
+sys.exit(main())
+"""
+MASA: Sequence[str] = (sys.executable, "-c", _WITH_ITS_PARENT)
 _EVERY = 0.2
+_GRACE = 20.0
 _ERROR = "Error: "
 
 
@@ -32,7 +41,13 @@ def run_masa(
     printed: list[str] = []
     try:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace"
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
         )
     except OSError as error:
         raise TrainingError(f"{command[0]}: cannot be started ({error.strerror}); mend the installation") from None
@@ -62,9 +77,16 @@ def run_masa(
     finally:
         if process.poll() is None:
             process.terminate()
-            process.wait()
+            try:
+                process.wait(_GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         for reader in readers:
             reader.join()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
     if code:
         if cancel():
             raise TerminatedError("cancelled")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 from masa.errors import MasaError
 from masa_training.errors import TrainingError
+from masa_training.pipeline.checks import missing
 from masa_training.pipeline.config import settings_of
 from masa_training.pipeline.record import Ended, Record, difference
 from masa_training.pipeline.stages import STAGES, CancelledError, Checksums, Stage, Work, left_of, stage_of
@@ -61,13 +63,17 @@ def run_pipeline(work: Work, *, resume: bool = False, until: str = STAGES[-1]) -
 
     Raises:
         StageError: if a stage cannot be done, or was done with other settings or from something else.
-        TrainingError: if the folder holds something else, or a pipeline and `resume` is off.
+        TrainingError: if the folder holds something else, or a pipeline and `resume` is off, or if something is missing
+            that a stage to come will need.
     """
     record = Record(work.folder)
     record.claim(resume=resume)
     names = STAGES[: STAGES.index(until) + 1]
     for name in names:
         check_settings(work, record, stage_of(name))
+    # The first alone: a person mends one thing after the other.
+    for sentence in missing(work, [name for name in names if name not in record.ended])[:1]:
+        raise TrainingError(sentence)
     done: dict[str, Mapping[str, Any]] = {}
     before: Checksums = {}
     stopped = ""
@@ -156,8 +162,7 @@ def _perform(work: Work, record: Record, stage: Stage, before: Checksums) -> Che
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    import json
-
+    """As the record gives them back."""
     return dict(json.loads(json.dumps(values)))
 
 
