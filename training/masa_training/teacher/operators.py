@@ -2,8 +2,8 @@
 
 It tries the edits that a symptom calls for first, then other wordings, one at a time and then two together, on the
 group at hand and on the one that the search began with, and never what was tried before. Where the backbone did not
-mind the latest rewrites at all, it takes the one that is least like what was tried. Its plans are recorded, and are
-what a plan rewriter learns from.
+mind the latest rewrites at all, it now and then takes the one that is least like what was tried. Its plans
+are recorded, and are what a plan rewriter learns from.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ WORDINGS = ("shorten", "steps", "condition-action", "limit 2", "emphasise", "lim
 
 
 INERT = 2
-"""After how many rewrites in a row that changed nothing the next one is chosen for being different."""
+"""After so many rewrites in a row that changed nothing, and again after as many, one is chosen for being different."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,10 @@ class OperatorTeacher:
         tried |= {group.skills for group, _ in asked.best}
         for count in range(1, self.together + 1):
             untried = self._untried(asked, found, _combinations(ranked, count), tried)
-            if asked.inert < INERT:
-                rewrite = next(untried, None)
-            else:
+            if asked.inert and asked.inert % INERT == 0:
                 rewrite = max(untried, key=lambda made: _novelty(made.group, tried), default=None)
+            else:
+                rewrite = next(untried, None)
             if rewrite is not None:
                 return rewrite
         raise TeacherError(
