@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -152,6 +153,11 @@ def details(report: Report) -> list[str]:
             f"(checkpoint {made.reference_valid:.0%}, {made.reference_guarded:.0%}); {made.same:.0%} equal the "
             f"checkpoint's, edit distance {made.distance:.2f}"
         )
+        if made.margins:
+            lines.append(
+                f"Where outputs part, the checkpoint preferred its own token by {max(made.margins):.3g} nats at most, "
+                f"{statistics.median(made.margins):.3g} in the median of {len(made.margins)}"
+            )
         lines += [f"Refused: {reason}" for reason in made.reasons[:3]]
     if report.awareness is not None:
         aware = report.awareness
