@@ -16,7 +16,7 @@ from masa.formats.bank_json import dump_bank, load_bank
 from masa.skills import GENERAL, Group, SkillBank
 from masa_training.environments import Environment, Task, open_environment
 from masa_training.errors import TrainingError
-from masa_training.evolution.budget import Meter
+from masa_training.evolution.budget import CANCELLED, Meter
 from masa_training.evolution.cards import card_of, teacher_card
 from masa_training.evolution.config import BANKS, EvolveConfig
 from masa_training.evolution.counting import in_numbers
@@ -270,7 +270,7 @@ def _about(config: EvolveConfig, world: Environment, keys: list[str]) -> dict[st
 
 
 def _asked(cancel: Callable[[], bool]) -> Callable[[], str | None]:
-    return lambda: "cancelled" if cancel() else None
+    return lambda: CANCELLED if cancel() else None
 
 
 def _one_at_a_time(
