@@ -14,7 +14,20 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = {"llama", "onnx", "onnx-gpu", "mcp", "training", "alfworld", "ray", "mlflow", "wandb", "export", "export-onnx", "dev"}
+EXTRAS = {
+    "llama",
+    "onnx",
+    "onnx-gpu",
+    "mcp",
+    "training",
+    "alfworld",
+    "ray",
+    "mlflow",
+    "wandb",
+    "export",
+    "export-onnx",
+    "dev",
+}
 
 
 @pytest.fixture(scope="module")

@@ -345,11 +345,12 @@ def test_a_missing_package_is_one_sentence_that_names_the_extra(
 
 def test_keys_are_no_parameters_and_the_rest_is(tmp_path: Path) -> None:
     headers = {"X-API-Key": "sk-2", "more": [{"hf_token": "sk-3", "address": "https://me:sk-4@h/v1"}]}
-    options = {"api_key": "sk-1", "max_tokens": 3, "a": [1], "extra_body": headers}
-    backbone = {"name": "R", "spec": "openai:http://me:sk-5@h/v1#m", "options": options}
-    found = parameters_of(config(tmp_path / "c.yaml", backbone=backbone, budget={"tokens": 5}))
+    options = {"api_key_env": "MY_KEY", "max_tokens": 3, "a": [1], "extra_body": headers}
+    backbone = {"name": "R", "spec": "openai:http://h/v1#m", "options": options}
+    world = {"mirror": "http://me:sk-5@h/v1"}
+    found = parameters_of(config(tmp_path / "c.yaml", backbone=backbone, options=world, budget={"tokens": 5}))
     assert "sk-" not in str(found)
-    assert found["backbone.spec"] == "openai:http://***@h/v1#m"
+    assert (found["options.mirror"], found["backbone.options.api_key_env"]) == ("http://***@h/v1", "MY_KEY")
     assert (found["backbone.options.max_tokens"], found["budget.tokens"], found["task_types"]) == (
         3,
         5,
