@@ -304,8 +304,8 @@ def test_a_tracker_that_cannot_begin_is_an_error_before_anything_is_played(mlflo
     failed = evolving(tmp_path, "--track", "mlflow")
     assert isinstance(failed.exception, TrainingError)
     assert str(failed.exception) == (
-        "mlflow could not begin to track the run (API request failed: 503), so nothing was played; set it up or leave out "
-        "--track mlflow, then give the same command with --resume"
+        "mlflow could not begin to track the run (API request failed: 503), so nothing was played; set it up or "
+        "leave out --track mlflow, then give the same command with --resume"
     )
     assert "Warning" not in failed.stderr, "what never began does not fail once more at the end"
     assert [event["event"] for event in events(tmp_path / "run")] == ["run"]

@@ -8,7 +8,6 @@ from dataclasses import fields, replace
 from masa_training.evolution.config import BudgetConfig
 from masa_training.evolution.run_folder import RunFolder, Spent
 
-
 CANCELLED = "cancelled"
 """Why a run ended that was told to."""
 

@@ -25,7 +25,7 @@ T = TypeVar("T")
 class BackboneConfig:
     """The backbone to evolve for; `spec` and `options` are those of `open_model`, `card` its card's fields or file.
 
-    The options name the variable of a server's key (`api_key_env`); the key itself is refused, for they are written down.
+    The options are written down: they name the variable of a server's key (`api_key_env`), and the key is refused.
     """
 
     name: str
