@@ -122,8 +122,8 @@ def _figures(proof: Proof) -> str:
     lines = [
         "## Parity with the checkpoint\n",
         f"Measured by `masa export verify` on {proof.chosen} samples, thresholds for "
-        f"{limits_told(proof.strictness, proof.verdicts)}; the whole report is in [{MARKDOWN_NAME}]({MARKDOWN_NAME}) and "
-        f"[{JSON_NAME}]({JSON_NAME}).\n",
+        f"{limits_told(proof.strictness, proof.verdicts)}; the whole report is in "
+        f"[{MARKDOWN_NAME}]({MARKDOWN_NAME}) and [{JSON_NAME}]({JSON_NAME}).\n",
         *figures_table(proof.verdicts),
     ]
     return "\n".join(lines) + "\n"
