@@ -194,6 +194,11 @@ def test_an_instrument_goes_on_from_what_it_learned_before(base: Path, tmp_path:
             train_instrument(after, tmp_path / "run", stop=lambda: next(stops))
         assert (tmp_path / "run" / "before" / "checkpoint").exists() == (steps > 4)
         assert not (tmp_path / "run" / "checkpoint").exists()
+        if steps > 4:
+            slower = {**before, "distill": {**few, "learning_rate": 5e-3}}
+            other = config(base, prompts=16, episodes=1, held_out=4, distill=few, after=slower)
+            with pytest.raises(TrainingError, match=r"before: its run has learning_rate 0\.01, not 0\.005"):
+                train_instrument(other, tmp_path / "run", resume=True)
         checkpoint = train_instrument(after, tmp_path / "run", resume=True)
         whole = train_instrument(after, tmp_path / "whole")
     assert checkpoint.metrics["validation_nll"] == pytest.approx(whole.metrics["validation_nll"], rel=1e-4)
