@@ -16,7 +16,7 @@ from masa_export.verify.awareness import Awareness
 from masa_export.verify.outputs import Outputs
 from masa_export.verify.resources import Resources
 from masa_export.verify.template import Template
-from masa_export.verify.thresholds import Verdict, figure_of
+from masa_export.verify.thresholds import Verdict, figure_of, limits_told
 from masa_export.verify.tokens import Tokens
 
 JSON_NAME, MARKDOWN_NAME = "verify.json", "verify.md"
@@ -105,7 +105,7 @@ def to_markdown(report: Report) -> str:
         f"`{subject.fingerprint[:12]}`) against the checkpoint `{subject.checkpoint}` (base {subject.base}, "
         f"transformers, {subject.dtype}).",
         f"{subject.chosen} of {subject.available} samples of {subject.samples}, seed {subject.seed}; thresholds for "
-        f"{subject.strictness}; masa {__version__}.",
+        f"{limits_told(subject.strictness, report.verdicts)}; masa {__version__}.",
         "",
     ]
     if report.problems:
