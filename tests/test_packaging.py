@@ -9,12 +9,28 @@ import sys
 import tarfile
 import zipfile
 from email import message_from_string
+from importlib.metadata import distribution, requires
 from pathlib import Path, PurePosixPath
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTRAS = {"llama", "onnx", "onnx-gpu", "mcp", "training", "alfworld", "ray", "mlflow", "wandb", "export", "export-onnx", "dev"}
+EXTRAS = {
+    "llama",
+    "onnx",
+    "onnx-gpu",
+    "mcp",
+    "training",
+    "alfworld",
+    "ray",
+    "mlflow",
+    "wandb",
+    "export",
+    "export-onnx",
+    "dev",
+}
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +110,38 @@ def test_the_wheel_names_every_extra_its_licence_and_the_command(wheel: zipfile.
     assert "masa = masa.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
     pinned = [line for line in metadata.get_all("Requires-Dist") or () if line.startswith("llama-cpp-python")]
     assert pinned and all(">=" in line and "<" in line for line in pinned)
+
+
+@pytest.mark.parametrize("extra", ["llama", "onnx"])
+def test_a_device_needs_neither_torch_nor_transformers_and_little_room(extra: str) -> None:
+    """Room beyond numpy and the inference library itself."""
+    needed = _closure("masa-skills", extra)
+    assert {"numpy", "llguidance"} <= needed
+    assert not needed & {"torch", "transformers", "accelerate", "peft", "optimum"}
+    counted = needed - {"numpy", "onnxruntime", "llama-cpp-python", "masa-skills"}
+    sizes = {name: _size(name) for name in counted}
+    assert 5e6 < sum(sizes.values()) < 150e6, sizes
+
+
+def _closure(name: str, extra: str) -> set[str]:
+    """What an installation of a distribution with an extra brings along, itself included, as installed here."""
+    seen: set[tuple[str, str]] = set()
+    waiting = [(name, extra)]
+    while waiting:
+        name, extra = waiting.pop()
+        if (name, extra) in seen:
+            continue
+        seen.add((name, extra))
+        for requirement in map(Requirement, requires(name) or ()):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                waiting += [(canonicalize_name(requirement.name), more) for more in ("", *requirement.extras)]
+    return {name for name, _ in seen}
+
+
+def _size(name: str) -> int:
+    """Bytes of the files of an installed distribution."""
+    paths = (Path(str(path.locate())) for path in distribution(name).files or ())
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def test_masa_finds_its_models_in_an_unpacked_wheel(wheel: zipfile.ZipFile, tmp_path: Path) -> None:

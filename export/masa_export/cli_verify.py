@@ -134,7 +134,7 @@ def verify(
 
 def _report(report: Report) -> str:
     from masa_export.verify.report import details, mark, number
-    from masa_export.verify.thresholds import figure_of
+    from masa_export.verify.thresholds import figure_of, limits_told
 
     rows = []
     for verdict in report.verdicts:
@@ -144,7 +144,8 @@ def _report(report: Report) -> str:
     subject = report.subject
     head = clean(
         f"{subject.name} ({subject.kind}, {subject.quantization or 'not quantized'}) against {subject.checkpoint}, "
-        f"{subject.chosen} of {subject.available} samples of {subject.samples}; thresholds for {subject.strictness}"
+        f"{subject.chosen} of {subject.available} samples of {subject.samples}; thresholds for "
+        f"{limits_told(subject.strictness, report.verdicts)}"
     )
     figures = table(rows, ("figure", "measured", "threshold", "", "meaning"), right=(1, 2))
     end = f"{'Passes' if report.passed else 'Fails'} after {duration(report.seconds)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from masa.manifest import Manifest
 from masa_export.likeness import Likeness
 from masa_export.verify.proof import asking_sha256, files_of
 from masa_export.verify.report import Report, Subject, write_report
-from masa_export.verify.thresholds import default_thresholds, judge
+from masa_export.verify.thresholds import default_thresholds, judge, parse_thresholds
 from tests.runtime.artifact_samples import ADAPTER, write_artifact
 
 FIGURES = {"load": 0.0, "tokens": 0.0, "template": 0.0, "kl": 0.0125, "top1": 1.0, "size_mb": 0.1}
@@ -35,7 +36,7 @@ def gguf_bytes(path: Path, **metadata: Any) -> bytes:
     return data
 
 
-def report(manifest: Manifest, folder: Path, **figures: float) -> Report:
+def report(manifest: Manifest, folder: Path, *, thresholds: Sequence[str] = (), **figures: float) -> Report:
     """What a verification of this artifact might have found."""
     subject = Subject(
         artifact=str(folder),
@@ -55,7 +56,7 @@ def report(manifest: Manifest, folder: Path, **figures: float) -> Report:
         available=480,
         seed=0,
     )
-    verdicts = judge({**FIGURES, **figures}, default_thresholds("8 bits"), {})
+    verdicts = judge({**FIGURES, **figures}, default_thresholds("8 bits"), parse_thresholds(thresholds))
     like = Likeness(0.0125, 0.1, 1.0, 0.2, 0.01, 100)
     return Report(subject, verdicts, (), (), None, None, like, None, None, None, 1.0)
 

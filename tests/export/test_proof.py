@@ -96,6 +96,17 @@ def test_without_a_report_the_command_that_makes_one_is_told(tmp_path: Path, dam
     assert f"masa export verify {folder} --against" in message and message.endswith(f"-o {folder}")
 
 
+@pytest.mark.parametrize("divergence", [None, "nan", "inf"])
+def test_a_report_that_compared_no_logits_proves_nothing(tmp_path: Path, divergence: str | None) -> None:
+    folder = verified(tmp_path)
+    content = json.loads((folder / "verify.json").read_text("utf-8"))
+    content["likeness"] = None if divergence is None else {**content["likeness"], "divergence": divergence}
+    (folder / "verify.json").write_text(json.dumps(content), encoding="utf-8")
+    assert proof(folder).passed
+    assert "does not tell how far logits are from the checkpoint's" in (message := refusal(folder))
+    assert message.endswith(f"run: masa export verify {folder} --against runs/plan/checkpoint -o {folder}")
+
+
 def test_a_report_that_failed_says_what(tmp_path: Path) -> None:
     folder = verified(tmp_path, figures={"kl": 0.5, "top1": 0.2})
     assert proof(folder).passed is False

@@ -147,6 +147,16 @@ def test_the_card_says_what_the_manifest_and_the_report_say(artifact: Path, tmp_
         "- never trained on: wordings",
     ):
         assert line in text.splitlines()
+    assert "on 24 samples, thresholds for 8 bits; the whole report" in text
+
+
+def test_the_card_tells_the_thresholds_that_the_report_was_judged_by(artifact: Path, tmp_path: Path) -> None:
+    given = ("kl=1.5", "top1=off", "size_mb=9")
+    write_report(report(read_manifest(artifact), artifact, thresholds=given, kl=1.25), artifact)
+    made(artifact, tmp_path / "package")
+    for name in ("README.md", "verify.md"):
+        text = (tmp_path / "package" / name).read_text("utf-8")
+        assert "thresholds for 8 bits, but kl ≤ 1.5, top1 without one and size_mb ≤ 9; " in text
 
 
 def test_what_the_manifest_does_not_tell_is_unknown(tmp_path: Path) -> None:

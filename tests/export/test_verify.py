@@ -22,7 +22,7 @@ from masa_export.gguf_export import Settings as ExportSettings
 from masa_export.gguf_export import export_gguf
 from masa_export.publish.folder import plan_package, write_package
 from masa_export.verify.reference import Reference
-from masa_export.verify.report import Report, write_report
+from masa_export.verify.report import Report, to_markdown, write_report
 from masa_export.verify.run import Settings, make_plan, verify
 from tests.tiny_gguf import FEED, HEADS, HIDDEN, KV_HEADS, LAYERS, write_tiny_gguf
 
@@ -223,7 +223,13 @@ def test_a_truncated_file_is_caught(made: Path, tmp_path: Path, sealed: bool) ->
 def test_a_wrong_rope_base_is_caught(made: Path, tmp_path: Path) -> None:
     folder, weights = copy_artifact(made / "tiny-f32", tmp_path / "rope")
     rewrite_gguf(made / "tiny-f32" / weights.name, weights, metadata={"llama.rope.freq_base": 500000.0})
-    assert "kl" in failed(gate(made, seal(folder)))
+    report = gate(made, seal(folder))
+    assert "kl" in failed(report)
+    assert report.outputs is not None and report.outputs.same < 1
+    margins = report.outputs.margins
+    assert 0 < len(margins) <= round(report.outputs.groups * (1 - report.outputs.same))
+    assert all(margin > 0 for margin in margins), "the checkpoint wrote what it preferred"
+    assert f"{max(margins):.3g} nats at most" in to_markdown(report)
 
 
 @pytest.mark.parametrize("where", ["weights", "manifest"])

@@ -383,6 +383,13 @@ def test_limit_on_markdown_drops_items_renumbers_and_keeps_code() -> None:
     )
 
 
+def test_one_step_that_is_left_of_a_list_is_no_list() -> None:
+    assert edited("limit", "1. Find it.\n2. Take it.\n3. Go.", argument="1") == "Find it."
+    assert edited("limit", "1. Find it.\n2. Take it.\n3. Go.", argument="2") == "1. Find it.\n2. Take it."
+    assert edited("limit", "- Find it.\n- Take it.", argument="1") == "- Find it."
+    assert edited("limit", "Do this:\n\n1. Find it.\n2. Take it.", argument="1") == "Do this:\n\n1. Find it."
+
+
 # Plans
 
 

@@ -111,12 +111,16 @@ def test_a_run_killed_with_signal_9_ends_with_the_numbers_of_one_that_was_not(
         (("lookup", "--backbone", "x", "--a-a", "no-skill"), "--a-a needs an even number of seeds"),
         (("lookup", "--backbone", "a=x", "--backbone", "a=y"), "two of the backbones are called 'a'"),
         (("lookup", "--backbone", "no-such-model", "--tasks", "1"), "no-such-model"),
+        (
+            ("lookup", "--backbone", "a=http://h/v1#m", "--model-option", "api_key=sk-1"),
+            "a: options has api_key, which",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
     result = evaluate(*arguments, "-q", "-o", str(tmp_path / "out"))
     assert result.exit_code == 1 and message in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+    assert len(result.stderr.strip().splitlines()) == 1 and "sk-1" not in result.stderr
 
 
 def test_a_dry_run_says_what_would_be_played_and_plays_nothing(bank: Path, tmp_path: Path) -> None:

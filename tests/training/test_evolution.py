@@ -242,11 +242,19 @@ def test_another_run_in_the_folder_is_refused(whole: tuple[Evolved, Path], tmp_p
         ({"teacher": "llm"}, "teacher is 'llm'; it must be one of operators"),
         ({"backbone": {"name": "x"}}, "spec' is missing"),
         ({"penalty": 2}, "λ must lie between 0 and 1"),
+        (
+            {"backbone": {"name": "x", "spec": "openai:http://h/v1#m", "options": {"api_key": "sk-1"}}},
+            "backbone: options has api_key.*name that in the option api_key_env",
+        ),
+        ({"backbone": {"name": "x", "spec": "openai:http://me:sk-1@h/v1#m"}}, "carries a user name or password"),
+        ({"backbone": {"name": "x", "spec": "y", "options": ["a"]}}, "options is a list; settings"),
+        ({"teacher": {"model": "openai:http://me:sk-1@h/v1#m"}}, "teacher: the server's address carries a user name"),
     ],
 )
 def test_a_wrong_configuration_is_refused_in_words(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(TrainingError, match=message) as refused:
         evolve(config(tmp_path / "c.yaml", **changes), tmp_path / "run", model=Reader())
+    assert "sk-1" not in str(refused.value)
 
 
 def test_a_teacher_on_the_command_line_replaces_the_file_s_with_its_settings(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Any], WandbRu
     begun: list[tuple[dict[str, Any], WandbRun]] = []
 
     def init(**given: Any) -> WandbRun:
-        assert set(given) == {"project", "name", "id", "resume", "dir"}
+        assert set(given) == {"project", "name", "id", "resume", "dir", "settings"}
         begun.append((given, WandbRun(given["id"] or f"w{len(begun)}")))
         return begun[-1][1]
 
@@ -273,6 +273,7 @@ def test_wandb_counts_rounds_by_group_and_gets_the_table(wandb: Any, tmp_path: P
     assert evolving(tmp_path, "--track", "wandb", "--json").exit_code == 0
     ((given, run),) = wandb
     assert given["project"] == "masa" and given["dir"] == str(tmp_path / "run")
+    assert given["settings"] == {"x_disable_meta": True}, "else wandb uploads the command line, keys and all"
     assert run.settings["accept.pairs"] == 10
     assert run.steps[f"{GENERAL}/*"] == f"{GENERAL}/round"
     rounds = [data for data in run.logged if f"{GENERAL}/round" in data]
@@ -302,8 +303,21 @@ def test_a_tracker_that_cannot_begin_is_an_error_before_anything_is_played(mlflo
     mlflow.broken = True
     failed = evolving(tmp_path, "--track", "mlflow")
     assert isinstance(failed.exception, TrainingError)
-    assert "mlflow: the run cannot be tracked (API request failed: 503)" in str(failed.exception)
+    assert str(failed.exception) == (
+        "mlflow could not begin to track the run (API request failed: 503), so nothing was played; set it up or "
+        "leave out --track mlflow, then give the same command with --resume"
+    )
+    assert "Warning" not in failed.stderr, "what never began does not fail once more at the end"
     assert [event["event"] for event in events(tmp_path / "run")] == ["run"]
+    assert evolving(tmp_path, "--resume").exit_code == 0
+
+
+def test_a_tracker_that_began_is_ended_where_another_cannot(mlflow: Store, wandb: Any, tmp_path: Path) -> None:
+    mlflow.broken = True
+    failed = evolving(tmp_path, "--track", "wandb", "--track", "mlflow")
+    assert isinstance(failed.exception, TrainingError) and "Warning" not in failed.stderr
+    ((_, run),) = wandb
+    assert run.exit_code == 1 and run.summary["ending"] == "failed"
 
 
 def test_a_run_that_breaks_off_is_told_as_failed(mlflow: Store, tmp_path: Path, monkeypatch: Any) -> None:
@@ -331,11 +345,12 @@ def test_a_missing_package_is_one_sentence_that_names_the_extra(
 
 def test_keys_are_no_parameters_and_the_rest_is(tmp_path: Path) -> None:
     headers = {"X-API-Key": "sk-2", "more": [{"hf_token": "sk-3", "address": "https://me:sk-4@h/v1"}]}
-    options = {"api_key": "sk-1", "max_tokens": 3, "a": [1], "extra_body": headers}
-    backbone = {"name": "R", "spec": "openai:http://me:sk-5@h/v1#m", "options": options}
-    found = parameters_of(config(tmp_path / "c.yaml", backbone=backbone, budget={"tokens": 5}))
+    options = {"api_key_env": "MY_KEY", "max_tokens": 3, "a": [1], "extra_body": headers}
+    backbone = {"name": "R", "spec": "openai:http://h/v1#m", "options": options}
+    world = {"mirror": "http://me:sk-5@h/v1"}
+    found = parameters_of(config(tmp_path / "c.yaml", backbone=backbone, options=world, budget={"tokens": 5}))
     assert "sk-" not in str(found)
-    assert found["backbone.spec"] == "openai:http://***@h/v1#m"
+    assert (found["options.mirror"], found["backbone.options.api_key_env"]) == ("http://***@h/v1", "MY_KEY")
     assert (found["backbone.options.max_tokens"], found["budget.tokens"], found["task_types"]) == (
         3,
         5,

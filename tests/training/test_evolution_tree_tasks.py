@@ -8,6 +8,7 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ from masa_training.evolution.run import Evolved, evolve
 from masa_training.evolution.run_folder import RunFolder
 from masa_training.evolution.tree_tasks import TreeWork, fits_a_task, tree_events
 from masa_training.models import Message, Request
-from masa_training.rollouts.executors import Ray
+from masa_training.rollouts.executors import InProcess, Ray
 from masa_training.teacher import TeacherConfig, TeacherError
 from tests.training.test_evolution import Reader, events
 from tests.training.test_evolution_trees import TYPES, by_group, several
@@ -136,6 +137,27 @@ def test_trees_as_tasks_come_to_the_traces_that_they_come_to_alone(
     assert len(counted) == alone[0].episodes and set(told) == set(TYPES)
     rewrites = [sum(e["event"] == "rewrite" for e in events(folder)) for folder in (tmp_path / "run", alone[1])]
     assert rewrites[0] == rewrites[1] > 0
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_the_teacher_of_tasks_is_opened_there_and_not_here(
+    rounds: int, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here: list[str] = []
+
+    @contextmanager
+    def opening(settings: TeacherConfig) -> Iterator[Any]:
+        here.append("opened")
+        with tree_tasks.opened_teacher(settings) as teacher:
+            yield teacher
+        here.append(f"closed before {len(cluster.streams)} tasks")
+
+    monkeypatch.setattr(running, "opened_teacher", opening)
+    monkeypatch.setattr(Ray, "run", lambda self, spec, jobs, cancel: InProcess(Reader()).run(spec, jobs, cancel=cancel))
+    changes = {"rounds": rounds, "task_types": TYPES[:1], "iterations": 1, "accept": {"pairs": 10}}
+    evolved = evolve(trees(tmp_path / "c.yaml", **changes), tmp_path / "run", executor=CLUSTER)
+    assert evolved.ended == "" and len(cluster.streams) == 1
+    assert here == (["opened", "closed before 0 tasks"] if rounds else []), "the general skills are searched for here"
 
 
 def test_a_worker_that_is_lost_costs_what_had_not_come_back(

@@ -168,7 +168,16 @@ def test_how_many_trees_are_searched_at_a_time() -> None:
     with pytest.raises(TrainingError, match=r"2 trees at a time: the backbone llama:small\.gguf runs in"):
         trees_at_a_time(2, 6, local, None)
     assert shared(Processes(16), 6) == Processes(2) and shared(Processes(2), 6) == Processes(1)
-    assert shared(Ray("auto", 3), 6) == Ray("auto", 3) and shared(None, 6) is None
+    assert shared(Ray("auto", 8), 3) == Ray("auto", 2) and shared(Ray("auto"), 6) == Ray("auto")
+    assert shared(None, 6) is None
+
+
+def test_no_more_trees_are_searched_at_a_time_than_there_are_workers() -> None:
+    for executor in (Ray("auto", 4), Processes(4)):
+        assert trees_at_a_time(0, 6, "llama:small.gguf", executor) == 4
+        assert trees_at_a_time(9, 6, "llama:small.gguf", executor) == 4
+        assert trees_at_a_time(3, 6, "llama:small.gguf", executor) == 3
+    assert trees_at_a_time(0, 6, "llama:small.gguf", Ray("auto")) == 6, "which a cluster schedules by itself"
 
 
 def test_answers_come_in_the_order_of_the_questions_and_an_error_stops_those_that_wait() -> None:

@@ -25,8 +25,9 @@ from masa_training.errors import TrainingError
 from masa_training.evolution.run import Underway, evolve
 from masa_training.evolution.run_folder import CONFIG, EVENTS, skills_to_json
 from masa_training.evolution.views.differences import difference, pieces
-from masa_training.evolution.views.drawings import curve, interval_of, tree
+from masa_training.evolution.views.drawings import curve, interval_of, state_of, tree
 from masa_training.evolution.views.live import LiveView, cells, fitting, used_line
+from masa_training.evolution.views.markdown import MARKDOWN, write_markdown
 from masa_training.evolution.views.numbers import by_type
 from masa_training.evolution.views.report import REPORT, SCRIPT, write_report
 from masa_training.evolution.views.standing import Row, Standing, Used
@@ -208,6 +209,22 @@ def test_a_report_tells_what_the_run_came_to(real: Path) -> None:
     assert page.tags["ins"] and page.tags["del"], "rewrites are shown word by word"
 
 
+def test_the_report_in_markdown_tells_the_same(real: Path, tmp_path: Path) -> None:
+    story = read_story(real)
+    text = write_markdown(real).read_text("utf-8")
+    assert "PARTIAL" not in text
+    accepted = [node for group in story.groups.values() for node in group.state.nodes if state_of(node) == "accepted"]
+    assert accepted and all(node.decision is not None and node.decision.reason in text for node in accepted)
+    (evolved,) = [row for row in story.test["rows"] if row["arm"] == "evolved"]
+    assert f"| evolved | {evolved['episodes']} |" in text
+    for key, group in story.groups.items():
+        start, best = (len(group.state.nodes[node].candidate.skills) for node in (0, group.state.best))
+        assert f"| {key} | {start} → {best} |" in text
+    lines = (real / EVENTS).read_bytes().split(b"\n")
+    (tmp_path / EVENTS).write_bytes(b"\n".join(lines[: len(lines) // 3]) + b"\n")
+    assert "(PARTIAL)" in write_markdown(tmp_path).read_text("utf-8").splitlines()[0]
+
+
 def test_rates_by_task_type_are_those_of_the_episodes(real: Path) -> None:
     story = read_story(real)
     tree_story = story.groups["comparison"]
@@ -380,10 +397,10 @@ def test_rows_that_do_not_fit_are_counted_and_those_under_way_come_first() -> No
 def test_the_command_writes_the_report_of_any_run(real: Path, tmp_path: Path) -> None:
     (real / REPORT).unlink(missing_ok=True)
     done = CliRunner().invoke(command, ["--report", "-o", str(real)])
-    assert done.exit_code == 0 and done.stdout == f"report: {real / REPORT}\n"
+    assert done.exit_code == 0 and done.stdout == f"report: {real / REPORT}\nin Markdown: {real / MARKDOWN}\n"
     assert "Final test" in (real / REPORT).read_text("utf-8")
     told = CliRunner().invoke(command, ["--report", "-o", str(real), "--json"])
-    assert json.loads(told.stdout) == {"report": str(real / REPORT)}
+    assert json.loads(told.stdout) == {"report": str(real / REPORT), "markdown": str(real / MARKDOWN)}
     assert CliRunner().invoke(command, ["-o", str(tmp_path / "x")]).exit_code == 2
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 import masa_training.instruments.run as running
 from masa.skills import Skill, SkillBank
 from masa_training.bases import open_base
+from masa_training.commands.instrument import command
 from masa_training.distill.packing import families, rows_of
 from masa_training.distill.run import StoppedError
 from masa_training.encoding import Encoded
@@ -192,6 +194,11 @@ def test_an_instrument_goes_on_from_what_it_learned_before(base: Path, tmp_path:
             train_instrument(after, tmp_path / "run", stop=lambda: next(stops))
         assert (tmp_path / "run" / "before" / "checkpoint").exists() == (steps > 4)
         assert not (tmp_path / "run" / "checkpoint").exists()
+        if steps > 4:
+            slower = {**before, "distill": {**few, "learning_rate": 5e-3}}
+            other = config(base, prompts=16, episodes=1, held_out=4, distill=few, after=slower)
+            with pytest.raises(TrainingError, match=r"before: its run has learning_rate 0\.01, not 0\.005"):
+                train_instrument(other, tmp_path / "run", resume=True)
         checkpoint = train_instrument(after, tmp_path / "run", resume=True)
         whole = train_instrument(after, tmp_path / "whole")
     assert checkpoint.metrics["validation_nll"] == pytest.approx(whole.metrics["validation_nll"], rel=1e-4)
@@ -255,6 +262,22 @@ def test_an_instrument_learns_is_the_same_again_and_plays(base: Path, tmp_path: 
     with opened(spec, open_model(spec.model, **spec.model_options)) as player:
         episodes = list(player.play([Job("terse", task.id, 0) for task in tasks]))
     assert [episode.outcome for episode in episodes] == ["finished", "finished"]
+
+
+def test_a_dry_run_tells_all_lessons_in_one_object(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = {"lookup": {"lapse": "answer", "needs": NEEDS, "options": {"size": 60}}}
+    few = {"base": str(base), "template": "chatml", "batch_size": 4, "report_to": []}
+    before = {"worlds": world, "prompts": 16, "episodes": 1, "held_out": 4, "distill": few}
+    config(base, prompts=32, episodes=1, held_out=4, after=before)
+    monkeypatch.setattr(
+        running, "conversations", lambda *args, **kwargs: conversations(*args, **kwargs, wordings=wordings)
+    )
+    arguments = [str(base.parent / "instrument.yaml"), "-o", str(tmp_path / "run"), "--dry-run"]
+    told = CliRunner().invoke(command, [*arguments, "--json"])
+    assert told.exit_code == 0, told.output
+    found = json.loads(told.stdout)
+    assert found["instrument"] == "terse" and [one["samples"] for one in found["lessons"]] == [16, 32]
+    assert "32 samples" in CliRunner().invoke(command, arguments).stdout and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

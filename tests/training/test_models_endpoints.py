@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -176,6 +176,25 @@ def test_the_same_address_twice_is_one_endpoint() -> None:
     model.close()
 
 
+def test_where_all_endpoints_failed_they_are_tried_in_turn_and_not_one_for_all() -> None:
+    now = 0.0
+    three = [Endpoint(f"http://e{number}", None) for number in range(3)]  # type: ignore[arg-type]
+    endpoints = Endpoints(three, aside=30, clock=lambda: now)
+    for its in three:
+        endpoints.failed(its)
+        now += 1
+    with ExitStack() as stack:
+        taken = [stack.enter_context(endpoints.taken()) for _ in range(6)]
+        assert taken == [*three, *three], "requests under way at once"
+    tried = []
+    for _ in range(6):
+        with endpoints.taken() as its:
+            tried.append(its)
+            endpoints.failed(its)
+            now += 1
+    assert tried == [*three, *three], "requests one after another"
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.sampled_from(["take", "answer", "fail", "wait"]), max_size=60), st.integers(1, 4))
 def test_whatever_happens_the_least_busy_healthy_endpoint_is_taken(steps: list[str], count: int) -> None:
@@ -195,7 +214,8 @@ def test_whatever_happens_the_least_busy_healthy_endpoint_is_taken(steps: list[s
             if healthy:
                 assert chosen in healthy and busy[chosen.address] == min(busy[its.address] for its in healthy)
             else:
-                assert chosen.aside_until == min(its.aside_until for its in all_of_them)
+                first = min((busy[its.address], its.aside_until) for its in all_of_them)
+                assert (busy[chosen.address], chosen.aside_until) == first
         elif open_:
             taking, chosen = open_.pop(0)
             taking.__exit__(None, None, None)

@@ -354,6 +354,16 @@ def test_the_command_asks_a_teacher_behind_a_server(tmp_path: Path, monkeypatch:
     assert "sk-3" not in written
 
 
+def test_the_backbone_s_key_is_in_a_variable_and_written_nowhere(tmp_path: Path) -> None:
+    refused = CliRunner().invoke(command, arguments(tmp_path, "--model-option", "api_key=sk-4"))
+    assert isinstance(refused.exception, TrainingError) and not (tmp_path / "p").exists()
+    assert "options has api_key" in str(refused.exception) and "sk-4" not in str(refused.exception)
+    missing = CliRunner().invoke(command, arguments(tmp_path, "--model-option", "api_key_env=NO_SUCH_KEY"))
+    assert "variable NO_SUCH_KEY is not set" in str(missing.exception)
+    named = config(tmp_path, model_options={"api_key_env": "KEY", "timeout": 3})
+    assert named.settings()["model_options"] == {"timeout": 3}
+
+
 def test_help_has_examples() -> None:
     told = CliRunner().invoke(command, ["--help"]).stdout
     assert "masa profile lookup --backbone smollm2-135m --choose" in told and "--dry-run" in told

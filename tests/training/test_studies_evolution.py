@@ -28,6 +28,7 @@ from masa_training.evolution.views.report import write_report
 from masa_training.models import ModelError, Reply, Request
 from masa_training.rollouts import Episode, Job
 from masa_training.studies import evolutions_report
+from masa_training.studies import running as studies_running
 from masa_training.studies.card_given import card_study, most_unlike, perturbed, unlike
 from masa_training.studies.evolutions import standing
 from masa_training.studies.evolutions_table import to_markdown
@@ -46,8 +47,10 @@ class Forgetful(Reader):
     """A reader that can be told to stop everything after so many replies."""
 
     left = math.inf
+    asked: Callable[[], object] = staticmethod(lambda: None)
 
     def reply(self, requests: Sequence[Request]) -> list[Reply | ModelError]:
+        self.asked()
         self.left -= len(requests)
         if self.left <= 0:
             self.left = math.inf
@@ -296,6 +299,26 @@ def test_a_study_of_several_experiments_stops_when_its_time_is_up(reader: Forget
     assert stopped.exit_code == 0, stopped.output
     assert json.loads(stopped.stdout)["left"] == {"a/noise-0-0": "not begun", "b/noise-0-0": "not begun"}
     assert reader.replies == 0
+
+
+def test_a_run_that_the_limit_stops_says_so_and_how_to_go_on(
+    reader: Forgetful, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small(tmp_path / "c.yaml", rounds=1)
+    now = [0.0]
+    monkeypatch.setattr(studies_running, "Budget", partial(studies_running.Budget, clock=lambda: now[0]))
+    reader.asked = lambda: now.__setitem__(0, now[0] + 60.0)
+    arguments = ("feedback-noise", tmp_path / "c.yaml", "-o", tmp_path / "s", "--noise", "0", "--noise", "0.1")
+    stopped = study(*arguments, "--limit-minutes", "3")
+    assert stopped.exit_code == 0, stopped.output
+    assert "t/noise-0-0: stopped, the limit of 3 minutes (--limit-minutes) was reached" in stopped.stderr
+    last = stopped.stderr.strip().splitlines()[-1]
+    assert last == (
+        "Stopped, the limit of 3 minutes (--limit-minutes) was reached: 2 runs not finished; the same command with "
+        "--resume goes on."
+    )
+    assert "ancelled" not in stopped.output
+    assert study(*arguments, "--resume", "-q").exit_code == 0
 
 
 # --- the study of the card ------------------------------------------------------------------------------

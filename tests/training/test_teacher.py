@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from difflib import SequenceMatcher
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masa.edits import apply_plan, check_plan
+from masa.edits import EDITS, apply_plan, check_plan
 from masa.formats.bank_json import load_bank
 from masa.skills import Group, Skill
 from masa_training.environments import Task
@@ -134,6 +136,28 @@ def test_another_wording_is_found_from_the_first_group_again() -> None:
     assert any(rewrite.source == "original" for rewrite in stepwise)
     longest = max(stepwise, key=lambda rewrite: words_of(rewrite.group))
     assert longest.source == "original"
+
+
+def test_after_rewrites_that_the_backbone_did_not_mind_comes_the_one_least_like_them() -> None:
+    """Few edits take hold of a numbered list: not all that leave it as it is come before the one that cuts it."""
+    numbered = Group("heat", tuple(EDITS["steps"].apply(skill) for skill in GROUP.skills))
+    asked = Asked(group=numbered, original=numbered, environment="household", seen=(CASES["premature-stop"],))
+    refused: list[tuple[Group, str]] = []
+    for _ in range(2):
+        rewrite = OperatorTeacher(together=1).rewrite(Asked(**{**_fields(asked), "refused": tuple(refused)}))
+        refused.append((rewrite.group, "indecisive"))
+    tried = {" ".join(skill.principle for skill in group.skills) for group, _ in refused}
+    minded, inert = (
+        OperatorTeacher(together=1).rewrite(Asked(**{**_fields(asked), "refused": tuple(refused), "inert": inert}))
+        for inert in (1, 2)
+    )
+    assert minded.group.skills != inert.group.skills
+
+    def likeness(rewrite: Rewrite) -> float:
+        text = " ".join(skill.principle for skill in rewrite.group.skills)
+        return max(SequenceMatcher(None, text.split(), other.split()).ratio() for other in tried)
+
+    assert likeness(inert) < likeness(minded)
 
 
 def test_the_same_question_has_the_same_answer() -> None:

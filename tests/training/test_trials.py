@@ -168,6 +168,18 @@ def test_a_trial_that_makes_no_sense_is_refused_in_words(changes: dict[str, obje
         trial(**changes)
 
 
+def test_the_variable_of_a_key_is_no_setting_of_a_trial_and_a_key_is_refused() -> None:
+    spec = "openai:http://h/v1#m"
+    (told,) = (
+        trial(backbones=(Backbone("b", spec, {"api_key_env": "KEY", "timeout": 3}),)).settings()["backbones"].values()
+    )
+    assert told == [spec, {"timeout": 3}]
+    with pytest.raises(TrainingError, match="backbone b: options has api_key"):
+        Backbone("b", spec, {"api_key": "sk-1"})
+    with pytest.raises(TrainingError, match="backbone b: the server's address carries a user name or password"):
+        Backbone("b", spec, {"endpoints": ["http://me:sk-1@h/v1"]})
+
+
 def test_options_are_json_or_text() -> None:
     assert option("size=3") == ("size", 3) and option("name=x y") == ("name", "x y")
     with pytest.raises(TrainingError, match="write it as key=value"):

@@ -18,6 +18,7 @@ from masa_export.base import UNKNOWN_LICENCE
 from masa_export.publish.modelfile import MODELFILE_NAME
 from masa_export.verify.proof import Proof
 from masa_export.verify.report import JSON_NAME, MARKDOWN_NAME, figures_table
+from masa_export.verify.thresholds import limits_told
 
 CARD_NAME = "README.md"
 
@@ -120,8 +121,9 @@ def _use(artifact: Artifact, repository: str | None) -> str:
 def _figures(proof: Proof) -> str:
     lines = [
         "## Parity with the checkpoint\n",
-        f"Measured by `masa export verify` on {proof.chosen} samples, thresholds for {proof.strictness}; the "
-        f"whole report is in [{MARKDOWN_NAME}]({MARKDOWN_NAME}) and [{JSON_NAME}]({JSON_NAME}).\n",
+        f"Measured by `masa export verify` on {proof.chosen} samples, thresholds for "
+        f"{limits_told(proof.strictness, proof.verdicts)}; the whole report is in "
+        f"[{MARKDOWN_NAME}]({MARKDOWN_NAME}) and [{JSON_NAME}]({JSON_NAME}).\n",
         *figures_table(proof.verdicts),
     ]
     return "\n".join(lines) + "\n"

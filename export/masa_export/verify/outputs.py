@@ -36,6 +36,7 @@ class Outputs:
         same: share of outputs that are equal, character by character.
         distance: mean edit distance of the two outputs, in words divided by the longer one's words: 0 to 1.
         reasons: why outputs of the artifact were refused, each reason once.
+        margins: for outputs that differ, by how much the checkpoint preferred its own where they part, in nats.
     """
 
     groups: int
@@ -46,6 +47,7 @@ class Outputs:
     same: float
     distance: float
     reasons: tuple[str, ...]
+    margins: tuple[float, ...] = ()
 
     @property
     def valid_loss(self) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def read_proof(folder: Path, manifest: Manifest) -> Proof | None:
 
 
 def require_proof(folder: Path, manifest: Manifest) -> Proof:
-    """The report in an artifact's folder, if it is about these files and they passed.
+    """The report in an artifact's folder, if it is about these files, they passed, and logits were compared.
 
     Raises:
         ExportError: else, with the command that makes one.
@@ -89,6 +90,11 @@ def require_proof(folder: Path, manifest: Manifest) -> Proof:
         raise ExportError(
             f"{folder / JSON_NAME}: says that the artifact failed ({', '.join(proof.failed) or 'no reason given'}); "
             f"export another type, then run: {command}"
+        )
+    if proof.divergence is None or not math.isfinite(proof.divergence):
+        raise ExportError(
+            f"{folder / JSON_NAME}: does not tell how far logits are from the checkpoint's, so it proves no parity; "
+            f"mend what kept them from being compared, then run: {command}"
         )
     return proof
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from masa_export.verify.awareness import Awareness
 from masa_export.verify.outputs import Outputs
 from masa_export.verify.resources import Resources
 from masa_export.verify.template import Template
-from masa_export.verify.thresholds import Verdict, figure_of
+from masa_export.verify.thresholds import Verdict, figure_of, limits_told
 from masa_export.verify.tokens import Tokens
 
 JSON_NAME, MARKDOWN_NAME = "verify.json", "verify.md"
@@ -104,7 +105,7 @@ def to_markdown(report: Report) -> str:
         f"`{subject.fingerprint[:12]}`) against the checkpoint `{subject.checkpoint}` (base {subject.base}, "
         f"transformers, {subject.dtype}).",
         f"{subject.chosen} of {subject.available} samples of {subject.samples}, seed {subject.seed}; thresholds for "
-        f"{subject.strictness}; masa {__version__}.",
+        f"{limits_told(subject.strictness, report.verdicts)}; masa {__version__}.",
         "",
     ]
     if report.problems:
@@ -152,6 +153,11 @@ def details(report: Report) -> list[str]:
             f"(checkpoint {made.reference_valid:.0%}, {made.reference_guarded:.0%}); {made.same:.0%} equal the "
             f"checkpoint's, edit distance {made.distance:.2f}"
         )
+        if made.margins:
+            lines.append(
+                f"Where outputs part, the checkpoint preferred its own token by {max(made.margins):.3g} nats at most, "
+                f"{statistics.median(made.margins):.3g} in the median of {len(made.margins)}"
+            )
         lines += [f"Refused: {reason}" for reason in made.reasons[:3]]
     if report.awareness is not None:
         aware = report.awareness

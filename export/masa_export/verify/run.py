@@ -23,7 +23,7 @@ from masa_export.verify.reference import Reference, find_reference
 from masa_export.verify.report import Report, Subject
 from masa_export.verify.resources import measure_once
 from masa_export.verify.samples import EXAMPLES, Samples, read_samples
-from masa_export.verify.scoring import Asking, Score, score
+from masa_export.verify.scoring import Asking, Score, margin, score
 from masa_export.verify.template import compare_template
 from masa_export.verify.thresholds import class_of, default_thresholds, judge, parse_thresholds
 from masa_export.verify.tokens import compare_tokens
@@ -224,8 +224,15 @@ def _outputs(
                 step=step,
             )
         )
-    found.outputs = compare_outputs(outputs[1], outputs[0])
-    return outputs[0]
+    written, wanted = outputs[1], outputs[0]
+    watch.stage("Looking at what differs …")
+    margins = (
+        margin(theirs, sample, asking, wanted[sample.id].text, written[sample.id].text)
+        for sample in asked
+        if written[sample.id].text != wanted[sample.id].text
+    )
+    found.outputs = replace(compare_outputs(written, wanted), margins=tuple(gap for gap in margins if gap is not None))
+    return wanted
 
 
 def _scores(

@@ -89,6 +89,27 @@ def score(
     return Score(sample.id, len(answer), pool(parts), right, others)
 
 
+def margin(backend: Backend, sample: Sample, asking: Asking, own: str, other: str) -> float | None:
+    """How much likelier the model makes its own text than another where they part, in nats.
+
+    That is the difference of two logits at the first place where the texts have other tokens: near 0, it might as well
+    have written the other one. The texts are read as the tokenizer would; None where the model, which chose greedily,
+    must have written other tokens than those.
+    """
+    stop = backend.token_id(asking.template.stop[0])
+    prompt = sample.prompt(asking.language, asking.template, asking.version, None)
+    asked = backend.tokenize((*prompt.shared, *prompt.own))
+    rows = [[*backend.tokenize((Segment(text),)), *([] if stop is None else [stop])] for text in (own, other)]
+    place = next((i for i, pair in enumerate(zip(*rows, strict=False)) if pair[0] != pair[1]), None)
+    if place is None or len(asked) + place > backend.context_length:
+        return None
+    with contextlib.closing(backend.session(slots=1, length=len(asked) + place)) as session:
+        session.share(asked[:-1])
+        logits = session.begin(0, [asked[-1], *rows[0][:place]])
+    found = float(logits[rows[0][place]]) - float(logits[rows[1][place]])
+    return found if found > 0 else None
+
+
 def _common(rows: Sequence[Sequence[int]]) -> int:
     """How many first tokens all rows share, one less than the shortest has at most: something must begin."""
     common = min(map(len, rows)) - 1

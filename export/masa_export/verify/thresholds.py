@@ -137,6 +137,23 @@ def judge(
     return tuple(verdicts)
 
 
+def limits_told(kind: str, verdicts: Sequence[Verdict]) -> str:
+    """By which thresholds these figures were judged: those of a class, and every one that was another.
+
+    Such as "8 bits, but kl ≤ 0.5 and top1 without one".
+    """
+    defaults = default_thresholds(kind) if kind in _LOSSES else {}
+    others = []
+    for verdict in verdicts:
+        default = defaults.get(verdict.name)
+        if verdict.limit is None and default is not None:
+            others.append(f"{verdict.name} without one")
+        elif verdict.limit is not None and verdict.limit != default:
+            others.append(f"{verdict.name} {'≤' if figure_of(verdict.name).most else '≥'} {verdict.limit:g}")
+    told = f"{', '.join(others[:-1])} and {others[-1]}" if len(others) > 1 else "".join(others)
+    return f"{kind}, but {told}" if told else kind
+
+
 def figure_of(name: str) -> Figure:
     """The figure of this name."""
     return _BY_NAME[name]

@@ -31,7 +31,7 @@ def limited(text: str, count: int) -> str:
         return text
     if list(kept) == list(parts):
         return text
-    body = join(_renumbered(_closed_up(kept)))
+    body = join(_lone(_renumbered(_closed_up(kept))))
     return body.rstrip() + text[len(text.rstrip()) :]
 
 
@@ -86,6 +86,14 @@ def _closed_up(kept: list[Block | None]) -> list[Block]:
             result.append(remaining)
             gone = gone and remaining.kind == "other"
     return result
+
+
+def _lone(parts: list[Block]) -> list[Block]:
+    """Without the number of a step that is all there is: one step is no list."""
+    stay = [part for part in parts if part.raw.strip()]
+    if len(stay) != 1 or stay[0].kind != "item" or not _MARKER.fullmatch(stay[0].prefix):
+        return parts
+    return [Block("paragraph", "", stay[0].text, stay[0].suffix, stay[0].line)]
 
 
 def _renumbered(parts: list[Block]) -> list[Block]:

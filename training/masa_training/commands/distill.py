@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
-from masa_training.commands.training import finished, plan_told, reporter, stopping, training_options
+from masa_training.commands.training import finished, plan_json, plan_told, reporter, stopping, training_options
 
 
 @click.command(
@@ -51,7 +52,8 @@ def command(
     settings = load_config(config, [*overrides, *([f"seed={seed}"] if seed is not None else [])])
     dataset = load_dataset(dataset_folder)
     if dry_run:
-        click.echo(plan_told(plan(settings, dataset), as_json))
+        planned = plan(settings, dataset)
+        click.echo(json.dumps(plan_json(planned)) if as_json else plan_told(planned))
         return
     with stopping(max_minutes) as stop:
         checkpoint = distill(

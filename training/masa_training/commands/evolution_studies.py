@@ -134,20 +134,25 @@ def _study(study: EvolutionStudy, given: dict[str, Any]) -> None:
         _tell_work(study, folder, as_json=given["as_json"])
         return
     left: dict[str, str] = {}
-    cancelled = False
+    cancelled, limit = False, None
     if not given["report_only"]:
         claim(study, folder, resume=given["resume"])
-        left, cancelled = _run(study, folder, given, quiet=quiet)
+        left, cancelled, limit = _run(study, folder, given, quiet=quiet)
     _finish(study, folder, left, as_json=given["as_json"], quiet=given["quiet"])
     if cancelled:
         click.echo("Cancelled: the same command with --resume goes on.", err=True)
         click.get_current_context().exit(CANCELLED)
     if left and not quiet:
-        click.echo(f"{count(len(left), 'run')} not finished; the same command with --resume goes on.", err=True)
+        why = f"Stopped, {limit}: " if limit else ""
+        rest = f"{count(len(left), 'run')} not finished"
+        click.echo(f"{why}{rest}; the same command with --resume goes on.", err=True)
 
 
-def _run(study: EvolutionStudy, folder: Path, given: dict[str, Any], *, quiet: bool) -> tuple[dict[str, str], bool]:
-    """The runs that are not complete, with the reasons, and whether the person stopped the study."""
+def _run(
+    study: EvolutionStudy, folder: Path, given: dict[str, Any], *, quiet: bool
+) -> tuple[dict[str, str], bool, str | None]:
+    """The runs that are not complete, with the reasons; whether the person stopped the study; why it stopped early."""
+    from masa_training.evolution.budget import CANCELLED as STOPPED
     from masa_training.evolution.run import evolve
     from masa_training.evolution.views.report import write_report
     from masa_training.rollouts.executors import make_executor
@@ -174,7 +179,8 @@ def _run(study: EvolutionStudy, folder: Path, given: dict[str, Any], *, quiet: b
         finally:
             shown.end()
         write_report(where)
-        return evolved.ended
+        # A run is only told to stop; whether a person or the limit did it is known here.
+        return (budget.why() or evolved.ended) if evolved.ended == STOPPED else evolved.ended
 
     def say(text: str) -> None:
         if not quiet:
@@ -182,7 +188,7 @@ def _run(study: EvolutionStudy, folder: Path, given: dict[str, Any], *, quiet: b
 
     with interrupts("everything so far is kept, --resume goes on from it") as cancel:
         budget = Budget(given["limit_minutes"], cancelled=cancel)
-        return run_cells(study, folder, perform, budget=budget, say=say), cancel()
+        return run_cells(study, folder, perform, budget=budget, say=say), cancel(), budget.why()
 
 
 def _finish(study: EvolutionStudy, folder: Path, left: dict[str, str], *, as_json: bool, quiet: bool) -> None:

@@ -66,7 +66,9 @@ Examples:
     help="Also follow the run in MLflow or Weights & Biases, set up by their own variables; repeatable.",
 )
 @click.option("--dry-run", is_flag=True, help="Say how much would be played at most; play nothing.")
-@click.option("--report", "report_only", is_flag=True, help="Only write report.html of the run in the folder.")
+@click.option(
+    "--report", "report_only", is_flag=True, help="Only write report.html and report.md of the run in the folder."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress; the result and errors only.")
 def command(
@@ -100,6 +102,7 @@ def command(
     from masa_training.evolution import load_evolve
     from masa_training.evolution.run import estimate, evolve
     from masa_training.evolution.tracking import Tracking, open_trackers
+    from masa_training.evolution.views.markdown import write_markdown
     from masa_training.evolution.views.report import write_report
     from masa_training.rollouts.executors import make_executor
 
@@ -137,9 +140,9 @@ def command(
         finally:
             shown.end()
         cancelled = cancel()
-    report = write_report(output)
+    report, page = write_report(output), write_markdown(output)
     if as_json:
-        write_json({**evolved.to_json(), "report": str(report)})
+        write_json({**evolved.to_json(), "report": str(report), "markdown": str(page)})
     else:
         click.echo(_result(evolved))
         click.echo(f"report: {clean(str(report))}")
@@ -150,10 +153,14 @@ def command(
 
 
 def _report(folder: Path, *, as_json: bool) -> None:
+    from masa_training.evolution.views.markdown import write_markdown
     from masa_training.evolution.views.report import write_report
 
-    path = write_report(folder)
-    write_json({"report": str(path)}) if as_json else click.echo(f"report: {clean(str(path))}")
+    report, page = write_report(folder), write_markdown(folder)
+    if as_json:
+        write_json({"report": str(report), "markdown": str(page)})
+    else:
+        click.echo(f"report: {clean(str(report))}\nin Markdown: {clean(str(page))}")
 
 
 def _estimated(told: dict[str, Any]) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
-from masa_training.commands.training import finished, plan_told, reporter, stopping, training_options
+from masa_training.commands.training import finished, plan_json, plan_told, reporter, stopping, training_options
 
 
 @click.command(
@@ -48,8 +49,11 @@ def command(
             click.echo(f"  conversations for {done} of {of} prompts", err=True)
 
     if dry_run:
-        told = [plan_told(plan_instrument(one, progress=played), as_json) for one in settings.lessons]
-        click.echo(f"[{', '.join(told)}]" if as_json else "\n".join(told))
+        lessons = [plan_instrument(one, progress=played) for one in settings.lessons]
+        if as_json:
+            click.echo(json.dumps({"instrument": settings.name, "lessons": [plan_json(one) for one in lessons]}))
+        else:
+            click.echo("\n".join(plan_told(one) for one in lessons))
         return
     with stopping(max_minutes) as stop:
         checkpoint = train_instrument(

@@ -51,9 +51,9 @@ def finished(checkpoint: Checkpoint, following: str, as_json: bool) -> None:
         click.echo(f"next: {following}")
 
 
-def plan_told(planned: Plan, as_json: bool) -> str:
-    """What a run would do."""
-    facts: dict[str, Any] = {
+def plan_json(planned: Plan) -> dict[str, Any]:
+    """What a run would do, as JSON values."""
+    return {
         "base": planned.base.name,
         "samples": planned.samples,
         "steps": len(planned.steps),
@@ -62,8 +62,10 @@ def plan_told(planned: Plan, as_json: bool) -> str:
         "computed_tokens": planned.computed,
         "tokenizer_texts_compared": planned.compared,
     }
-    if as_json:
-        return json.dumps(facts)
+
+
+def plan_told(planned: Plan) -> str:
+    """What a run would do, for a person."""
     steps = f"{len(planned.steps)} steps ({planned.steps_per_epoch} an epoch)"
     return (
         f"{planned.samples} samples, {steps} on {planned.base.name}\n"

@@ -48,21 +48,7 @@ def claim(folder: Path, config: DistillConfig, source: Source, resume: bool) -> 
     if record.is_file():
         if not resume:
             raise TrainingError(f"{folder}: holds a run already; go on with it (--resume) or name another folder")
-        try:
-            found = yaml.safe_load(record.read_text("utf-8"))
-            there = found.pop("dataset")["sha256"]
-            before = make_config(found, str(record)).to_dict()
-        except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-            raise TrainingError(f"{record}: damaged ({error!r}); name another folder") from None
-        differs = [key for key, value in config.to_dict().items() if before[key] != value and key not in RESUMABLE]
-        if differs:
-            key = differs[0]
-            raise TrainingError(
-                f"{folder}: its run has {key} {before[key]!r}, not {config.to_dict()[key]!r}; resume with the same "
-                "configuration or name another folder"
-            )
-        if there != source.sha256:
-            raise TrainingError(f"{folder}: its run was started on other data; resume with that data set")
+        check_same(folder, config, source)
         if (folder / "checkpoint" / RECORD).is_file():
             raise TrainingError(f"{folder}: its run is finished; see {folder / 'checkpoint'}")
         return
@@ -73,6 +59,32 @@ def claim(folder: Path, config: DistillConfig, source: Source, resume: bool) -> 
     except OSError as error:
         raise TrainingError(f"{folder}: cannot be made ({error.strerror}); name another folder") from None
     write_atomic(record, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True).encode("utf-8"))
+
+
+def check_same(folder: Path, config: DistillConfig, source: Source) -> None:
+    """Check that the run in a folder is one with this configuration and data.
+
+    Raises:
+        TrainingError: if it is another, or its record is damaged.
+    """
+    import yaml
+
+    record = folder / "config.yaml"
+    try:
+        found = yaml.safe_load(record.read_text("utf-8"))
+        there = found.pop("dataset")["sha256"]
+        before = make_config(found, str(record)).to_dict()
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise TrainingError(f"{record}: damaged ({error!r}); name another folder") from None
+    differs = [key for key, value in config.to_dict().items() if before[key] != value and key not in RESUMABLE]
+    if differs:
+        key = differs[0]
+        raise TrainingError(
+            f"{folder}: its run has {key} {before[key]!r}, not {config.to_dict()[key]!r}; resume with the same "
+            "configuration or name another folder"
+        )
+    if there != source.sha256:
+        raise TrainingError(f"{folder}: its run was started on other data; resume with that data set")
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -8,6 +8,9 @@ from dataclasses import fields, replace
 from masa_training.evolution.config import BudgetConfig
 from masa_training.evolution.run_folder import RunFolder, Spent
 
+CANCELLED = "cancelled"
+"""Why a run ended that was told to."""
+
 
 class Meter:
     """What a run has spent, over all its sessions, against its budget."""
@@ -24,7 +27,7 @@ class Meter:
     def over(self) -> str | None:
         """A reason to stop, or None."""
         if self._cancelled():
-            return "cancelled"
+            return CANCELLED
         spent = self.spent()
         for limit in fields(BudgetConfig):
             most = getattr(self.limits, limit.name)

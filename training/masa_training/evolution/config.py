@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from masa_training.agents import AgentConfig
 from masa_training.errors import TrainingError
+from masa_training.models.keys import check_keyless
 from masa_training.search import Acceptance, FixedPaired, SequentialPaired, Strict
 from masa_training.settings import check_known, config_names, find_config, overridden, read_settings
 from masa_training.teacher.config import OPERATORS, TeacherConfig
@@ -22,12 +23,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackboneConfig:
-    """The backbone to evolve for; `spec` and `options` are those of `open_model`, `card` its card's fields or file."""
+    """The backbone to evolve for; `spec` and `options` are those of `open_model`, `card` its card's fields or file.
+
+    The options are written down: they name the variable of a server's key (`api_key_env`), and the key is refused.
+    """
 
     name: str
     spec: str
     options: Mapping[str, Any] = field(default_factory=dict)
     card: Mapping[str, Any] | str = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_keyless(self.spec, self.options, "backbone")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

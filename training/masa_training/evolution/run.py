@@ -16,7 +16,7 @@ from masa.formats.bank_json import dump_bank, load_bank
 from masa.skills import GENERAL, Group, SkillBank
 from masa_training.environments import Environment, Task, open_environment
 from masa_training.errors import TrainingError
-from masa_training.evolution.budget import Meter
+from masa_training.evolution.budget import CANCELLED, Meter
 from masa_training.evolution.cards import card_of, teacher_card
 from masa_training.evolution.config import BANKS, EvolveConfig
 from masa_training.evolution.counting import in_numbers
@@ -24,7 +24,7 @@ from masa_training.evolution.playing import Arena
 from masa_training.evolution.run_folder import RunFolder
 from masa_training.evolution.searching import GroupSearch, Told, nodes_of
 from masa_training.evolution.testing import final_test
-from masa_training.evolution.tree_tasks import TreeWork, fits_a_task, incumbent, searched_as_task
+from masa_training.evolution.tree_tasks import Elsewhere, TreeWork, fits_a_task, incumbent, searched_as_task
 from masa_training.evolution.trees import held, shared, side_by_side, trees_at_a_time
 from masa_training.models import Model, open_model
 from masa_training.profiling.tasks import without_profile_tasks
@@ -126,16 +126,19 @@ def evolve(
             model = owned = open_model(config.backbone.spec, **config.backbone.options)
         helpers.enter_context(held(executor))
         as_tasks = isinstance(executor, Ray) and teacher is None and fits_a_task(config.teacher_config())
-        if teacher is None and any(key not in ours.best for key in keys):
-            teacher = helpers.enter_context(opened_teacher(config.teacher_config()))
+        # What is searched as a task has its teacher there.
+        asking = helpers.enter_context(contextlib.ExitStack())
+        if teacher is None and any(key not in ours.best and (key == GENERAL or not as_tasks) for key in keys):
+            teacher = asking.enter_context(opened_teacher(config.teacher_config()))
 
         def search(key: str, bank: SkillBank, executor: Executor | None) -> Group | None:
             """The best group as far as the search came; None if it did not begin."""
             if key in ours.best or meter.over():
                 return ours.best.get(key)
-            assert teacher is not None
             train, val = _of(tasks["train"], key), _of(tasks["val"], key)
+            asked = teacher
             if as_tasks and key != GENERAL and isinstance(executor, Ray):
+                asked = Elsewhere()
                 known = {task.id for task in (*train, *val)}
 
                 def work() -> TreeWork:
@@ -145,12 +148,13 @@ def evolve(
                 searched_as_task(executor, work, ours, stop=meter.over, told=told, progress=progress)
                 if meter.over():
                     return incumbent(ours, key)
+            assert asked is not None
             # A tree that was searched as a task is all in the record, by which this search is only led.
             trace: Trace[Group] = GroupSearch(
                 config=config,
                 folder=ours,
                 arena=Arena(config, ours, model=model, executor=executor, stop=meter.over, progress=progress),
-                teacher=teacher,
+                teacher=asked,
                 bank=bank,
                 key=key,
                 train=train,
@@ -166,6 +170,8 @@ def evolve(
 
         if GENERAL in keys and (general := search(GENERAL, bank, executor)):
             bank = bank.with_groups({GENERAL: general})
+        if as_tasks:
+            asking.close()
         # Every tree has the same frozen bank around it, whichever ended before.
         calls = [functools.partial(search, key, bank, shared(executor, many)) for key in types]
         winners = zip(types, side_by_side(calls, many, halt), strict=True)
@@ -270,7 +276,7 @@ def _about(config: EvolveConfig, world: Environment, keys: list[str]) -> dict[st
 
 
 def _asked(cancel: Callable[[], bool]) -> Callable[[], str | None]:
-    return lambda: "cancelled" if cancel() else None
+    return lambda: CANCELLED if cancel() else None
 
 
 def _one_at_a_time(

@@ -113,6 +113,7 @@ class GroupSearch:
             refused=tuple(
                 (node.candidate, node.decision.reason if node.decision else "") for node in situation.refused
             ),
+            inert=_inert(situation),
             problems=situation.problems,
             words=max(1, int(self.config.growth * words_of(start))),
         )
@@ -138,6 +139,17 @@ class GroupSearch:
 
     def _said(self, situation: Situation[Group], values: dict[str, Any]) -> None:
         self.folder.rewrite(self.key, {"round": situation.round, "parent": situation.node.number, **values})
+
+
+def _inert(situation: Situation[Group]) -> int:
+    """How many of the newest nodes in a row were refused with no difference of the means at all."""
+    newest = max(node.number for node in (situation.node, *situation.best, *situation.refused))
+    count = 0
+    for node in reversed(situation.refused):
+        if node.number != newest - count or node.decision is None or node.decision.difference != 0:
+            break
+        count += 1
+    return count
 
 
 def nodes_of(key: str, trace: Trace[Group], rewrites: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

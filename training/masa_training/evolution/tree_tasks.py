@@ -30,7 +30,7 @@ from masa_training.models import open_model
 from masa_training.rollouts import Episode
 from masa_training.rollouts.executors import Ray
 from masa_training.search import Event, State
-from masa_training.teacher import opened_teacher
+from masa_training.teacher import Asked, Rewrite, opened_teacher
 from masa_training.teacher.config import TeacherConfig
 
 _POLL_SECONDS = 0.5
@@ -61,6 +61,13 @@ class TreeWork:
 Kind = Literal["episode", "search", "rewrite", "end"]
 Said = tuple[Kind, tuple[Any, ...]]
 """One thing that happened in a tree. "end" comes last, with the reason why it cannot go on, empty if it is done."""
+
+
+class Elsewhere:
+    """The teacher, seen from here, of a tree that was searched as a task: nothing is left to ask it."""
+
+    def rewrite(self, asked: Asked) -> Rewrite:
+        raise TrainingError("a tree's task ended before its search did; go on with --resume")
 
 
 class _Told:

@@ -26,7 +26,8 @@ _SERVERS = ("openai:", "http://", "https://")
 def trees_at_a_time(wanted: int, types: int, spec: str, executor: Executor | None) -> int:
     """How many of the trees of so many task types are searched at the same time; `wanted` 0 leaves it to us.
 
-    All, where the backbone is behind a server or has workers of its own; one after another where it is in this process.
+    All, where the backbone is behind a server or has workers of its own, but no more than so many workers as were asked
+    for; one after another where it is in this process.
 
     Raises:
         TrainingError: if more than one is wanted of a backbone in this process.
@@ -37,14 +38,16 @@ def trees_at_a_time(wanted: int, types: int, spec: str, executor: Executor | Non
             f"{wanted} trees at a time: the backbone {spec or 'given'} runs in this process, which searches one after "
             "another; leave --trees out, or add --executor processes"
         )
-    return max(1, min(wanted or (1 if in_process else types), types))
+    # A Ray cluster without a number of ours has as many workers as it schedules.
+    workers = executor.count if isinstance(executor, Processes | Ray) and executor.count else types
+    return max(1, min(wanted or (1 if in_process else types), types, workers))
 
 
 def shared(executor: Executor | None, trees: int) -> Executor | None:
     """The executor that each of so many trees gets, so that together they have the workers that were asked for."""
-    if isinstance(executor, Processes):
+    if isinstance(executor, Processes | Ray) and executor.count:
         return replace(executor, count=max(1, executor.count // trees))
-    return executor  # a cluster schedules by itself
+    return executor  # a cluster without a number of ours schedules by itself
 
 
 def side_by_side(calls: Sequence[Callable[[], T]], many: int, halt: threading.Event) -> list[T]:

@@ -10,7 +10,7 @@ from masa_training.bases import open_base
 from masa_training.checkpoint import RECORD, Checkpoint
 from masa_training.distill.planning import Plan, lay_out
 from masa_training.distill.run import Report, train
-from masa_training.distill.run_folder import Source
+from masa_training.distill.run_folder import Source, check_same
 from masa_training.errors import TrainingError
 from masa_training.instruments.config import InstrumentConfig
 from masa_training.instruments.conversations import conversations
@@ -31,9 +31,31 @@ def train_instrument(
 
     Raises:
         StoppedError: if `stop()` ended it before its time; go on with `resume`.
-        TrainingError: as `masa_training.distill.run.train` and `conversations`.
+        TrainingError: as `masa_training.distill.run.train` and `conversations`, or if what it learned before was
+            trained in another way.
     """
-    source = Source(
+    before = folder.resolve() / "before"
+    config = _started(config, folder)
+
+    def planning() -> Plan:
+        # By now the folder is ours: what it holds of earlier lessons is of an instrument with these conversations.
+        if config.after is not None and not _learned(config.after, before):
+            train_instrument(config.after, before, resume=resume, report=report, progress=progress, stop=stop)
+        return plan_instrument(config, progress=progress)
+
+    return train(
+        config.distill,
+        _source(config),
+        planning,
+        folder,
+        resume=resume,
+        report=report,
+        stop=stop,
+    )
+
+
+def _source(config: InstrumentConfig) -> Source:
+    return Source(
         name=f"instrument-{config.name}",
         sha256=config.sha256,
         language="action",
@@ -41,25 +63,29 @@ def train_instrument(
         synthetic=True,
         licence="Apache-2.0",
     )
-    before = folder.resolve() / "before"
+
+
+def _started(config: InstrumentConfig, folder: Path) -> InstrumentConfig:
+    """As it is trained in this folder: from what it learned before."""
+    if config.after is None:
+        return config
+    return replace(config, distill=replace(config.distill, start=str(folder.resolve() / "before" / "checkpoint")))
+
+
+def _learned(config: InstrumentConfig, folder: Path) -> bool:
+    """Whether this lesson is finished in the folder.
+
+    The hash of an instrument is of its conversations: how earlier lessons were trained is told by their own folders.
+
+    Raises:
+        TrainingError: if the folder, or one of the lessons before it, was trained in another way.
+    """
+    if not (folder / "checkpoint" / RECORD).is_file():
+        return False
+    check_same(folder, _started(config, folder).distill, _source(config))
     if config.after is not None:
-        config = replace(config, distill=replace(config.distill, start=str(before / "checkpoint")))
-
-    def planning() -> Plan:
-        # By now the folder is ours: what it holds of earlier lessons is of this very instrument.
-        if config.after is not None and not (before / "checkpoint" / RECORD).is_file():
-            train_instrument(config.after, before, resume=resume, report=report, progress=progress, stop=stop)
-        return plan_instrument(config, progress=progress)
-
-    return train(
-        config.distill,
-        source,
-        planning,
-        folder,
-        resume=resume,
-        report=report,
-        stop=stop,
-    )
+        _learned(config.after, folder / "before")
+    return True
 
 
 def plan_instrument(config: InstrumentConfig, *, progress: Callable[[int, int], None] = lambda done, of: None) -> Plan:

@@ -35,8 +35,8 @@ class Endpoint:
 class Endpoints:
     """Gives each request the endpoint with the fewest requests under way; safe between threads.
 
-    An endpoint that failed is put aside for a while: it is taken only where all others are aside, too. Then it is the
-    one whose time is up first, so that a request always has somewhere to go.
+    An endpoint that failed is put aside for a while: it is taken only where all others are aside, too. Then they are
+    tried in turn: again the one with the fewest requests under way, of equals the one whose time is up first.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Endpoints:
                 places = {id(its): (place - self._turn) % count for place, its in enumerate(self._endpoints)}
                 chosen = min(healthy, key=lambda its: (its.under_way, places[id(its)]))
             else:
-                chosen = min(free, key=lambda its: its.aside_until)
+                chosen = min(free, key=lambda its: (its.under_way, its.aside_until))
             chosen.under_way += 1
         try:
             yield chosen

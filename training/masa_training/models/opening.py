@@ -19,7 +19,8 @@ def open_model(spec: str, **options: Any) -> Model:
     - `llama:PATH.gguf` or `llama:ARTIFACT`, or just the path or the artifact's name: `open_llama`.
     - `transformers:FOLDER`, also a GGUF file or an artifact, de-quantized: `open_transformers`.
     - `checkpoint:FOLDER` of `masa distill`: `open_checkpoint_model`.
-    - `openai:http://host:port/v1#MODEL`: `ServerModel`; the options are those of `ServerOptions`.
+    - `openai:http://host:port/v1#MODEL`: `ServerModel`; the options are those of `ServerOptions`, and `api_key_env`
+      instead of `api_key`: the environment variable that holds it.
     - `replay:FILE`, what a `RecordingModel` wrote: `replay_model`.
 
     Raises:
@@ -67,12 +68,13 @@ def _opener(kind: str) -> Callable[..., Model]:
 
 
 def _open_server(address: str, **options: Any) -> Model:
+    from masa_training.models.keys import with_key
     from masa_training.models.openai import ServerModel, ServerOptions
 
     base, _, model = address.partition("#")
     if not model:
         raise TrainingError(f"{address}: name the model behind the address, as in {base}#MODEL")
-    known = {option.name for option in fields(ServerOptions)}
+    known = {"api_key_env", *(option.name for option in fields(ServerOptions))}
     if unknown := sorted(set(options) - known):
         raise TrainingError(f"a server has no option {unknown[0]!r}; the known ones are {', '.join(sorted(known))}")
-    return ServerModel(base, model, ServerOptions(**options))
+    return ServerModel(base, model, ServerOptions(**with_key(options)))

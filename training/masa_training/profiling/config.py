@@ -9,6 +9,7 @@ from typing import Any
 from masa.skills import SkillBank
 from masa_training.agents import AgentConfig
 from masa_training.errors import TrainingError
+from masa_training.models.keys import check_keyless
 from masa_training.teacher.config import TeacherConfig
 
 
@@ -17,7 +18,7 @@ class ProfileConfig:
     """Rollouts of one backbone in one environment.
 
     Attributes:
-        backbone, model_options: of `open_model`.
+        backbone, model_options: of `open_model`, without keys.
         card: where the card comes from where the backbone does not tell: a card file or the name of a shipped card.
         bank: what the agent is shown; None for no skills, which is how a backbone is by itself.
         bank_sha256: of its file.
@@ -42,6 +43,7 @@ class ProfileConfig:
     def __post_init__(self) -> None:
         if not self.backbone.strip():
             raise TrainingError("there is no backbone to profile; name one with --backbone")
+        check_keyless(self.backbone, self.model_options, f"backbone {self.backbone.rpartition('@')[2]}")
         if self.tasks < 0 or self.seeds < 1:
             raise TrainingError(f"{self.tasks} tasks and {self.seeds} seeds leave nothing to play")
 
@@ -51,7 +53,7 @@ class ProfileConfig:
             "profile": self.environment,
             "options": dict(self.options),
             "backbone": self.backbone,
-            "model_options": {key: value for key, value in self.model_options.items() if key != "api_key"},
+            "model_options": {key: value for key, value in self.model_options.items() if key != "api_key_env"},
             "agent": asdict(self.agent),
             "bank": self.bank_sha256 or None,
         }

@@ -15,6 +15,7 @@ from masa.files import write_atomic
 from masa_training.environments import Task, open_environment
 from masa_training.errors import TrainingError
 from masa_training.models import Model
+from masa_training.models.keys import with_key
 from masa_training.profiling.cards import card_of_backbone, check_card, with_weaknesses
 from masa_training.profiling.config import ProfileConfig
 from masa_training.profiling.tasks import profile_tasks
@@ -75,7 +76,7 @@ def profile(
             holds another run.
     """
     tasks, facts = _world(config)
-    card = card_of_backbone(config.backbone, config.card, api_key=config.model_options.get("api_key"))
+    card = card_of_backbone(config.backbone, config.card, api_key=with_key(config.model_options).get("api_key"))
     check_card(card)
     with opened_summarizer(config.teacher) as teacher:
         record = Record(folder, config.settings(), resume=resume)

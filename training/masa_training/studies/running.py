@@ -33,12 +33,21 @@ class Budget:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
+        self._minutes = minutes
         self._end = None if minutes is None else clock() + 60 * minutes
         self.cancelled = cancelled
 
     def over(self) -> bool:
         """Nothing new is begun, and what runs stops after its step, with a checkpoint."""
-        return self.cancelled() or (self._end is not None and self._clock() >= self._end)
+        return self.why() is not None
+
+    def why(self) -> str | None:
+        """Why nothing more is to be done; None while there is time."""
+        if self.cancelled():
+            return "cancelled"
+        if self._end is not None and self._clock() >= self._end:
+            return f"the limit of {self._minutes:g} minutes (--limit-minutes) was reached"
+        return None
 
 
 @dataclass(frozen=True, slots=True)

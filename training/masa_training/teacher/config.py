@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from masa_training.errors import TrainingError
+from masa_training.models.keys import check_keyless
 
 OPERATORS = "operators"
 RECORDED = "recorded:"
@@ -57,6 +58,7 @@ class TeacherConfig:
             if key in self.options:
                 setting = "teacher.api_key_env" if key == "api_key" else "teacher.prices"
                 raise TrainingError(f"teacher: options has {key}; {better} {setting}")
+        check_keyless(self.model, self.options, "teacher")
         prices = self.prices
         right = isinstance(prices, Sequence) and not isinstance(prices, str) and len(prices) in (0, 2)
         if not right or any(isinstance(p, bool) or not isinstance(p, int | float) or p < 0 for p in prices):

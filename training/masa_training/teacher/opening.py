@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from typing import Any
 
 from masa_training.errors import TrainingError
 from masa_training.models import open_model
+from masa_training.models.keys import key_in
 from masa_training.models.limits import Retries
 from masa_training.teacher.config import OPERATORS, RECORDED, TeacherConfig
 from masa_training.teacher.llm import LLMTeacher
@@ -73,10 +73,5 @@ def _options(settings: TeacherConfig) -> dict[str, Any]:
                 f"teacher: options.retries has {options['retries']!r}; settings of {names} belong there"
             ) from None
     if settings.api_key_env:
-        key = os.environ.get(settings.api_key_env, "").strip()
-        if not key:
-            raise TrainingError(
-                f"the environment variable {settings.api_key_env} is not set; put the key of the teacher's server there"
-            )
-        options["api_key"] = key
+        options["api_key"] = key_in(settings.api_key_env, "teacher")
     return options

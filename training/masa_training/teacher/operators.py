@@ -1,21 +1,23 @@
 """The offline teacher: deterministic edits, chosen from what the failures show. No key, no network, no model.
 
 It tries the edits that a symptom calls for first, then other wordings, one at a time and then two together, on the
-group at hand and on the one that the search began with, and never what was tried before. Its plans are recorded, and
-are what a plan rewriter learns from.
+group at hand and on the one that the search began with, and never what was tried before. Where the backbone did not
+mind the latest rewrites at all, it now and then takes the one that is least like what was tried. Its plans
+are recorded, and are what a plan rewriter learns from.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
 from masa.edits import EDITS, EditCall, Plan, PlanLine, apply_plan, available_edits
 from masa.facts import Facts
 from masa.languages import MAX_EDITS_PER_LINE, MAX_WARNINGS
-from masa.skills import Group
+from masa.skills import Group, Skill
 from masa_training.teacher.protocol import Asked, Rewrite, Summary, TeacherError, Watched, words_of
 from masa_training.teacher.summaries import weaknesses_of
 from masa_training.teacher.symptoms import attribute
@@ -37,6 +39,10 @@ WORDINGS = ("shorten", "steps", "condition-action", "limit 2", "emphasise", "lim
 """What is tried where failures show nothing, or what they call for was tried."""
 
 
+INERT = 2
+"""After so many rewrites in a row that changed nothing, and again after as many, one is chosen for being different."""
+
+
 @dataclass(frozen=True, slots=True)
 class OperatorTeacher:
     """Proposes the best untried combination of edits.
@@ -52,7 +58,27 @@ class OperatorTeacher:
         ranked = _ranked(found)
         tried = {asked.group.skills, asked.original.skills, *(group.skills for group, _ in asked.refused)}
         tried |= {group.skills for group, _ in asked.best}
-        for calls in _combinations(ranked, self.together):
+        for count in range(1, self.together + 1):
+            untried = self._untried(asked, found, _combinations(ranked, count), tried)
+            if asked.inert and asked.inert % INERT == 0:
+                rewrite = max(untried, key=lambda made: _novelty(made.group, tried), default=None)
+            else:
+                rewrite = next(untried, None)
+            if rewrite is not None:
+                return rewrite
+        raise TeacherError(
+            f"{asked.group.key}: every combination of up to {self.together} edits was tried or changes nothing"
+        )
+
+    def _untried(
+        self,
+        asked: Asked,
+        found: Mapping[str, float],
+        combinations: Iterable[tuple[EditCall, ...]],
+        tried: Set[tuple[Skill, ...]],
+    ) -> Iterator[Rewrite]:
+        """What the combinations make of the group, and of the first one; without what is too long or was tried."""
+        for calls in combinations:
             for source in _sources(asked):
                 start = getattr(asked, source)
                 plan = plan_of(start, calls, asked.facts)
@@ -61,10 +87,7 @@ class OperatorTeacher:
                 group = apply_plan(start, plan, asked.facts).group
                 if group.skills not in tried and words_of(group) <= asked.words:
                     note = _note(calls, found, source)
-                    return Rewrite(group=group, plan=plan, source=source, attribution=found, note=note)
-        raise TeacherError(
-            f"{asked.group.key}: every combination of up to {self.together} edits was tried or changes nothing"
-        )
+                    yield Rewrite(group=group, plan=plan, source=source, attribution=found, note=note)
 
     def summarize(self, watched: Watched) -> Summary:
         """The habits that symptoms show, in words."""
@@ -109,15 +132,23 @@ def _ranked(found: Mapping[str, float]) -> list[EditCall]:
     return [EditCall(*name.split(" ", 1)) for name in names]
 
 
-def _combinations(calls: Sequence[EditCall], most: int) -> Iterator[tuple[EditCall, ...]]:
-    """One edit, then two, …; those of high rank first, and no two of the same name."""
-    for count in range(1, most + 1):
-        places = sorted(itertools.combinations(range(len(calls)), count), key=lambda its: (sum(its), its))
-        for its in places:
-            chosen = tuple(calls[place] for place in its)
-            names = [call.name for call in chosen if call.name != "warn"]
-            if len(set(names)) == len(names):
-                yield chosen
+def _combinations(calls: Sequence[EditCall], count: int) -> Iterator[tuple[EditCall, ...]]:
+    """`count` edits together; those of high rank first, and no two of the same name."""
+    for its in sorted(itertools.combinations(range(len(calls)), count), key=lambda its: (sum(its), its)):
+        chosen = tuple(calls[place] for place in its)
+        names = [call.name for call in chosen if call.name != "warn"]
+        if len(set(names)) == len(names):
+            yield chosen
+
+
+def _novelty(group: Group, tried: Iterable[tuple[Skill, ...]]) -> float:
+    """Share of words that the group does not have in common with the nearest that was tried, 0 to 1."""
+    words = _words(group.skills)
+    return min(1 - 2 * (words & other).total() / max(1, words.total() + other.total()) for other in map(_words, tried))
+
+
+def _words(skills: Iterable[Skill]) -> Counter[str]:
+    return Counter(word for skill in skills for word in skill.principle.split())
 
 
 def _sources(asked: Asked) -> tuple[Literal["group", "original"], ...]:

@@ -45,7 +45,8 @@ class Asked:
         facts: the environment's interface, where it may be told.
         seen: episodes that the backbone played with `group`.
         best: the best groups so far with their mean rewards, best first.
-        refused: groups that were not accepted, each with the reason.
+        refused: groups that were not accepted, oldest first, each with the reason.
+        inert: how many of the latest refused in a row changed the mean reward by nothing.
         problems: why earlier proposals failed, oldest first.
         words: most words that the new group may have.
     """
@@ -58,6 +59,7 @@ class Asked:
     seen: tuple[Seen, ...] = ()
     best: tuple[tuple[Group, float], ...] = ()
     refused: tuple[tuple[Group, str], ...] = ()
+    inert: int = 0
     problems: tuple[str, ...] = ()
     words: int = 4000
 

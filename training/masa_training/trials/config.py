@@ -15,6 +15,7 @@ from masa.skills import SkillBank
 from masa_training.agents import AgentConfig
 from masa_training.environments import SPLITS, Split, Task
 from masa_training.errors import TrainingError
+from masa_training.models.keys import check_keyless
 from masa_training.rollouts import Arm, Job, WorkerSpec
 
 NO_SKILL, FACTS_ONLY, RANDOM = "no-skill", "facts-only", "random"
@@ -22,11 +23,14 @@ NO_SKILL, FACTS_ONLY, RANDOM = "no-skill", "facts-only", "random"
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """A model that plays; `spec` and `options` are those of `masa_training.models.open_model`."""
+    """A model that plays; `spec` and `options` are those of `masa_training.models.open_model`, without keys."""
 
     name: str
     spec: str
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_keyless(self.spec, self.options, f"backbone {self.name}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +107,10 @@ class Trial:
                 arm.name: {"bank": self.banks.get(arm.name), "facts": arm.facts, "random": arm.random}
                 for arm in self.arms
             },
-            "backbones": {b.name: [b.spec, dict(b.options)] for b in self.backbones},
+            "backbones": {
+                b.name: [b.spec, {key: value for key, value in b.options.items() if key != "api_key_env"}]
+                for b in self.backbones
+            },
         }
 
 

@@ -68,13 +68,14 @@ class Tracking:
         """Begin, or go on where the folder's record says.
 
         Raises:
-            TrainingError: if a tracker cannot begin; nothing was played yet.
+            TrainingError: if a tracker cannot begin; nothing was played yet. Those that had begun are ended.
         """
         self._run = underway
         record = underway.folder.path / RECORD
         known = _known(record)
         parameters = parameters_of(underway.config)
-        for tracker in self._trackers:
+        wanted, self._trackers = self._trackers, []
+        for tracker in wanted:
             try:
                 known[tracker.name] = tracker.begin(
                     underway.config.name, parameters, folder=underway.folder.path, known=known.get(tracker.name)
@@ -83,9 +84,10 @@ class Tracking:
                 raise
             except Exception as error:
                 raise TrainingError(
-                    f"{tracker.name}: the run cannot be tracked ({_short(error)}); set the tracker up, or leave "
-                    f"--track {tracker.name} out"
+                    f"{tracker.name} could not begin to track the run ({_short(error)}), so nothing was played; set it "
+                    f"up or leave out --track {tracker.name}, then give the same command with --resume"
                 ) from error
+            self._trackers.append(tracker)
         if self._trackers:
             write_atomic(record, (json.dumps(known) + "\n").encode())
 

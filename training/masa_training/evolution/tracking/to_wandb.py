@@ -35,6 +35,8 @@ class WandB:
             id=known,
             resume="allow",
             dir=str(folder),
+            # It would upload the command line, and --set may have given a key there.
+            settings={"x_disable_meta": True},
         )
         # A run that goes on may have another budget.
         self._run.config.update(dict(parameters), allow_val_change=True)

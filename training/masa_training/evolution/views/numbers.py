@@ -100,7 +100,7 @@ def tested(story: Story) -> list[tuple[str, list[Estimate | None]]]:
 
 def costs(story: Story) -> list[CostRow]:
     """By group."""
-    return [_cost(group) for group in story.groups.values()]
+    return [cost(group) for group in story.groups.values()]
 
 
 def splits(story: Story) -> list[SplitRow]:
@@ -142,7 +142,8 @@ def amount(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 or float(value).is_integer() else f"{value:,.2f}"
 
 
-def _cost(group: GroupStory) -> CostRow:
+def cost(group: GroupStory) -> CostRow:
+    """Of one group."""
     events = group.state.events
     return CostRow(
         key=group.key,
