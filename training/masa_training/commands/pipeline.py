@@ -117,7 +117,10 @@ def _again(config: str, output: Path, until: str, overrides: tuple[str, ...]) ->
 
 
 def _plan(plan: Plan) -> str:
-    rows = [[step.stage, step.state, clean(step.text), *_costs(step.estimate)] for step in plan.steps]
+    rows = [
+        [step.stage, step.state, clean(step.text), *(["", "", ""] if step.finished else _costs(step.estimate))]
+        for step in plan.steps
+    ]
     rows.append(["to do", "", "", *_costs(plan.left)])
     lines = [table(rows, ["stage", "is", "at most", "hours", "tokens", "dollars"], right=(3, 4, 5))]
     costs = plan.costs

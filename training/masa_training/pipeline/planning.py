@@ -29,6 +29,10 @@ class Step:
     text: str
     estimate: Estimate
 
+    @property
+    def finished(self) -> bool:
+        return self.state == FINISHED
+
     def to_json(self) -> dict[str, Any]:
         return {"stage": self.stage, "state": self.state, **self.most, **self.estimate.to_json()}
 
@@ -81,13 +85,13 @@ def plan_pipeline(work: Work, until: str = STAGES[-1], *, exact: bool = False) -
         before = {f"{name}/{key}": value for key, value in left.items()}
     config = work.config
     finished = states["profile"] == FINISHED
-    costs, measured = _measured(work, record, config.costs) if finished else (config.costs, ())
+    costs, measured = _measured(work, config.costs) if finished else (config.costs, ())
     searched = estimate(config.evolve)
     steps = []
     for name in names:
         most, text, cost = _step(work, name, states, searched, costs, exact)
         steps.append(Step(name, states[name], most, text, cost))
-    left_over = total([step.estimate for step in steps if step.state != FINISHED])
+    left_over = total([step.estimate for step in steps if not step.finished])
     absent = missing(work, [name for name in names if states[name] != FINISHED])
     return Plan(config.name, tuple(steps), costs, measured, left_over, absent)
 
@@ -175,8 +179,8 @@ def _played(most: Mapping[str, Any]) -> str:
     return f"at most {most['episodes']:,} episodes" + (f", {asked:,} questions to the teacher" if asked else "")
 
 
-def _measured(work: Work, record: Record, costs: Costs) -> tuple[Costs, tuple[str, ...]]:
-    """The assumptions on episodes, replaced by what those of the profile were."""
+def _measured(work: Work, costs: Costs) -> tuple[Costs, tuple[str, ...]]:
+    """The assumptions, with the tokens that an episode of the profile had; its seconds had loading among them."""
     played = Episodes(work.folder / "profile", work.config.profiling().settings(), resume=True).episodes.values()
     finished = [episode for episode in played if episode.outcome == "finished"]
     if not finished:
@@ -185,8 +189,4 @@ def _measured(work: Work, record: Record, costs: Costs) -> tuple[Costs, tuple[st
         round(sum(getattr(episode, name) for episode in finished) / len(finished))
         for name in ("prompt_tokens", "completion_tokens")
     )
-    costs, names = replace(costs, episode_tokens=(read, written)), ["episode_tokens"]
-    ended = record.ended.get("profile")
-    if ended is not None and not ended.interrupted:
-        costs, names = replace(costs, episode_seconds=ended.seconds / len(finished)), [*names, "episode_seconds"]
-    return costs, tuple(names)
+    return replace(costs, episode_tokens=(read, written)), ("episode_tokens",)

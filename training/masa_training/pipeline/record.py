@@ -28,10 +28,9 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a stage ended: seconds (those of its last session alone if it was `interrupted`) and figures of its own."""
+    """How a stage ended: seconds of its last session, and figures of its own."""
 
     seconds: float
-    interrupted: bool
     figures: Mapping[str, Any]
 
 
@@ -55,7 +54,7 @@ class Record:
                     self.begun[stage] = Begun(event["settings"], event["inputs"])
                     self.ended.pop(stage, None)
                 else:
-                    self.ended[stage] = Ended(event["seconds"], event["interrupted"], event["figures"])
+                    self.ended[stage] = Ended(event["seconds"], event["figures"])
             except (ValueError, KeyError, TypeError):
                 raise TrainingError(
                     f"{self.path}: line {number} is damaged; remove it, then go on with --resume"
@@ -85,7 +84,7 @@ class Record:
 
     def end(self, stage: str, ended: Ended) -> None:
         """A stage is finished."""
-        told = {"seconds": round(ended.seconds, 1), "interrupted": ended.interrupted, "figures": dict(ended.figures)}
+        told = {"seconds": round(ended.seconds, 1), "figures": dict(ended.figures)}
         self._append({"event": "finished", "stage": stage, **told})
         self.ended[stage] = ended
 

@@ -24,7 +24,7 @@ class Outcome:
     """What a pipeline came to.
 
     Attributes:
-        stages: by name of a finished stage its figures.
+        stages: by name of a finished stage its figures; `seconds` those of its last session.
         artifact: None until it is exported.
         verified: whether the artifact passed; never true before the last stage.
         stopped: the stage at which the person stopped it; empty otherwise.
@@ -143,7 +143,6 @@ def check_settings(work: Work, record: Record, stage: Stage) -> None:
 
 
 def _perform(work: Work, record: Record, stage: Stage, before: Checksums) -> Checksums:
-    interrupted = stage.name in record.begun and (stage.partial is not None and stage.partial(work).exists())
     if stage.name not in record.begun and stage.partial is not None and stage.partial(work).exists():
         raise StageError(stage.name, f"{stage.place(work)}: is there, and no stage made it; move it away")
     record.begin(stage.name, _plain(settings_of(work.config, stage.name)), before)
@@ -157,7 +156,7 @@ def _perform(work: Work, record: Record, stage: Stage, before: Checksums) -> Che
         raise StageError(stage.name, str(error)) from error
     if left is None:
         raise StageError(stage.name, f"{stage.place(work)}: is not complete after it; report this as a bug")
-    record.end(stage.name, Ended(time.monotonic() - began, interrupted, _plain(figures)))
+    record.end(stage.name, Ended(time.monotonic() - began, _plain(figures)))
     return left
 
 
