@@ -19,14 +19,15 @@ pytestmark = [pytest.mark.model, pytest.mark.timeout(1800)]
 
 STAGES = ["profile", "evolve", "dataset", "distill", "export", "verify"]
 LESS = (
-    "profile.tasks=3",
+    "profile.tasks=2",
     "evolve.rounds=1",
     "evolve.task_types=[comparison]",
-    "evolve.watched=3",
-    "evolve.test_tasks=3",
-    "dataset.bootstrap.train=4",
+    "evolve.watched=2",
+    "evolve.accept.pairs=5",
+    "evolve.test_tasks=2",
+    "dataset.bootstrap.train=3",
     "distill.evaluation_samples=2",
-    "verify.limit=2",
+    "verify.limit=1",
     "verify.wrong_cards=1",
 )
 

@@ -84,7 +84,7 @@ class Record:
 
     def end(self, stage: str, ended: Ended) -> None:
         """A stage is finished."""
-        told = {"seconds": round(ended.seconds, 1), "figures": dict(ended.figures)}
+        told = {"seconds": ended.seconds, "figures": dict(ended.figures)}
         self._append({"event": "finished", "stage": stage, **told})
         self.ended[stage] = ended
 

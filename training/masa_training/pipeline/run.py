@@ -156,7 +156,7 @@ def _perform(work: Work, record: Record, stage: Stage, before: Checksums) -> Che
         raise StageError(stage.name, str(error)) from error
     if left is None:
         raise StageError(stage.name, f"{stage.place(work)}: is not complete after it; report this as a bug")
-    record.end(stage.name, Ended(time.monotonic() - began, _plain(figures)))
+    record.end(stage.name, Ended(round(time.monotonic() - began, 1), _plain(figures)))
     return left
 
 
