@@ -215,9 +215,12 @@ def test_the_paper_s_experiments_can_be_estimated(
     assert settings.accept.acceptance().name == "strict" and settings.exploration == 1.4 and settings.shown == 5
 
 
-def test_the_paper_s_experiment_runs_two_rounds_against_servers(
-    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["alfworld", "webshop", "search"])
+def test_the_paper_s_experiments_run_two_rounds_against_servers(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    if name == "alfworld":
+        pytest.importorskip("textworld")
     monkeypatch.setenv("MASA_DATA", str(shared_data))
     monkeypatch.setenv("DEEPSEEK_API_KEY", "key")
     server = Server(stepwise, Answer({"object": "list", "data": []}))
@@ -228,7 +231,7 @@ def test_the_paper_s_experiment_runs_two_rounds_against_servers(
     ]
     arguments = [part for override in (*few, *addresses) for part in ("--set", override)]
     try:
-        done = CliRunner().invoke(command, ["search-qwen3-4b", "-o", str(tmp_path / "run"), "--json", *arguments])
+        done = CliRunner().invoke(command, [f"{name}-qwen3-4b", "-o", str(tmp_path / "run"), "--json", *arguments])
     finally:
         server.close()
     assert done.exit_code == 0, done.output

@@ -87,7 +87,7 @@ def to_markdown(story: Story, name: str) -> str:
             "The search chose by these: the best bank looks better here than it is.",
             "",
         ]
-    if story.test:
+    if story.test.get("rows"):
         text = tested(story.test).strip()
         lines += ["## Final test", "", *(f"#{line}" if line.startswith("##") else line for line in _body(text)), ""]
     return "\n".join(lines).rstrip() + "\n"
