@@ -5,8 +5,9 @@
 
 It names every failed episode it is shown, and rewrites every skill of the group in one style: `terse` leaves the
 first step or sentence of each, `stepwise` numbers its sentences. After a refusal it leaves, or numbers, one piece more.
-What a real model adds is judgement; what this shows is that the path from question to accepted edit works, and what a
-perfectly obedient teacher would reach.
+`card` takes the style that the reader's card asks for: `terse` where its weaknesses speak of numbers, steps or lists,
+else `stepwise`. What a real model adds is judgement; what this shows is that the path from question to accepted edit
+works, and what a perfectly obedient teacher would reach.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-STYLES = ("terse", "stepwise")
+STYLES = ("terse", "stepwise", "card")
 _STEP = re.compile(r"(?:^|\s)\d{1,2}\.\s+")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|;\s+")
 
@@ -25,6 +26,8 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+|;\s+")
 def answer(messages: list[dict[str, str]], style: str) -> str:
     """The text that goes back for a conversation; the first user message asks, later ones complain."""
     system, prompt = messages[0]["content"], messages[:2][-1]["content"]
+    if style == "card":
+        style = by_card(prompt)
     if system.startswith("You rewrite"):
         group = prompt.rpartition("The group at hand")[2].partition("\n\n")[2]
         more = prompt.count("Refused (") + len(messages) // 2 - 1
@@ -34,6 +37,13 @@ def answer(messages: list[dict[str, str]], style: str) -> str:
         failures = [{"episode": number, "step": 1, "kind": "other", "cause": "It went astray."} for number in numbers]
         return json.dumps({"failures": failures, "advice": f"Word the skills {style}."})
     return "ok"
+
+
+def by_card(prompt: str) -> str:
+    """The style that the card in a prompt asks for."""
+    card = prompt.partition("Model card of the reader")[2].partition("\n\n")[0]
+    weaknesses = re.search(r"^weaknesses: (.*)$", card, re.MULTILINE)
+    return "terse" if weaknesses and re.search(r"number|step|list", weaknesses[1]) else "stepwise"
 
 
 def rewritten(block: str, style: str, more: int) -> str:
