@@ -56,13 +56,13 @@ def find_base(checkpoint: Checkpoint, given: str | None = None) -> Base:
                 f"{path}: not the base of {checkpoint.path} (sha256 {sha256[:12]}…, it was trained on "
                 f"{note.sha256[:12]}…); give the right file with --base"
             )
-        return replace(_from_gguf(path), name=note.name)
+        return replace(gguf_base(path), name=note.name)
     folder = Path(note.path)
     found = _from_folder(folder) if (folder / "config.json").is_file() else None
     if given is not None and Path(given).is_dir():
         found = _from_folder(Path(given))
     elif given is not None:
-        from_file = _from_gguf(_gguf_file(given))
+        from_file = gguf_base(_gguf_file(given))
         _same(from_file, found)
         found = replace(from_file, folder=found.folder if found else None)
     if found is None:
@@ -112,7 +112,12 @@ def _gguf_file(given: str) -> Path:
         raise ExportError(f"--base {given}: neither a GGUF file nor a rewriter that is here ({error})") from None
 
 
-def _from_gguf(path: Path) -> Base:
+def gguf_base(path: Path) -> Base:
+    """The base in the GGUF file at `path`, called after the file.
+
+    Raises:
+        MasaError: if it is no GGUF file, damaged, or of an architecture not in `ARCHITECTURES`.
+    """
     header = read_header(path)
     architecture = header.text("general.architecture") or "none"
     _check(architecture, ARCHITECTURES, path)

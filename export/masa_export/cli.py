@@ -147,6 +147,36 @@ def _parity(parity: Parity) -> list[str]:
     ]
 
 
+@export.command(
+    "checkpoint",
+    short_help="The checkpoint back from an artifact's adapter.",
+    epilog="\b\nExamples:\n"
+    "  masa export checkpoint smollm2-135m -o runs/shipped\n"
+    "  masa export gguf runs/shipped --quant Q8_0               # another form of a rewriter that ships\n"
+    "  masa export verify smollm2-135m --against runs/shipped\n"
+    "  masa distill smollm2-135m-plan --dataset data/plan -o runs/more --set start=runs/shipped",
+)
+@click.argument("artifact")
+@click.option("-o", "--output", metavar="DIR", required=True, type=click.Path(), help="The checkpoint's folder.")
+@click.option("--force", is_flag=True, help="Replace a checkpoint that is there already.")
+@output_options
+def checkpoint(artifact: str, output: str, force: bool, as_json: bool, quiet: bool) -> None:
+    """Write the LoRA checkpoint that the adapter of ARTIFACT was exported from: `masa export adapter` undone.
+
+    For whoever has the artifact and not the run that trained it. Exact up to how the adapter stores its numbers (f16:
+    11 bits of each). ARTIFACT is a folder or the name of a rewriter that is here.
+    """
+    from masa_export.restore import restore_checkpoint
+
+    restored = restore_checkpoint(artifact, Path(output), force=force)
+    if as_json:
+        write_json({**asdict(restored), "path": str(restored.path)})
+    elif not quiet:
+        click.echo(
+            clean(f"{restored.path} (rank {restored.rank}, {restored.layers} layers, stored as {restored.kind} before)")
+        )
+
+
 export.add_command(gguf)
 export.add_command(onnx)
 export.add_command(verify)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from masa.artifact import find_artifact
 from masa.cli.output import clean, duration, size, table, write_json
 from masa_export.cli_shared import base_option, output_options, under, watching
 
@@ -17,14 +18,15 @@ if TYPE_CHECKING:
 
 @click.command(
     "verify",
-    short_help="Prove that an artifact still is what was trained.",
+    short_help="Prove that artifacts still are what was trained.",
     epilog="\b\nExamples:\n"
     "  masa export verify smollm2-135m --against runs/plan/checkpoint --prompts datasets/plan\n"
     "  masa export verify runs/plan/checkpoint/gguf/smollm2-135m-plan-q4_0 --against runs/plan/checkpoint -o report\n"
     "  masa export verify models/mine --against ~/hf/my-rewriter --prompts messages.jsonl --limit 100\n"
-    "  masa export verify models/mine --against runs/plan/checkpoint --threshold kl=0.05 --threshold memory_mb=500",
+    "  masa export verify models/mine --against runs/plan/checkpoint --threshold kl=0.05 --threshold memory_mb=500\n"
+    "  masa export verify runs/plan/checkpoint/gguf/* --against runs/plan/checkpoint -o report --inside",
 )
-@click.argument("artifact")
+@click.argument("artifacts", nargs=-1, required=True, metavar="ARTIFACT...")
 @click.option(
     "--against",
     required=True,
@@ -39,8 +41,13 @@ if TYPE_CHECKING:
     help="Held-out samples: a folder of masa dataset, or JSON Lines with messages. [default: the shipped example]",
 )
 @click.option(
-    "-o", "--output", metavar="DIR", type=click.Path(), help="Write verify.json and verify.md here, pass or fail."
+    "-o",
+    "--output",
+    metavar="DIR",
+    type=click.Path(),
+    help="Write verify.json and verify.md here, pass or fail; of several artifacts, summary.md and a folder for each.",
 )
+@click.option("--inside", is_flag=True, help="Write verify.json and verify.md into each artifact, too.")
 @click.option("--limit", type=click.IntRange(1), default=24, show_default=True, help="Most samples, drawn by the seed.")
 @click.option("--wrong-cards", type=click.IntRange(0), default=2, show_default=True, help="Wrong cards a sample.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Which samples and wrong cards are drawn.")
@@ -67,10 +74,11 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Tell samples and thresholds; load no model, write nothing.")
 @output_options
 def verify(
-    artifact: str,
+    artifacts: tuple[str, ...],
     against: str,
     prompts: str | None,
     output: str | None,
+    inside: bool,
     limit: int,
     wrong_cards: int,
     seed: int,
@@ -84,22 +92,24 @@ def verify(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Compare ARTIFACT with the checkpoint it was made from, as the device will run it.
+    """Compare every ARTIFACT with the checkpoint it was made from, as the device will run it.
 
     Token ids of real text, Unicode and look-alikes of special tokens; the chat template; logits at held-out targets;
     what both write, and whether the guard lets it through; whether right model cards still make targets likelier than
-    wrong ones; size, speed and memory here. Thresholds follow from the artifact's quantization.
+    wrong ones; size, speed and memory here. Thresholds follow from the artifact's quantization. The checkpoint is asked
+    once for all artifacts.
 
     Exits with 1, and names what failed, if anything does.
     """
     from masa_export.errors import ExportError
     from masa_export.verify.report import to_json, write_report
-    from masa_export.verify.run import Settings, make_plan
-    from masa_export.verify.run import verify as run
+    from masa_export.verify.run import Settings, make_plans, verify_all
+    from masa_export.verify.summary import write_summary
 
+    folders = _folders(artifacts, None if output is None else Path(output))
     with watching(quiet or as_json) as watch:
-        plan = make_plan(
-            artifact,
+        plans = make_plans(
+            artifacts,
             Path(against),
             Settings(
                 prompts=None if prompts is None else Path(prompts),
@@ -116,20 +126,46 @@ def verify(
         )
         if dry_run:
             if as_json:
-                write_json(_plan_json(plan))
+                told = [_plan_json(plan) for plan in plans]
+                write_json(told[0] if len(told) == 1 else {"dry_run": True, "artifacts": told})
             elif not quiet:
-                click.echo(_plan_text(plan))
+                click.echo("\n".join(map(_plan_text, plans)))
             return
-        report = run(plan, watch)
-    written = None if output is None else write_report(report, Path(output))
+        reports = []
+        for plan, folder, report in zip(plans, folders, verify_all(plans, watch), strict=True):
+            reports.append(report)
+            # Written at once: what was measured outlasts whatever happens to the artifacts that follow.
+            places = [] if folder is None else [folder]
+            if inside:
+                places.append(plan.artifact.path if plan.artifact is not None else find_artifact(plan.subject.artifact))
+            written = [write_report(report, place) for place in places]
+            if not (quiet or as_json):
+                click.echo(_report(report))
+                for data, text in written:
+                    click.echo(f"Report: {data}, {text}")
+    if output is not None and len(reports) > 1:
+        summary = write_summary(reports, Path(output))
+        if not (quiet or as_json):
+            click.echo(f"Summary: {summary}")
     if as_json:
-        write_json(to_json(report))
-    elif not quiet:
-        click.echo(_report(report))
-        if written is not None:
-            click.echo(f"Report: {written[0]}, {written[1]}")
-    if not report.passed:
-        raise ExportError(report.sentence)
+        told = [to_json(report) for report in reports]
+        write_json(told[0] if len(told) == 1 else {"passed": all(report.passed for report in reports), "reports": told})
+    failed = [report.sentence for report in reports if not report.passed]
+    if failed:
+        raise ExportError("\n".join(failed))
+
+
+def _folders(artifacts: tuple[str, ...], output: Path | None) -> list[Path | None]:
+    """Where the report of each artifact goes."""
+    from masa_export.errors import ExportError
+
+    if output is None or len(artifacts) == 1:
+        return [output] * len(artifacts)
+    names = [Path(artifact).resolve().name if Path(artifact).is_dir() else artifact for artifact in artifacts]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ExportError(f"{twice}: two artifacts of this name would have one report; verify them in two calls")
+    return [output / name for name in names]
 
 
 def _report(report: Report) -> str:

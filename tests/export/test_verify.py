@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from masa_export.gguf_export import Settings as ExportSettings
 from masa_export.gguf_export import export_gguf
 from masa_export.publish.folder import plan_package, write_package
 from masa_export.verify.reference import Reference
-from masa_export.verify.report import Report, to_markdown, write_report
+from masa_export.verify.report import Report, to_json, to_markdown, write_report
 from masa_export.verify.run import Settings, make_plan, verify
 from tests.tiny_gguf import FEED, HEADS, HIDDEN, KV_HEADS, LAYERS, write_tiny_gguf
 
@@ -103,6 +104,7 @@ def _loaded_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Reference, "open", once)
+        patch.setattr(TransformersBackend, "close", lambda self: None)
         yield
 
 
@@ -325,3 +327,64 @@ def test_mistakes_cost_one_sentence(made: Path, tmp_path: Path) -> None:
         done = run(*args)
         assert done.exit_code == 1 and message in done.stderr, done.output
         assert done.stderr.count("\n") == 1
+
+
+def test_several_artifacts_ask_the_checkpoint_once(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every report is what it is alone, though the checkpoint computed its side for the first artifact only."""
+    sessions = 0
+    opened = TransformersBackend.session
+
+    def counted(self: TransformersBackend, *, slots: int, length: int) -> Any:
+        nonlocal sessions
+        sessions += 1
+        return opened(self, slots=slots, length=length)
+
+    monkeypatch.setattr(TransformersBackend, "session", counted)
+    artifacts = [made / "tiny-f32", made / "tiny-q8_0", made / "tiny-f32"]
+    shared = ["--against", made / "checkpoint", "--prompts", made / "held-out.jsonl", "--no-resources", "--threads", 1]
+    alone = {artifact: gate(made, artifact) for artifact in artifacts[:2]}
+    alone_sessions, sessions = sessions, 0
+    done = run(*artifacts[:2], *shared, "-o", tmp_path / "reports", "--json")
+    told = json.loads(done.stdout)
+    assert told["passed"] is (done.exit_code == 0) is all(report.passed for report in alone.values())
+    assert [report["subject"]["name"] for report in told["reports"]] == ["tiny-f32", "tiny-q8_0"]
+    for report, artifact in zip(told["reports"], artifacts, strict=False):
+        expected = to_json(alone[artifact])
+        for key in ("likeness", "awareness", "verdicts", "tokens", "template", "problems"):
+            assert report[key] == expected[key], key
+        assert {**report["outputs"], "margins": 0} == {**expected["outputs"], "margins": 0}
+        folder = tmp_path / "reports" / artifact.name
+        assert json.loads((folder / "verify.json").read_text())["likeness"] == report["likeness"]
+    # One more session for every output that differs: where it parts is looked up in the checkpoint each time.
+    assert sessions < alone_sessions
+    parted = sum(len(report["outputs"]["margins"]) for report in told["reports"])
+    assert sessions - parted <= (alone_sessions - parted) // 2 + 1
+    summary = (tmp_path / "reports" / "summary.md").read_text()
+    assert "| tiny-f32 | F32 |" in summary and "| tiny-q8_0 | Q8_0 |" in summary
+    twice = run(*artifacts, *shared, "-o", tmp_path / "other")
+    assert twice.exit_code == 1 and "two artifacts of this name" in twice.stderr and not (tmp_path / "other").exists()
+
+
+def test_reports_can_be_put_into_the_artifacts(made: Path, tmp_path: Path) -> None:
+    for name in ("tiny-f32", "tiny-q8_0"):
+        shutil.copytree(made / name, tmp_path / name)
+    done = run(
+        tmp_path / "tiny-f32", tmp_path / "tiny-q8_0", "--against", made / "checkpoint", "--prompts",
+        made / "held-out.jsonl", "--no-resources", "--threads", 1, "--inside", "--limit", 1, "--wrong-cards", 0,
+    )  # fmt: skip
+    assert "Traceback" not in done.output, "whether Q8_0 of these weights passes is another test's"
+    for name in ("tiny-f32", "tiny-q8_0"):
+        assert json.loads((tmp_path / name / "verify.json").read_text())["subject"]["name"] == name
+
+
+def test_one_artifact_that_fails_does_not_hide_the_others(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "tiny-f32", tmp_path / "tiny-broken")
+    weights = next((tmp_path / "tiny-broken").glob("*.gguf"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    done = run(
+        tmp_path / "tiny-broken", made / "tiny-f32", "--against", made / "checkpoint", "--prompts",
+        made / "held-out.jsonl", "--no-resources", "--threads", 1, "--limit", 2, "-o", tmp_path / "reports",
+    )  # fmt: skip
+    assert done.exit_code == 1 and "tiny-broken" in done.stderr and "Traceback" not in done.output
+    summary = (tmp_path / "reports" / "summary.md").read_text()
+    assert summary.count("**fails**") == 1 and summary.count("| passes |") == 1

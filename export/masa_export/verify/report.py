@@ -28,7 +28,7 @@ class Subject:
     """What was verified against what.
 
     `fingerprint` is that of the artifact's manifest. `files` (sha256 by name) and `asking_sha256` are what the report
-    is bound to: see `masa_export.verify.proof`.
+    is bound to: see `masa_export.verify.proof`. `bytes` is the size of these files.
     """
 
     artifact: str
@@ -37,6 +37,7 @@ class Subject:
     quantization: str | None
     fingerprint: str
     files: Mapping[str, str]
+    bytes: int
     asking_sha256: str
     checkpoint: str
     base: str

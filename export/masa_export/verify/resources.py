@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any
 
 from masa.artifact import Artifact
+from masa.manifest import Manifest
 from masa_export.errors import ExportError
 
 
@@ -47,7 +48,7 @@ class Resources:
     load_average: float | None
 
 
-def size_of(artifact: Artifact) -> int:
+def size_of(artifact: Manifest) -> int:
     """Bytes of all files that the manifest names."""
     return sum(entry.size for entry in artifact.entries.values())
 

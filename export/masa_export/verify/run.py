@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,13 +17,14 @@ from masa.manifest import ChatTemplate as ManifestTemplate
 from masa.prompt import ChatTemplate
 from masa_export.likeness import pool
 from masa_export.settings import Watch
+from masa_export.verify.asked import Asked
 from masa_export.verify.awareness import LEAST_GAP, measure_awareness
 from masa_export.verify.findings import Findings
 from masa_export.verify.outputs import Written, compare_outputs, write_outputs
 from masa_export.verify.proof import asking_sha256, files_of
 from masa_export.verify.reference import Reference, find_reference
 from masa_export.verify.report import Report, Subject
-from masa_export.verify.resources import measure_once
+from masa_export.verify.resources import measure_once, size_of
 from masa_export.verify.samples import EXAMPLES, Samples, read_samples
 from masa_export.verify.scoring import Asking, Score, margin, score
 from masa_export.verify.template import compare_template
@@ -87,6 +90,7 @@ def make_plan(artifact: str, checkpoint: Path, settings: Settings) -> Plan:
         quantization=manifest.quantization,
         fingerprint=manifest.fingerprint,
         files=files_of(manifest),
+        bytes=size_of(manifest),
         asking_sha256=asking_sha256(manifest),
         checkpoint=str(checkpoint),
         base=reference.name,
@@ -102,8 +106,26 @@ def make_plan(artifact: str, checkpoint: Path, settings: Settings) -> Plan:
     return Plan(subject, default_thresholds(strictness), given, found, damage, reference, samples, settings)
 
 
-def verify(plan: Plan, watch: Watch | None = None) -> Report:
-    """Make every check that can be made, and judge.
+def make_plans(artifacts: Sequence[str], checkpoint: Path, settings: Settings) -> list[Plan]:
+    """A plan for every artifact; see `make_plan`."""
+    return [make_plan(artifact, checkpoint, settings) for artifact in artifacts]
+
+
+def verify_all(plans: Sequence[Plan], watch: Watch | None = None) -> Iterator[Report]:
+    """Verify artifacts against one checkpoint on the same samples, in turn; the checkpoint is asked only once.
+
+    `plans` are those of `make_plans`.
+
+    Raises:
+        MasaError: see `verify`.
+    """
+    with contextlib.closing(Asked(plans[0].reference, plans[0].settings.dtype, several=len(plans) > 1)) as checkpoint:
+        for plan in plans:
+            yield verify(plan, watch, checkpoint)
+
+
+def verify(plan: Plan, watch: Watch | None = None, checkpoint: Asked | None = None) -> Report:
+    """Make every check that can be made, and judge; `checkpoint` is the plan's where it is asked already.
 
     Raises:
         MasaError: if the checkpoint cannot be loaded or asked; what is wrong with the artifact is in the report.
@@ -112,6 +134,8 @@ def verify(plan: Plan, watch: Watch | None = None) -> Report:
     begun = time.monotonic()
     found = Findings()
     with ExitStack() as stack:
+        if checkpoint is None:
+            checkpoint = stack.enter_context(contextlib.closing(Asked(plan.reference, plan.settings.dtype)))
         backend: Backend | None = None
         if plan.artifact is None:
             found.problems.append(plan.damage)
@@ -124,7 +148,7 @@ def verify(plan: Plan, watch: Watch | None = None) -> Report:
                 found.problems.append(str(error))
         if backend is not None and plan.artifact is not None:
             found.loaded = True
-            _check(plan, plan.artifact, backend, found, watch)
+            _check(plan, plan.artifact, backend, checkpoint, found, watch)
     if found.loaded and plan.settings.resources and plan.artifact is not None:
         watch.stage("Measuring speed and memory in a fresh process …")
         _measure(plan, plan.artifact, found)
@@ -143,7 +167,7 @@ def verify(plan: Plan, watch: Watch | None = None) -> Report:
     )
 
 
-def _check(plan: Plan, artifact: Artifact, ours: Backend, found: Findings, watch: Watch) -> None:
+def _check(plan: Plan, artifact: Artifact, ours: Backend, checkpoint: Asked, found: Findings, watch: Watch) -> None:
     reference, samples = plan.reference, plan.samples
     asking = Asking(
         reference.language or artifact.language,
@@ -151,20 +175,20 @@ def _check(plan: Plan, artifact: Artifact, ours: Backend, found: Findings, watch
         reference.prompt_version or artifact.prompt_version,
     )
     watch.stage("Comparing tokens and chat template …")
-    tokenizer = reference.tokenizer()
-    found.tokens = compare_tokens(ours, tokenizer, _texts(samples, asking))
+    found.tokens = compare_tokens(ours, checkpoint.tokenizer(), _texts(samples, asking))
     found.template = compare_template(artifact, reference, [(s.system, s.user) for s in samples.chosen if s.user])
     if not asking.template.stop:
         return  # told by the template; without an end nothing can be written
-    watch.stage("Loading the checkpoint in transformers …")
-    theirs = reference.open(tokenizer, plan.settings.dtype)
+    if not checkpoint.loaded:
+        watch.stage("Loading the checkpoint in transformers …")
+    theirs = checkpoint.backend()
     if theirs.vocabulary != ours.vocabulary:
         found.problems.append(
             f"computes logits of {ours.vocabulary} tokens, the checkpoint of {theirs.vocabulary}; it is another model"
         )
         return
-    written = _outputs(plan, artifact, ours, theirs, asking, found, watch)
-    scores = _scores(plan, ours, theirs, asking, written, watch)
+    written = _outputs(plan, artifact, ours, checkpoint, asking, found, watch)
+    scores = _scores(plan, ours, checkpoint, asking, written, watch)
     if scores:
         found.likeness = pool([one.likeness for one in scores])
         found.awareness = measure_awareness(scores)
@@ -182,7 +206,7 @@ def _check(plan: Plan, artifact: Artifact, ours: Backend, found: Findings, watch
 
 
 def _outputs(
-    plan: Plan, artifact: Artifact, ours: Backend, theirs: Backend, asking: Asking, found: Findings, watch: Watch
+    plan: Plan, artifact: Artifact, ours: Backend, checkpoint: Asked, asking: Asking, found: Findings, watch: Watch
 ) -> dict[str, Written]:
     """Let both write, and return what the checkpoint wrote."""
     asked = [sample for sample in plan.samples.chosen if sample.request is not None]
@@ -201,30 +225,26 @@ def _outputs(
         context_length=plan.reference.context_length,
         prompt_version=asking.version,
     )
-    outputs = []
-    for what, kind, backend in (("The checkpoint", as_trained, theirs), ("The artifact", artifact, ours)):
+    cautious = not artifact.trained
+
+    def write(what: str, kind: Artifact, backend: Backend) -> dict[str, Written]:
         watch.stage(f"{what} writes {len(asked)} groups …")
-        engine = Engine(kind, lambda backend=backend: backend, asking.language, keep_warm=False)  # type: ignore[misc]
-        template = ChatTemplate.from_artifact(kind)
+        engine = Engine(kind, lambda: backend, asking.language, keep_warm=False)
         done = 0
 
-        def step(what: str = what) -> None:
+        def step() -> None:
             nonlocal done
             done += 1
             watch.step(f"{what} writes", done, len(asked))
 
-        outputs.append(
-            write_outputs(
-                engine,
-                template,
-                kind.prompt_version,
-                asking.language,
-                asked,
-                cautious=not artifact.trained,
-                step=step,
-            )
+        template = ChatTemplate.from_artifact(kind)
+        return write_outputs(
+            engine, template, kind.prompt_version, asking.language, asked, cautious=cautious, step=step
         )
-    written, wanted = outputs[1], outputs[0]
+
+    theirs = checkpoint.backend()
+    wanted = checkpoint.written((asking, cautious), lambda: write("The checkpoint", as_trained, theirs))
+    written = write("The artifact", artifact, ours)
     watch.stage("Looking at what differs …")
     margins = (
         margin(theirs, sample, asking, wanted[sample.id].text, written[sample.id].text)
@@ -236,7 +256,7 @@ def _outputs(
 
 
 def _scores(
-    plan: Plan, ours: Backend, theirs: Backend, asking: Asking, written: dict[str, Written], watch: Watch
+    plan: Plan, ours: Backend, checkpoint: Asked, asking: Asking, written: dict[str, Written], watch: Watch
 ) -> list[Score]:
     watch.stage("Comparing logits and likelihoods …")
     wrong = plan.samples.wrong_cards(plan.settings.wrong_cards, plan.settings.seed)
@@ -247,7 +267,7 @@ def _scores(
         if target is None and sample.id in written:
             target = written[sample.id].text
         if target and sample.language in (None, asking.language):
-            scores.append(score(ours, theirs, sample, target, asking, wrong.get(sample.id, ())))
+            scores.append(score(ours, checkpoint, sample, target, asking, wrong.get(sample.id, ())))
     return scores
 
 

@@ -7,22 +7,20 @@ comes last in a prompt, so what comes before it is computed once for all cards o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from masa.backends import Backend, Session
+from masa.backends import Backend
 from masa.prompt import ChatTemplate, Segment
 from masa_export.errors import ExportError
 from masa_export.likeness import Likeness, likeness, pool
+from masa_export.verify.asked import Asked, Reader
 from masa_export.verify.samples import Sample
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-_PIECE = 64
-"""Target tokens per pass: logits of a whole text target would take a gigabyte with a large vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ class Asking:
 
 def score(
     ours: Backend,
-    theirs: Backend,
+    checkpoint: Asked,
     sample: Sample,
     target: str,
     asking: Asking,
@@ -66,6 +64,7 @@ def score(
     Raises:
         ExportError: if the checkpoint's tokenizer has no token that ends an answer, or the sample is too long.
     """
+    theirs = checkpoint.backend()
     stop = theirs.token_id(asking.template.stop[0])
     if stop is None:
         raise ExportError(f"the checkpoint has no special token {asking.template.stop[0]}; its template is another's")
@@ -78,12 +77,11 @@ def score(
     length = max(map(len, rows)) + len(answer)
     if length > min(ours.context_length, theirs.context_length):
         raise ExportError(f"sample {sample.id}: needs {length} tokens, which exceeds the context; leave it out")
+    shared = rows[0][:common]
     with (
-        contextlib.closing(ours.session(slots=1, length=length)) as mine,
-        contextlib.closing(theirs.session(slots=1, length=length)) as reference,
+        contextlib.closing(Reader(ours, length, shared)) as mine,
+        contextlib.closing(checkpoint.reader(length, shared)) as reference,
     ):
-        mine.share(rows[0][:common])
-        reference.share(rows[0][:common])
         parts, right = _compare(mine, reference, rows[0][common:], answer)
         others = tuple(_compare(mine, reference, row[common:], answer)[1] for row in rows[1:])
     return Score(sample.id, len(answer), pool(parts), right, others)
@@ -118,27 +116,13 @@ def _common(rows: Sequence[Sequence[int]]) -> int:
     return common
 
 
-def _compare(
-    mine: Session, reference: Session, own: Sequence[int], answer: Sequence[int]
-) -> tuple[list[Likeness], Nll]:
+def _compare(mine: Reader, reference: Reader, own: Sequence[int], answer: Sequence[int]) -> tuple[list[Likeness], Nll]:
     parts, nll_ours, nll_theirs = [], 0.0, 0.0
-    pairs = zip(_walk(mine, own, answer), _walk(reference, own, answer), strict=True)
-    for (ours, tokens), (theirs, _) in pairs:
+    for (ours, tokens), (theirs, _) in zip(mine.walk(own, answer), reference.walk(own, answer), strict=True):
         parts.append(likeness(ours, theirs))
         nll_ours += _nll(ours, tokens)
         nll_theirs += _nll(theirs, tokens)
     return parts, Nll(nll_ours, nll_theirs)
-
-
-def _walk(
-    session: Session, own: Sequence[int], answer: Sequence[int]
-) -> Iterator[tuple[NDArray[np.float32], Sequence[int]]]:
-    """Logits piece by piece, with the tokens that stand where they point; views until the next piece is taken."""
-    yield session.begin(0, own).reshape(1, -1), answer[:1]
-    for start in range(0, len(answer) - 1, _PIECE):
-        piece = answer[start : min(start + _PIECE, len(answer) - 1)]
-        yield session.step([(0, piece)], [len(piece)])[0], answer[start + 1 : start + 1 + len(piece)]
-    session.release(0)
 
 
 def _nll(logits: NDArray[np.float32], tokens: Sequence[int]) -> float:
