@@ -78,6 +78,7 @@ def test_the_wheel_holds_the_three_packages_and_the_models_and_nothing_else(whee
         assert f"{package}/py.typed" in wheel.namelist()
     models = {name.removeprefix("masa/_models/") for name in wheel.namelist() if "/_models/" in name}
     assert shipped_models() <= models
+    assert not any(name.startswith("instruments/") for name in models)
     assert len(shipped_models()) > 10
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     short_help="Play the same skills in several wordings with several backbones.",
     epilog="\b\nExamples:\n"
     "  masa study granularity lookup --backbone smollm2-135m --stepwise -o studies/granularity\n"
-    "  masa study granularity lookup --backbone terse=checkpoint:runs/terse/checkpoint \\\n"
-    "      --backbone stepwise=checkpoint:runs/stepwise/checkpoint --stepwise --tasks 200 -o studies/instruments\n"
+    "  masa study granularity lookup --backbone terse=instrument:terse \\\n"
+    "      --backbone stepwise=instrument:stepwise --stepwise --tasks 200 -o studies/instruments\n"
     "  masa study granularity alfworld --tasks 0 --temperature 0.4 --seeds 3 --executor processes --workers 16 \\\n"
     "      --backbone 'qwen3-4b=openai:http://localhost:8000/v1#Qwen/Qwen3-4B'\n"
     "  masa study granularity webshop --backbone smollm2-135m --bank short=a.json --bank long=b.json --dry-run\n"

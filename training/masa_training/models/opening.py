@@ -10,7 +10,7 @@ from typing import Any
 from masa_training.errors import TrainingError
 from masa_training.models.protocol import Model
 
-_KINDS = ("llama", "transformers", "checkpoint", "openai", "replay")
+_KINDS = ("llama", "transformers", "checkpoint", "instrument", "openai", "replay")
 
 
 def open_model(spec: str, **options: Any) -> Model:
@@ -19,6 +19,7 @@ def open_model(spec: str, **options: Any) -> Model:
     - `llama:PATH.gguf` or `llama:ARTIFACT`, or just the path or the artifact's name: `open_llama`.
     - `transformers:FOLDER`, also a GGUF file or an artifact, de-quantized: `open_transformers`.
     - `checkpoint:FOLDER` of `masa distill`: `open_checkpoint_model`.
+    - `instrument:NAME`, one that lies trained in a checkout of masa (docs/instruments.md).
     - `openai:http://host:port/v1#MODEL`: `ServerModel`; the options are those of `ServerOptions`, and `api_key_env`
       instead of `api_key`: the environment variable that holds it.
     - `replay:FILE`, what a `RecordingModel` wrote: `replay_model`.
@@ -60,11 +61,20 @@ def _opener(kind: str) -> Callable[..., Model]:
         from masa_training.models.transformers import open_checkpoint_model
 
         return open_checkpoint_model
+    if kind == "instrument":
+        return _open_instrument
     if kind == "replay":
         from masa_training.models.scripted import replay_model
 
         return replay_model
     return _open_server
+
+
+def _open_instrument(name: str, **options: Any) -> Model:
+    from masa_training.instruments.shipped import find_instrument
+    from masa_training.models.transformers import open_checkpoint_model
+
+    return open_checkpoint_model(str(find_instrument(name)), **options)
 
 
 def _open_server(address: str, **options: Any) -> Model:
