@@ -58,6 +58,9 @@ class JsonTokenizer:
             if token.special or (token.content.startswith("<") and token.content.endswith(">"))
         }
         self._special = frozenset(self._controls.values())
+        # llguidance marks special tokens by this byte, which is in no UTF-8, and spells the byte itself as nothing.
+        byte = tokenizer.token_to_id("<0xFF>")
+        self._byte_ff = None if byte in self._special else byte
 
     def tokenize(self, segments: Sequence[Segment]) -> list[int]:
         """Token ids of the segments, one after the other; only control segments may yield special tokens."""
@@ -73,8 +76,15 @@ class JsonTokenizer:
 
     def detokenize(self, tokens: Sequence[int]) -> bytes:
         """The bytes that the tokens spell; special tokens spell nothing."""
-        kept = [token for token in tokens if token not in self._special]
-        return bytes(self.grammar_tokenizer().decode_bytes(kept))
+        found = bytearray()
+        run: list[int] = []
+        for token in tokens:
+            if token == self._byte_ff:
+                found += self.grammar_tokenizer().decode_bytes(run) + b"\xff"
+                run = []
+            elif token not in self._special:
+                run.append(token)
+        return bytes(found + self.grammar_tokenizer().decode_bytes(run))
 
     def token_id(self, text: str) -> int | None:
         """The special token spelled `text`, or None if the vocabulary has none."""
