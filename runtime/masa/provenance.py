@@ -197,13 +197,23 @@ def unchanged_fates(source: Group, status: SkillStatus, pinned: frozenset[int]) 
 
 
 def near_copy(before: Skill, after: Skill, *, threshold: float = NEAR_COPY) -> bool:
-    """Whether the texts differ by less than `threshold` of the longer one's length (Levenshtein distance)."""
+    """Whether the texts differ by less than `threshold` of the longer one's length (Levenshtein distance).
+
+    Prose that became a list, or a list that became prose, is no copy however few letters changed: readers can be made
+    that follow the one and not the other (docs/results/agents-household.md).
+    """
     longest = max(len(before.text), len(after.text))
     if longest == 0 or before.text == after.text:
         return True
+    if _lines(before.text) != _lines(after.text):
+        return False
     limit = math.ceil(threshold * longest)
     distance = edit_distance(before.text, after.text, limit)
     return distance is not None and distance < threshold * longest
+
+
+def _lines(text: str) -> int:
+    return sum(1 for line in text.splitlines() if line.strip())
 
 
 def edit_distance(left: Sequence[Any], right: Sequence[Any], limit: int | None = None) -> int | None:

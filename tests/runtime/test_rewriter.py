@@ -137,6 +137,16 @@ def test_near_copies_count_as_kept_not_as_rewritten(make: Make) -> None:
     assert "each place" in result.bank.general[0].principle
 
 
+def test_a_list_made_of_prose_is_no_copy(make: Make) -> None:
+    """Numbering changes few letters and everything for a reader that follows steps."""
+    prose = "Go to the sink basin that stands beside the counter in the kitchen. Clean the object with the sink basin."
+    bank = SkillBank((Skill("g1", "Clean", prose),), {})
+    rewriter, _ = make(lambda p: "1 steps")
+    (group,) = rewriter.rewrite(bank, CARD).groups
+    assert group.output.skills[0].principle.startswith("1. Go to the sink") and group.status == "rewritten"
+    assert [fate.status for fate in group.fates] == ["edited"]
+
+
 def test_a_text_rewrite_names_its_sources_and_reports_the_uncovered(make: Make) -> None:
     text = (
         "## [1,2] Search, then take\nWhen: always\nSearch every place once and take the object when you see it."
