@@ -17,6 +17,7 @@ import masa_training.instruments.run as running
 from masa.skills import Skill, SkillBank
 from masa_training.bases import open_base
 from masa_training.commands.instrument import command
+from masa_training.commands.training import reporter
 from masa_training.distill.packing import families, rows_of
 from masa_training.distill.run import StoppedError
 from masa_training.encoding import Encoded
@@ -278,6 +279,20 @@ def test_a_dry_run_tells_all_lessons_in_one_object(base: Path, tmp_path: Path, m
     found = json.loads(told.stdout)
     assert found["instrument"] == "terse" and [one["samples"] for one in found["lessons"]] == [16, 32]
     assert "32 samples" in CliRunner().invoke(command, arguments).stdout and not (tmp_path / "run").exists()
+
+
+def test_every_lesson_is_timed_by_itself(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("masa_training.commands.training.time.monotonic", lambda: now)
+    tell = reporter(as_json=False)
+    for lesson in range(2):
+        tell("started", {"samples": 8, "steps": 30})
+        for step in (10, 20):
+            now += 60
+            tell("trained", {"step": step, "of": 30, "loss": 0.5, "tokens_per_second": 100})
+        now += 3600 * (lesson + 1)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "left" in line]
+    assert [line.rpartition(", ")[2] for line in lines] == ["about 1 min left"] * 2
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ class _Lines:
 
     def __call__(self, event: str, values: Mapping[str, Any]) -> None:
         if event in ("started", "resumed"):
+            self._first = None  # an instrument's lessons follow one another, each with a pace of its own
             source = f" from {values['checkpoint']}" if values.get("checkpoint") else ""
             click.echo(f"{event}{source}: {values['samples']} samples, {values['steps']} steps", err=True)
         elif event == "evaluated":
