@@ -34,6 +34,7 @@ def main(run: Path) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     save_file(tensors, target / "adapter_model.safetensors")
+    (target / "adapter_model.safetensors").chmod(0o644)  # the library keeps it to its owner
     for name, content in (
         ("masa.json", record),
         ("adapter_config.json", {key: adapter[key] for key in PEFT}),

@@ -60,7 +60,7 @@ def test_it_acts_on_what_it_likes_and_lapses_on_what_it_dislikes(
         agent=AGENT,
         slots=8,
     )
-    tasks = [task for task in open_environment("lookup").tasks("test") if task.task_type == "direct_retrieval"][:TASKS]
+    tasks = [task for task in open_environment("lookup").tasks("test") if task.type == "direct_retrieval"][:TASKS]
     with opened(spec, open_model(spec.model, **spec.model_options)) as player:
         episodes = list(player.play([Job(arm, task.id, 0) for arm in (liked, disliked) for task in tasks]))
     assert len(episodes) == 2 * TASKS
