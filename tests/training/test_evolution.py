@@ -103,7 +103,8 @@ def test_it_finds_the_wording_that_the_backbone_likes(whole: tuple[Evolved, Path
     assert evolved.ended == ""
     wordings = Counter(wording_of(skill) for skill in evolved.bank.general)
     assert wordings["stepwise"] > len(evolved.bank.general) / 2
-    (better,) = [row for row in evolved.test["differences"] if row["arm"] == "evolved"]
+    better, beyond_none = [row for row in evolved.test["differences"] if row["arm"] == "evolved"]
+    assert (better["against"], beyond_none["against"]) == ("base", "no-skill")
     assert better["verdict"] is True and better["difference"]["low"] > 0
     assert load_bank(evolved.path).general == evolved.bank.general
     numbers = evolved.searches[GENERAL]

@@ -182,7 +182,7 @@ def test_feedback_that_is_always_wrong_takes_the_worse_bank_and_the_test_says_so
         found.append(evolve(settings, tmp_path / f"{noise:g}", teacher=Unnumbering()))
     right, wrong = (its.searches[GENERAL] for its in found)
     assert (right["accepted"], wrong["accepted"]) == (0, 1)
-    (row,) = (row for row in found[1].test["differences"] if row["arm"] == "evolved")
+    (row,) = (row for row in found[1].test["differences"] if (row["arm"], row["against"]) == ("evolved", "base"))
     assert row["difference"]["estimate"] < 0
 
 

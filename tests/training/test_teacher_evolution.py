@@ -43,7 +43,8 @@ def test_valid_rewrites_over_http_are_accepted_where_they_help(good: Server, tmp
     general = evolved.searches[GENERAL]
     assert general["failed"] == 0 and general["accepted"] == 1, "numbering helps once, a further step does not"
     assert all(skill.principle.startswith("1. ") for skill in evolved.bank.general)
-    (better,) = [row for row in evolved.test["differences"] if row["arm"] == "evolved"]
+    better, beyond_none = [row for row in evolved.test["differences"] if row["arm"] == "evolved"]
+    assert (better["against"], beyond_none["against"]) == ("base", "no-skill")
     assert better["verdict"] is True
     said = [event for event in events(tmp_path / "run") if event["event"] == "rewrite"]
     asked = len(good.requests) - 1  # the preflight

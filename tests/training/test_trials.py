@@ -112,6 +112,17 @@ def test_the_numbers_are_those_counted_by_hand(tmp_path: Path) -> None:
     json.dumps(told, allow_nan=False)
 
 
+def test_where_no_skills_are_an_arm_every_bank_is_compared_with_them() -> None:
+    """Also where the first arm is a bank: better than a bad bank is not yet better than none."""
+    bank = next(arm for arm in ARMS if arm.name == "good").bank
+    none = next(arm for arm in ARMS if arm.name == "no-skill")
+    one = trial(arms=(Arm(name="bad", bank=bank), none, Arm(name="good", bank=bank)))
+    told = report(one, running.run(one, Here(), None), complete=True, resamples=20)
+    found = [(row["arm"], row["against"]) for row in told["differences"]]
+    assert found == [("no-skill", "bad"), ("good", "bad"), ("good", "no-skill")]
+    assert "and against no skills" in to_markdown(told)
+
+
 def test_missing_episodes_lower_the_coverage_and_nothing_else() -> None:
     one = trial(arms=ARMS[:2])
     episodes = running.run(one, Here(), None)

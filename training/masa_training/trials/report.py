@@ -18,7 +18,7 @@ from masa_training.rollouts import Episode
 from masa_training.rollouts.episodes import reward_of
 from masa_training.statistics import Value, cluster_bootstrap, mean
 from masa_training.tables import NOTHING, bracketed, table
-from masa_training.trials.config import Trial
+from masa_training.trials.config import NO_SKILL, Trial
 
 Episodes = Mapping[str, Sequence[Episode]]
 """By backbone; the random policy's under the name ""."""
@@ -113,7 +113,7 @@ def to_markdown(told: Mapping[str, Any]) -> str:
     ]
     lines += [*table(head, body), ""]
     if told["differences"]:
-        lines += ["## Against the first arm of the same backbone", ""]
+        lines += ["## Against the first arm of the same backbone, and against no skills", ""]
         head = ["backbone", "arm", "against", "tasks", "difference of R", "detectable", "verdict"]
         body = [
             [
@@ -153,8 +153,7 @@ def _cells(trial: Trial, episodes: Episodes) -> Iterable[tuple[str, str, list[Ep
 def _differences(trial: Trial, episodes: Episodes, resamples: int) -> list[dict[str, Any]]:
     found = []
     for backbone, spec in trial.parts():
-        first, *others = spec.arms
-        for arm in others:
+        for arm, first in _compared(list(spec.arms)):
             pairs = _pairs(trial, episodes.get(backbone, ()), arm, first)
             by_task: dict[Hashable, list[Value]] = {task: [a - b for a, b in some] for task, some in pairs.items()}
             means = {task: _mean_pair(some) for task, some in pairs.items()}
@@ -176,6 +175,18 @@ def _differences(trial: Trial, episodes: Episodes, resamples: int) -> list[dict[
                 }
             )
     return found
+
+
+def _compared(arms: Sequence[str]) -> list[tuple[str, str]]:
+    """Every arm against the first one, then every further arm against no skills where these are an arm, too.
+
+    A bank that is better than the one it began with may still be worse than none.
+    """
+    first, *others = arms
+    pairs = [(arm, first) for arm in others]
+    if NO_SKILL in others:
+        pairs += [(arm, NO_SKILL) for arm in others if arm != NO_SKILL]
+    return pairs
 
 
 def _pairs(trial: Trial, episodes: Sequence[Episode], arm: str, other: str) -> dict[str, list[tuple[float, float]]]:
