@@ -48,13 +48,22 @@ def gemma(seed: int = 0) -> torch.nn.Module:
     return Gemma3ForCausalLM(config)
 
 
-@pytest.fixture(params=["products", "kernel"])
+@pytest.fixture(params=["products", "blocks", "kernel"])
 def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to compute branches: the CPU's and the GPU's."""
+    """All ways to compute branches: the CPU's for short and for long ones, and the GPU's."""
     if request.param == "kernel":
-        monkeypatch.setattr(attention, "_branches_by_products", attention._branches_by_kernel)
-        monkeypatch.setattr(attention, "_PRODUCTS", 0)
+        monkeypatch.setattr(attention, "_way", lambda device, longest: attention._branches_by_kernel)
+    if request.param == "blocks":
+        # Several blocks even here, the last of them shorter.
+        monkeypatch.setattr(attention, "_BLOCK", 7)
+        monkeypatch.setattr(attention, "_way", lambda device, longest: attention._branches_by_blocks)
     return str(request.param)
+
+
+def test_a_cpu_computes_long_branches_in_blocks() -> None:
+    assert attention._way("cpu", attention._BLOCK) is attention._branches_by_products
+    assert attention._way("cpu", attention._BLOCK + 1) is attention._branches_by_blocks
+    assert attention._way("cuda", 10_000) is attention._branches_by_kernel
 
 
 @pytest.mark.parametrize("make", [lambda: tiny_model(VOCABULARY), gemma], ids=["llama", "gemma"])

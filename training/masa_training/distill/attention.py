@@ -6,7 +6,7 @@ which a dense mask over the row would compute. The result is the one that every 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,8 +18,8 @@ Layout = Sequence[Sequence[int]]
 """For every tree of a row: the length of its prefix, then of each branch."""
 
 
-_PRODUCTS = 1024
-"""Tokens of a prefix up to which its scores are kept for the backward pass."""
+_BLOCK = 128
+"""Queries of which the scores are computed at once on a CPU: few enough to stay in its cache with the keys of a row."""
 
 
 def register() -> None:
@@ -62,14 +62,22 @@ def tree_attention(
             parts.append(_stem(query[:, :, stem], key[:, :, stem], value[:, :, stem], scaling, window))
         if branches:
             tree = slice(offset, offset + prefix + sum(branches))
-            # On a CPU the fused kernel's backward pass is slower than plain products are for short branches; on a GPU
-            # the kernel keeps no scores in memory, which long branches need.
-            attend = _branches_by_products if query.device.type == "cpu" else _branches_by_kernel
+            attend = _way(query.device.type, max(branches))
             parts.append(
                 attend(query[:, :, tree], key[:, :, tree], value[:, :, tree], prefix, branches, scaling, window)
             )
         offset += prefix + sum(branches)
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _way(device: str, longest: int) -> Callable[..., torch.Tensor]:
+    """How branches are best computed: on a CPU the fused kernel's backward pass is slower than plain products are.
+
+    On a GPU the kernel keeps no scores in memory, which long branches need.
+    """
+    if device != "cpu":
+        return _branches_by_kernel
+    return _branches_by_products if longest <= _BLOCK else _branches_by_blocks
 
 
 def _branches_by_kernel(
@@ -146,20 +154,56 @@ def _branches_by_products(
     )
 
 
+def _branches_by_blocks(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    prefix: int,
+    branches: Sequence[int],
+    scaling: float | None,
+    window: int,
+) -> torch.Tensor:
+    """As `_branches_by_products`, for long ones: each alone, `_BLOCK` queries at a time over the keys up to them."""
+    groups, width = key.shape[1], key.shape[3]
+    shared = query.shape[1] // groups
+    scaled = query[0] * (scaling if scaling is not None else width**-0.5)
+    parts = []
+    offset = prefix
+    for length in branches:
+        own = slice(offset, offset + length)
+        keys = torch.cat((key[0, :, :prefix], key[0, :, own]), dim=1).transpose(1, 2)
+        values = torch.cat((value[0, :, :prefix], value[0, :, own]), dim=1)
+        for start in range(0, length, _BLOCK):
+            end = min(length, start + _BLOCK)
+            asked = scaled[:, offset + start : offset + end].reshape(groups, shared * (end - start), width)
+            scores = torch.bmm(asked, keys[:, :, : prefix + end])
+            # Without a window only a block's own positions may lie ahead of a query.
+            first = 0 if window else prefix + start
+            distance = torch.arange(prefix + start, prefix + end)[:, None] - torch.arange(first, prefix + end)
+            seen = scores.view(groups, shared, end - start, prefix + end)[..., first:]
+            seen.masked_fill_(_hidden(distance, window), float("-inf"))
+            mixed = scores.softmax(dim=-1) @ values[:, : prefix + end]
+            parts.append(mixed.view(groups * shared, end - start, width))
+        offset += length
+    return torch.cat(parts, dim=1)[None]
+
+
+def _hidden(distance: torch.Tensor, window: int) -> torch.Tensor:
+    """Where a position at this distance back may not be seen."""
+    return (distance < 0) | (distance >= window) if window else distance < 0
+
+
 def _bias(distance: torch.Tensor, window: int, dtype: torch.dtype) -> torch.Tensor:
     """0 where a position at this distance back may be seen, minus infinity elsewhere."""
-    hidden = distance < 0
-    if window:
-        hidden |= distance >= window
-    return torch.zeros(distance.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
+    return torch.zeros(distance.shape, dtype=dtype).masked_fill_(_hidden(distance, window), float("-inf"))
 
 
 def _stem(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, window: int
 ) -> torch.Tensor:
-    """A prefix is a tree of one branch; its scores fit into memory as long as it is short."""
-    if query.device.type == "cpu" and query.shape[2] <= _PRODUCTS:
-        return _branches_by_products(query, key, value, 0, (query.shape[2],), scaling, window)
+    """A prefix is a tree of one branch."""
+    if query.device.type == "cpu":
+        return _way("cpu", query.shape[2])(query, key, value, 0, (query.shape[2],), scaling, window)
     return _attend(query, key, value, scaling, window)
 
 
@@ -173,7 +217,4 @@ def _attend(
     if asked == seen and (not window or seen <= window):
         return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
     distance = torch.arange(seen - asked, seen, device=query.device)[:, None] - torch.arange(seen, device=query.device)
-    mask = distance >= 0
-    if window:
-        mask &= distance < window
-    return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    return scaled_dot_product_attention(query, key, value, attn_mask=~_hidden(distance, window), scale=scaling)

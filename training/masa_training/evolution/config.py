@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from masa.skills import GENERAL
 from masa_training.agents import AgentConfig
 from masa_training.errors import TrainingError
 from masa_training.models.keys import check_keyless
 from masa_training.search import Acceptance, FixedPaired, SequentialPaired, Strict
 from masa_training.settings import check_known, config_names, find_config, overridden, read_settings
 from masa_training.teacher.config import OPERATORS, TeacherConfig
+from masa_training.whole_bank import WHOLE
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs" / "evolve"
 BANKS = Path(__file__).resolve().parent.parent / "configs" / "banks"
@@ -84,6 +86,8 @@ class EvolveConfig:
         options: of the environment.
         teacher: `operators`, or settings of `TeacherConfig`; a text such as `openai:URL#MODEL` is short for its model.
         agent: settings of `AgentConfig`.
+        bank_rounds: of the hill climbing for the whole bank, before everything else: an edit is tried on all groups at
+            once, for readers whom no single group moves. Not in the paper; 0, the default, leaves it out.
         rounds, patience: of the hill climbing for the general skills; 0 rounds leave them as they are.
         iterations, exploration: of the tree search for each task type; 0 iterations leave them as they are.
         task_types: only these; empty for all that the bank has skills for.
@@ -105,6 +109,7 @@ class EvolveConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
     agent: Mapping[str, Any] = field(default_factory=dict)
     teacher: str | TeacherConfig = OPERATORS
+    bank_rounds: int = 0
     rounds: int = 10
     patience: int = 3
     iterations: int = 10
@@ -129,7 +134,14 @@ class EvolveConfig:
         if self.accept.rule not in RULES:
             raise TrainingError(f"accept.rule is {self.accept.rule!r}; it must be one of {', '.join(RULES)}")
         self.teacher_config()
-        for name, least in (("rounds", 0), ("iterations", 0), ("patience", 1), ("shown", 1), ("watched", 1)):
+        for name, least in (
+            ("bank_rounds", 0),
+            ("rounds", 0),
+            ("iterations", 0),
+            ("patience", 1),
+            ("shown", 1),
+            ("watched", 1),
+        ):
             if getattr(self, name) < least:
                 raise TrainingError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if not 0 <= self.penalty <= 1:
@@ -150,6 +162,10 @@ class EvolveConfig:
 
     def teacher_config(self) -> TeacherConfig:
         return self.teacher if isinstance(self.teacher, TeacherConfig) else TeacherConfig(model=self.teacher)
+
+    def most_rounds(self, key: str) -> int:
+        """Most candidates in the search for a group."""
+        return {WHOLE: self.bank_rounds, GENERAL: self.rounds}.get(key, self.iterations)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,4 +1,4 @@
-"""A whole run: hill climbing for the general skills, then, these frozen, one tree a task type, then the test."""
+"""A whole run: hill climbing for the whole bank and the general skills, then one tree a task type, then the test."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from masa_training.evolution.budget import CANCELLED, Meter
 from masa_training.evolution.cards import card_of, teacher_card
 from masa_training.evolution.config import BANKS, EvolveConfig
 from masa_training.evolution.counting import in_numbers
+from masa_training.evolution.nodes import nodes_of
 from masa_training.evolution.playing import Arena
 from masa_training.evolution.run_folder import RunFolder
-from masa_training.evolution.searching import GroupSearch, Told, nodes_of
+from masa_training.evolution.searching import GroupSearch, Told
 from masa_training.evolution.testing import final_test
 from masa_training.evolution.tree_tasks import Elsewhere, TreeWork, fits_a_task, incumbent, searched_as_task
 from masa_training.evolution.trees import held, shared, side_by_side, trees_at_a_time
@@ -30,9 +31,10 @@ from masa_training.models import Model, open_model
 from masa_training.profiling.tasks import without_profile_tasks
 from masa_training.rollouts import Episode
 from masa_training.rollouts.executors import Executor, Ray
-from masa_training.search import SearchStopped, Trace
+from masa_training.search import SearchStopped, State, Trace
 from masa_training.teacher import Teacher, opened_teacher
 from masa_training.trials.config import choose_tasks
+from masa_training.whole_bank import WHOLE, climbs, homes, with_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def evolve(
     helpers = contextlib.ExitStack()
     try:
         keys = group_keys(config, bank, world)
-        types = [key for key in keys if key != GENERAL]
+        types = [key for key in keys if not climbs(key)]
         many = trees_at_a_time(trees, len(types), config.backbone.spec, executor) if types else 1
         ours = RunFolder(folder, config, resume=resume)
         tasks = {split: list(world.tasks(split)) for split in ("train", "val", "test")}
@@ -128,7 +130,7 @@ def evolve(
         as_tasks = isinstance(executor, Ray) and teacher is None and fits_a_task(config.teacher_config())
         # What is searched as a task has its teacher there.
         asking = helpers.enter_context(contextlib.ExitStack())
-        if teacher is None and any(key not in ours.best and (key == GENERAL or not as_tasks) for key in keys):
+        if teacher is None and any(key not in ours.best and (climbs(key) or not as_tasks) for key in keys):
             teacher = asking.enter_context(opened_teacher(config.teacher_config()))
 
         def search(key: str, bank: SkillBank, executor: Executor | None) -> Group | None:
@@ -137,7 +139,7 @@ def evolve(
                 return ours.best.get(key)
             train, val = _of(tasks["train"], key), _of(tasks["val"], key)
             asked = teacher
-            if as_tasks and key != GENERAL and isinstance(executor, Ray):
+            if as_tasks and not climbs(key) and isinstance(executor, Ray):
                 asked = Elsewhere()
                 known = {task.id for task in (*train, *val)}
 
@@ -165,11 +167,14 @@ def evolve(
                 told=told,
             ).run()
             if not meter.over():
-                ours.found(key, nodes_of(key, trace, ours.rewrites[key]), f"{key}-{trace.best}", trace.winner)
+                root = State(ours.searches[WHOLE]).best if WHOLE in keys and key != WHOLE else None
+                nodes = nodes_of(key, bank, trace, ours.rewrites[key], root=root)
+                ours.found(key, nodes, trace.best, trace.winner)
             return trace.winner
 
-        if GENERAL in keys and (general := search(GENERAL, bank, executor)):
-            bank = bank.with_groups({GENERAL: general})
+        for key in filter(climbs, keys):
+            if found := search(key, bank, executor):
+                bank = with_part(bank, key, found)
         if as_tasks:
             asking.close()
         # Every tree has the same frozen bank around it, whichever ended before.
@@ -210,7 +215,7 @@ def estimate(config: EvolveConfig) -> dict[str, Any]:
     pairs = config.accept.acceptance().looks[-1]
     groups = {}
     for key in keys:
-        times = config.rounds if key == GENERAL else config.iterations
+        times = config.most_rounds(key)
         groups[key] = {"candidates": times, "episodes": pairs + times * (pairs + config.watched), **tasks[key]}
     teacher = config.teacher_config()
     candidates = sum(its["candidates"] for its in groups.values())
@@ -239,10 +244,11 @@ def start_bank(config: EvolveConfig) -> SkillBank:
 
 
 def group_keys(config: EvolveConfig, bank: SkillBank, world: Environment) -> list[str]:
-    """The groups to search for: the general skills first.
+    """The groups to search for: the whole bank first, then the general skills.
 
     Raises:
-        TrainingError: if a task type is asked for that bank or environment do not have, or nothing is left to search.
+        TrainingError: if a task type is asked for that bank or environment do not have, or nothing is left to search,
+            or the skills of the whole bank cannot be told apart.
     """
     known = [kind for kind in world.task_types if bank.task_specific.get(kind)]
     for kind in config.task_types:
@@ -251,15 +257,16 @@ def group_keys(config: EvolveConfig, bank: SkillBank, world: Environment) -> lis
                 f"task type {kind!r}: the bank or {config.environment} has none; there are {', '.join(known)}"
             )
     kinds = list(config.task_types) or known
-    keys = [GENERAL] if config.rounds and bank.general else []
+    keys = [WHOLE] if config.bank_rounds and homes(bank) else []
+    keys += [GENERAL] if config.rounds and bank.general else []
     keys += kinds if config.iterations else []
     if not keys:
-        raise TrainingError("rounds and iterations leave nothing to search for; raise one of them")
+        raise TrainingError("bank_rounds, rounds and iterations leave nothing to search for; raise one of them")
     return keys
 
 
 def _of(tasks: list[Task], key: str) -> list[Task]:
-    return tasks if key == GENERAL else [task for task in tasks if task.type == key]
+    return tasks if climbs(key) else [task for task in tasks if task.type == key]
 
 
 def _about(config: EvolveConfig, world: Environment, keys: list[str]) -> dict[str, Any]:

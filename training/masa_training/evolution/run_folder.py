@@ -25,6 +25,7 @@ from masa_training.journal import append_lines, whole_lines
 from masa_training.rollouts import Episode
 from masa_training.search import Event, Proposal, event_from_json, event_to_json
 from masa_training.teacher.config import TeacherConfig
+from masa_training.whole_bank import WHOLE
 
 EVENTS, CONFIG = "events.jsonl", "config.yaml"
 FORMAT = 1
@@ -116,12 +117,20 @@ class RunFolder:
         with self._lock:
             return self.spent.minutes + (time.monotonic() - self._ticked) / 60
 
-    def found(self, key: str, nodes: list[dict[str, Any]], best: str, group: Group) -> None:
-        """Keep the result of a search: its evaluated nodes, then which of them is the best."""
+    def found(self, key: str, nodes: list[dict[str, Any]], best: int, group: Group) -> None:
+        """Keep the result of a search: its evaluated nodes, then which of them is the best.
+
+        The whole bank's nodes are those of its groups; each has one best, until its own search names another.
+        """
         with self._lock:
             for node in nodes:
-                self._append({"event": "node", "group": key, **node})
-            self._append({"event": "best", "group": key, "node": best})
+                self._append({"event": "node", **node})
+            if key == WHOLE:
+                for its in dict.fromkeys(node["group"] for node in nodes):
+                    self._append({"event": "best", "group": its, "node": f"{WHOLE}-{best}"})
+                self._append({"event": "whole", "node": best})
+            else:
+                self._append({"event": "best", "group": key, "node": f"{key}-{best}"})
             self.best[key] = group
 
     def run(self, values: Mapping[str, Any]) -> None:
@@ -196,10 +205,10 @@ class RunFolder:
             values = {name: value for name, value in event.items() if name not in ("event", "group")}
             self.rewrites[event["group"]].append(values)
             self.spent.add_rewrite(values)
-        elif kind == "best":
-            number = int(str(event["node"]).rpartition("-")[2])
-            proposals = (e for e in self.searches[event["group"]] if isinstance(e, Proposal))
-            self.best[event["group"]] = next(e.candidate for e in proposals if e.node == number and e.candidate)
+        elif (search := ended_by(event)) is not None:
+            key, number = search
+            proposals = (e for e in self.searches[key] if isinstance(e, Proposal))
+            self.best[key] = next(e.candidate for e in proposals if e.node == number and e.candidate)
 
 
 def differences(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
@@ -217,6 +226,22 @@ def _settled(values: Mapping[str, Any]) -> dict[str, Any]:
     teacher = settled["teacher"]
     named = {"model": teacher} if isinstance(teacher, str) else teacher
     return {**settled, "teacher": {**_TEACHER, **named}}
+
+
+def ended_by(event: Mapping[str, Any]) -> tuple[str, int] | None:
+    """The group whose search an event ends, and the best node's number; None for other events.
+
+    A best node that a group has from the whole bank's search ends no search of its own.
+
+    Raises:
+        KeyError, ValueError: if the event is damaged.
+    """
+    if event["event"] == "whole":
+        return WHOLE, int(event["node"])
+    if event["event"] != "best":
+        return None
+    key, _, number = str(event["node"]).rpartition("-")
+    return (key, int(number)) if key == event["group"] else None
 
 
 def episode_from_json(event: Mapping[str, Any]) -> tuple[Played, Episode]:

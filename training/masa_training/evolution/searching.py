@@ -8,7 +8,7 @@ from typing import Any
 
 from masa.facts import Facts
 from masa.languages import render_plan
-from masa.skills import GENERAL, Group, SkillBank
+from masa.skills import Group, SkillBank
 from masa_training.environments import Task
 from masa_training.evolution.config import EvolveConfig
 from masa_training.evolution.ledger import Ledger
@@ -20,13 +20,13 @@ from masa_training.search import (
     Proposal,
     Situation,
     Trace,
-    Verdict,
     hill_climb,
     replay,
     tree_search,
 )
 from masa_training.teacher import Asked, Seen, Teacher, TeacherError
 from masa_training.teacher.protocol import words_of
+from masa_training.whole_bank import climbs, part, with_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,10 @@ class Told:
 
 @dataclass(frozen=True)
 class GroupSearch:
-    """The search for the group `key` of `bank`, whose other groups stay as they are.
+    """The search for the group `key` of `bank`, whose other groups stay as they are; for `WHOLE` it has all skills.
 
     Attributes:
-        train, val: tasks that the teacher sees, and tasks that decide; of all types for the general skills.
+        train, val: tasks that the teacher sees, and tasks that decide; of all types where the search climbs.
     """
 
     config: EvolveConfig
@@ -60,7 +60,7 @@ class GroupSearch:
 
     def run(self) -> Trace[Group]:
         """The trace; what is recorded of an earlier session is not asked or played again."""
-        config, start = self.config, self.bank.group(self.key)
+        config, start = self.config, part(self.bank, self.key)
         recorded = list(self.folder.searches[self.key])
         propose, evaluate = replay(recorded, self._propose, self._evaluate)
         left = len(recorded)
@@ -81,27 +81,27 @@ class GroupSearch:
             "stop": self.stop,
             "observe": observe,
         }
-        if self.key == GENERAL:
-            return hill_climb(start, rounds=config.rounds, patience=config.patience, **common)
+        if climbs(self.key):
+            return hill_climb(start, rounds=config.most_rounds(self.key), patience=config.patience, **common)
         return tree_search(start, iterations=config.iterations, exploration=config.exploration, **common)
 
     def _played_as(self, event: Event[Group]) -> str | None:
         """The fingerprint of the bank of a new node, by which a reader of the record finds its episodes."""
         if not isinstance(event, Proposal) or event.candidate is None:
             return None
-        return fingerprint(self.bank.with_groups({self.key: event.candidate}))
+        return fingerprint(with_part(self.bank, self.key, event.candidate))
 
     def _evaluate(self, candidate: Group, first: int, count: int) -> list[float | None]:
         """Episode i is task i modulo their number, with as many seeds as that takes."""
         jobs = [(self.val[i % len(self.val)], i // len(self.val)) for i in range(first, first + count)]
-        episodes = self.arena.play(self.bank.with_groups({self.key: candidate}), "val", jobs)
+        episodes = self.arena.play(with_part(self.bank, self.key, candidate), "val", jobs)
         return [reward_of(episode, self.config.penalty) for episode in episodes]
 
     def _propose(self, situation: Situation[Group]) -> Group | Failure:
         group = situation.node.candidate
         watched = [(self.train[i % len(self.train)], i // len(self.train)) for i in range(self.config.watched)]
-        episodes = self.arena.play(self.bank.with_groups({self.key: group}), "train", watched)
-        start = self.bank.group(self.key)
+        episodes = self.arena.play(with_part(self.bank, self.key, group), "train", watched)
+        start = part(self.bank, self.key)
         asked = Asked(
             group=group,
             original=start,
@@ -150,36 +150,3 @@ def _inert(situation: Situation[Group]) -> int:
             break
         count += 1
     return count
-
-
-def nodes_of(key: str, trace: Trace[Group], rewrites: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The evaluated nodes of a search as data sets read them, parents before children."""
-    accepted = {0} | {e.node for e in trace.events if isinstance(e, Verdict) and e.decision.verdict is True}
-    rounds = {e.node: e.round for e in trace.events if isinstance(e, Proposal) and e.node is not None}
-    said = {values["round"]: values for values in rewrites}
-    found = []
-    for node in trace.nodes:
-        rewrite = said.get(rounds.get(node.number, 0), {})
-        # A plan counts from the node's parent; one that began with the first group anew is that node's child.
-        from_first = rewrite.get("source") == "original"
-        parent = None if node.parent is None else f"{key}-{0 if from_first else node.parent}"
-        found.append(
-            {
-                "id": f"{key}-{node.number}",
-                "parent": parent,
-                "skills": [
-                    {
-                        "skill_id": skill.skill_id,
-                        "title": skill.title,
-                        "principle": skill.principle,
-                        "when_to_apply": skill.when_to_apply,
-                    }
-                    for skill in node.candidate.skills
-                ],
-                "plan": rewrite.get("plan"),
-                "reward": node.mean,
-                "episodes": len(node.known),
-                "accepted": node.number in accepted,
-            }
-        )
-    return found

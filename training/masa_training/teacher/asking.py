@@ -17,6 +17,7 @@ from masa_training.teacher.answers import KINDS, Attribution
 from masa_training.teacher.claims import LONGEST
 from masa_training.teacher.config import TeacherConfig
 from masa_training.teacher.protocol import Asked, Seen, Watched, words_of
+from masa_training.whole_bank import WHOLE
 
 _FIRST, _LAST = 6, 14
 """Steps of a long episode that are shown from its beginning and from its end."""
@@ -126,6 +127,8 @@ def _card(card: Mapping[str, Any]) -> str:
 
 
 def _name(group: Group) -> str:
+    if group.task_type == WHOLE:
+        return "all of the bank: the general ones, then those for each task type"
     return "general skills, for every task" if group.task_type is None else f"for the task type {group.task_type}"
 
 

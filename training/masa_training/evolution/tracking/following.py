@@ -17,7 +17,6 @@ from typing import Any
 
 from masa.errors import FormatError, MasaError
 from masa.files import read_text, write_atomic
-from masa.skills import GENERAL
 from masa_training.errors import TrainingError
 from masa_training.evolution.config import BudgetConfig, EvolveConfig
 from masa_training.evolution.counting import in_numbers
@@ -27,6 +26,7 @@ from masa_training.evolution.tracking.protocol import Ending, Parameter, Table, 
 from masa_training.evolution.tracking.to_mlflow import MLflow
 from masa_training.evolution.tracking.to_wandb import WandB
 from masa_training.search import Evaluation, Proposal, Verdict
+from masa_training.whole_bank import climbs
 
 TRACKERS: Mapping[str, Callable[[], Tracker]] = {"mlflow": MLflow, "wandb": WandB}
 RECORD = "tracking.json"
@@ -220,7 +220,7 @@ def _success_rate(run: Underway, group: str, node: int) -> float | None:
     # A copy in one step: other threads add episodes meanwhile.
     some = [e for key, e in list(run.folder.episodes.items()) if key.bank == bank and key.split == "val"]
     # Every tree begins with the bank that the others begin with, which plays tasks of all types.
-    finished = [e.success for e in some if e.outcome == "finished" and group in (GENERAL, e.task_type)]
+    finished = [e.success for e in some if e.outcome == "finished" and (climbs(group) or group == e.task_type)]
     return sum(finished) / len(finished) if finished else None
 
 

@@ -7,10 +7,10 @@ import time
 from typing import TYPE_CHECKING
 
 from masa.cli.output import clean, duration
-from masa.skills import GENERAL
 from masa_training.evolution.views.numbers import amount
 from masa_training.evolution.views.standing import Row, Standing, Used
 from masa_training.tables import NOTHING
+from masa_training.whole_bank import named
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -108,7 +108,7 @@ def used_line(used: list[Used], played: int, seconds: float) -> str:
 
 def cells(row: Row) -> list[str]:
     """A row in words: group, state, round, node, SR, R, how the candidates fared."""
-    name = "general skills" if row.key == GENERAL else row.key
+    name = named(row.key)
     if row.state == "waiting":
         return [clean(name), row.state, f"0/{row.rounds}", *[NOTHING] * 4]
     reward = NOTHING if row.reward is None else f"{row.reward:.3f}"

@@ -15,6 +15,7 @@ from masa_training.rollouts.episodes import reward_of
 from masa_training.search import Evaluation, Proposal
 from masa_training.statistics import cluster_bootstrap, mean, paired_differences
 from masa_training.trials.config import NO_SKILL
+from masa_training.whole_bank import WHOLE, climbs
 
 Estimate = Mapping[str, float | None]
 """estimate, low, high; the bounds are None where there is no interval."""
@@ -78,12 +79,13 @@ def by_type(story: Story) -> list[TypeRow]:
     for key, episode in story.episodes.items():
         if key.split == "val" and episode.outcome == "finished":
             played[key.bank][key] = episode
-    general = story.groups.get(GENERAL)
+    general, whole = story.groups.get(GENERAL), story.groups.get(WHOLE)
     types = sorted({episode.task_type for some in played.values() for episode in some.values()})
     rows = []
     for name in types:
         tree = story.groups.get(name)
-        start, best = _bank(first if first.key == GENERAL else tree, 0), _best(tree) or _best(general)
+        start = _bank(first if climbs(first.key) else tree, 0)
+        best = _best(tree) or _best(general) or _best(whole)
         if start is None or best is None:
             continue
         rows.append(_row(name, _of(played[start], name), _of(played[best], name), story.penalty))

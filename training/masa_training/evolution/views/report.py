@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from masa.files import write_atomic
-from masa.skills import GENERAL, Group
+from masa.skills import Group
 from masa_training.evolution.views import numbers
 from masa_training.evolution.views.differences import Difference, difference
 from masa_training.evolution.views.drawings import Curve, Tree, curve, state_of, states, tree
 from masa_training.evolution.views.story import GroupStory, Story, read_story
 from masa_training.search import Node, Proposal
 from masa_training.tables import NOTHING, bracketed
+from masa_training.whole_bank import named
 
 REPORT = "report.html"
 SCRIPT = """
@@ -103,7 +104,7 @@ def render(story: Story, name: str) -> str:
         "signed": lambda found: bracketed(found, "+.3f"),
         "number": _number,
         "amount": numbers.amount,
-        "name": _group_name,
+        "name": named,
         "arm": numbers.arm_words,
         "yaml": _yaml,
     }
@@ -152,10 +153,6 @@ def _view(place: int, group: GroupStory, lowest: float) -> GroupView:
         failed,
         len(nodes) <= _OPEN,
     )
-
-
-def _group_name(key: str) -> str:
-    return "general skills" if key == GENERAL else key
 
 
 def _number(value: float | None, digits: int = 3) -> str:

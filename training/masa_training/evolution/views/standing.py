@@ -12,6 +12,7 @@ from masa_training.evolution.config import BudgetConfig
 from masa_training.evolution.ledger import Played
 from masa_training.evolution.views.drawings import states
 from masa_training.search import State
+from masa_training.whole_bank import WHOLE
 
 if TYPE_CHECKING:
     from masa_training.evolution.run import Underway
@@ -90,7 +91,7 @@ class Standing:
         state = self._states[key]
         for event in folder.searches.get(key, [])[len(state.events) :]:
             state.add(event)
-        rounds = config.rounds if key == GENERAL else config.iterations
+        rounds = config.most_rounds(key)
         done = key in folder.best
         if not state.nodes:
             return Row(key, "waiting", 0, rounds)
@@ -122,7 +123,7 @@ class Standing:
             if episode.outcome != "finished":
                 self._missing.append(key)
             elif key.split == "val":
-                for of in (episode.task_type, GENERAL):
+                for of in (episode.task_type, GENERAL, WHOLE):
                     self._won[key.bank, of][0] += episode.success
                     self._won[key.bank, of][1] += 1
             self.tested += key.split == "test" and episode.outcome == "finished"

@@ -10,7 +10,7 @@ from typing import Any
 
 from masa.errors import FormatError
 from masa.files import read_bytes, read_text
-from masa.skills import GENERAL, Group
+from masa.skills import Group
 from masa_training.errors import TrainingError
 from masa_training.evolution.ledger import Played
 from masa_training.evolution.run_folder import (
@@ -18,11 +18,13 @@ from masa_training.evolution.run_folder import (
     EVENTS,
     SEARCHING,
     Spent,
+    ended_by,
     episode_from_json,
     search_from_json,
 )
 from masa_training.rollouts import Episode
 from masa_training.search import State
+from masa_training.whole_bank import climbs
 
 
 @dataclass(slots=True)
@@ -45,7 +47,7 @@ class GroupStory:
 
     @property
     def kind(self) -> str:
-        return "hill climbing" if self.key == GENERAL else "tree search"
+        return "hill climbing" if climbs(self.key) else "tree search"
 
 
 @dataclass(slots=True)
@@ -134,8 +136,8 @@ def _take(story: Story, event: dict[str, Any]) -> None:
         story.spent.add_rewrite(event)
     elif kind == "spent":
         story.spent.minutes += float(event["seconds"]) / 60
-    elif kind == "best":
-        _group(story, event["group"]).finished = True
+    elif (search := ended_by(event)) is not None:
+        _group(story, search[0]).finished = True
     elif kind == "test":
         story.test = event
 
