@@ -16,6 +16,7 @@ import yaml
 from click.testing import CliRunner
 
 import masa_training.evolution.run as running
+from masa.edits import apply_plan
 from masa.formats.bank_json import load_bank
 from masa.skills import GENERAL
 from masa_training.commands.evolve import command
@@ -23,11 +24,17 @@ from masa_training.dataset.runs import read_runs
 from masa_training.environments import SPLITS, open_environment
 from masa_training.errors import TrainingError
 from masa_training.evolution import EvolveConfig, evolve_names, load_evolve
+from masa_training.evolution.config import BANKS
 from masa_training.evolution.run import Evolved, evolve
 from masa_training.evolution.run_folder import EVENTS
+from masa_training.evolution.views.markdown import to_markdown
+from masa_training.evolution.views.numbers import by_type
+from masa_training.evolution.views.report import write_report
+from masa_training.evolution.views.story import read_story
 from masa_training.instruments.wording import wording_of
 from masa_training.models import ModelError, Reply, Request
 from masa_training.teacher import Asked, OperatorTeacher, Rewrite, TeacherError
+from masa_training.whole_bank import WHOLE
 
 OPTIONS = {"size": 60}
 
@@ -59,8 +66,12 @@ class Reader:
         turn = sum(message.role == "assistant" for message in request.messages)
         luck = zlib.crc32(f"{goal}".encode()) / 2**32
         wrong = next(text for text in request.candidates if text.startswith("answer "))
-        action = self._solutions[goal][turn] if luck < 0.15 + 0.75 * liked else wrong
+        action = self._solutions[goal][turn] if luck < 0.15 + 0.75 * self.liked(liked) else wrong
         return Reply(action, 100, 2, 0, 0.0)
+
+    def liked(self, numbered: float) -> float:
+        """How far the backbone likes skills of which this share is numbered, 0 to 1."""
+        return numbered
 
 
 def config(path: Path, **changes: Any) -> EvolveConfig:
@@ -290,6 +301,76 @@ def test_a_run_goes_on_that_was_begun_before_a_setting_existed(whole: tuple[Evol
     assert evolve(config(tmp_path / "c.yaml"), folder, resume=True, model=Reader()).bank == whole[0].bank
     with pytest.raises(TrainingError, match="its run has another feedback_noise"):
         evolve(config(tmp_path / "c.yaml", feedback_noise=0.1), folder, resume=True, model=Reader())
+
+
+class AllOrNothing(Reader):
+    """Numbered steps help it only where every skill that it is shown is numbered: no group alone makes a difference."""
+
+    def liked(self, numbered: float) -> float:
+        return float(numbered == 1.0)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Evolved, Path]:
+    folder = tmp_path_factory.mktemp("together")
+    settings = config(folder / "c.yaml", bank_rounds=4)
+    return evolve(settings, folder / "run", model=AllOrNothing()), folder / "run"
+
+
+def test_where_groups_only_matter_together_the_whole_bank_has_to_move(
+    together: tuple[Evolved, Path], tmp_path: Path
+) -> None:
+    alone = evolve(config(tmp_path / "c.yaml"), tmp_path / "run", model=AllOrNothing())
+    assert all(its["accepted"] == 0 for its in alone.searches.values()), "the plateau is one"
+    evolved, folder = together
+    assert evolved.searches[WHOLE]["accepted"] == 1 and next(iter(evolved.searches)) == WHOLE
+    assert {wording_of(skill) for group in evolved.bank.groups() for skill in group.skills} == {"stepwise"}
+    better, _ = [row for row in evolved.test["differences"] if row["arm"] == "evolved"]
+    assert better["verdict"] is True
+    text = to_markdown(read_story(folder), "t")
+    assert "| whole_bank | hill climbing | 1 |" in text and "(PARTIAL)" not in text
+    assert "whole bank" in (write_report(folder)).read_text("utf-8")
+    assert by_type(read_story(folder))
+
+
+def test_a_move_of_the_whole_bank_teaches_every_group_s_plan(together: tuple[Evolved, Path]) -> None:
+    """Also of groups that were not searched on their own, and through the search that went on from it."""
+    found = read_runs(together[1])
+    cells = {cell.cell.group: cell for cell in found.cells}
+    assert set(cells) == {group.key for group in together[0].bank.groups()}
+    for key, cell in cells.items():
+        first = cell.intermediates[0]
+        assert first.plan is not None and first.group == load_bank(BANKS / "lookup" / "moderate.json").group(key)
+        assert apply_plan(first.group, first.plan, cell.facts).group == together[0].bank.group(key) == cell.evolved
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.6])
+def test_a_run_that_is_killed_around_the_whole_bank_goes_on(
+    together: tuple[Evolved, Path], tmp_path: Path, share: float
+) -> None:
+    settings = config(tmp_path / "c.yaml", bank_rounds=4)
+    left = 1 + int(share * together[0].episodes)
+
+    def die(_: object) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evolve(settings, tmp_path / "run", model=AllOrNothing(), progress=die)
+    evolved = evolve(settings, tmp_path / "run", resume=True, model=AllOrNothing())
+    assert searched(tmp_path / "run") == searched(together[1])
+    assert evolved.bank == together[0].bank
+
+
+def test_a_bank_whose_skills_cannot_be_told_apart_is_not_moved_as_a_whole(tmp_path: Path) -> None:
+    value = json.loads((BANKS / "lookup" / "moderate.json").read_text("utf-8"))
+    value["general_skills"][1]["skill_id"] = value["general_skills"][0]["skill_id"]
+    (tmp_path / "twice.json").write_text(json.dumps(value))
+    settings = config(tmp_path / "c.yaml", bank=str(tmp_path / "twice.json"), bank_rounds=1)
+    with pytest.raises(TrainingError, match="twice; make identifiers unique, or set bank_rounds to 0"):
+        evolve(settings, tmp_path / "run", model=Reader())
 
 
 @pytest.mark.parametrize("name", evolve_names())
