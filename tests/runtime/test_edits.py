@@ -286,6 +286,7 @@ def test_steps_numbers_what_there_is_to_do(before: str, after: str) -> None:
         "Never take, move, or drop it.",
         "Compare size, colour, and the price.",
         "Do not open the door, take the cup, and leave.",
+        "Pick the action's form: go to, open, take from, move to, clean or heat with, use.",
         "- find it\n- take it",
         "1. Find it.\n2. Take it.",
     ],

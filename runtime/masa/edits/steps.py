@@ -19,9 +19,10 @@ _BOUNDARY = re.compile(r"(?P<semicolon>;\s+)|(?P<comma>,\s+)")
 _JOINER = re.compile(r"(?:and then|then|and|next|finally)\s+(?!again\b)", re.IGNORECASE)
 _OBJECT = re.compile(
     r"(?:\S+\s+)?\S+\s+(?:the|a|an|it|them|its|their|your|any|all|each|every|one|that|this|these|those"
-    r"|only|exactly|to|up|down|on|off|out|into|in|at|back|for|with|from|straight|directly|['\"‘“`<\[{])",
+    r"|only|exactly|up|down|off|out|back|straight|directly|(?:to|on|into|in|at|for|with|from)(?=\s)|['\"‘“`<\[{])",
     re.I,
 )
+"""A preposition with nothing behind it names an action, as in `the forms take from, move to`, and gives no order."""
 
 
 def numbered(text: str) -> str:
