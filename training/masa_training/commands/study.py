@@ -42,7 +42,7 @@ command.add_command(evolution_studies.card)
     "  masa study distillation text-primary -o studies/text-primary --data-dir data --limit-minutes 60 \\\n"
     "      --base-path gemma=gemma-3-270m-q4_k_m.gguf\n"
     "  masa study distillation text-primary -o studies/text-primary --report\n\n"
-    "\b\nStudies that ship with masa:\n  text-primary\n  plan-bootstrap\n  tiny\n\n"
+    "\b\nStudies that ship with masa:\n  text-primary\n  text-cpu\n  plan-bootstrap\n  tiny\n\n"
     "Exit codes: 0 done (or stopped by --limit-minutes), 1 an error that the message explains, 2 wrong usage, "
     "130 cancelled (what is finished is kept).",
 )
