@@ -208,6 +208,18 @@ def test_the_corpus_follows_from_its_seed(corpus: Corpus) -> None:
     assert build(replace(small, seed=4), GROUPS)["train"] != again["train"]
 
 
+def test_more_strengths_that_take_a_need_back_change_the_training_cards_alone(corpus: Corpus) -> None:
+    more = build(replace(CONFIG, taken_back=0.9), GROUPS)
+    assert more["validation"] == corpus["validation"] and more["test"] == corpus["test"]
+
+    def taken_back(samples: list[Sample]) -> float:
+        """Share of the tiny profiled readers that do not need both, brevity and order."""
+        tiny = [s for s in samples if s.tags["size"] == "tiny" and s.tags["kind"] == "profiled"]
+        return sum(not {"brevity", "order"} <= set(s.tags["needs"].split(",")) for s in tiny) / len(tiny)
+
+    assert taken_back(corpus["train"]) < 0.25 < 0.4 < taken_back(more["train"])
+
+
 def test_test_samples_say_whether_their_behaviours_are_known(corpus: Corpus) -> None:
     tags = [sample.tags["behaviours"] for sample in corpus["test"]]
     assert {"seen", "unseen", "none"} == set(tags)
@@ -283,7 +295,7 @@ def test_a_split_without_groups_is_one_sentence() -> None:
     assert build(CorpusConfig(train=1, validation=0, test=0), GROUPS)["test"] == []
 
 
-@pytest.mark.parametrize("change", [{"train": -1}, {"cards_per_group": 0}, {"facts_share": 1.5}])
+@pytest.mark.parametrize("change", [{"train": -1}, {"cards_per_group": 0}, {"facts_share": 1.5}, {"taken_back": 1.5}])
 def test_a_setting_out_of_range_is_refused(change: dict[str, float]) -> None:
     with pytest.raises(TrainingError, match="it must be"):
         CorpusConfig(**change)  # type: ignore[arg-type]

@@ -65,6 +65,7 @@ _MISSING = {  # share of cards that do not know a field; measured by nobody, cho
 }
 _SHORT = ("family", "variant", "parameter_count", "base_or_instruct")
 """What a card without its architecture knows, besides its texts."""
+TAKEN_BACK = 0.15
 _BARE_SHARE = 0.06
 """Share of the profiled cards of which only the name and the texts are known, as a person would write one."""
 _FRAMES = (
@@ -101,6 +102,7 @@ def make_card(
     size: str = "",
     short: bool = False,
     new_behaviours: bool = False,
+    taken_back: float = TAKEN_BACK,
 ) -> GeneratedCard:
     """A card of a split.
 
@@ -110,6 +112,7 @@ def make_card(
         size: "tiny", "small" or "large"; drawn if empty.
         short: leave the architecture and the training out.
         new_behaviours: show behaviours that training never speaks of, for the test split only.
+        taken_back: share of the profiled cards with a strength that takes back what size or tuning may suggest.
     """
     size = size or rng.choice(("tiny", "small", "large", "large") if kind == "profiled" else ("tiny", "small", "large"))
     pretrained = rng.random() < 0.2
@@ -123,7 +126,7 @@ def make_card(
     behaviours: list[Behaviour] = []
     if kind == "profiled":
         behaviours = _behaviours(rng, vocabulary, new_behaviours)
-        if rng.random() < 0.15:
+        if rng.random() < taken_back:
             free = [need for need in CANCELLABLE if need not in {b.need for b in behaviours}]
             strong = [rng.choice(free)] if free else []
     values = _numbers(rng, split, size, pretrained)

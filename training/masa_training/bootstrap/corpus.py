@@ -14,7 +14,7 @@ from masa.languages import render_plan
 from masa.prompt import INSTRUCTIONS, Request
 from masa.skills import Group
 from masa_training.bootstrap.behaviours import SPLITS, Vocabulary, load_vocabulary
-from masa_training.bootstrap.cards import GeneratedCard, Kind, make_card
+from masa_training.bootstrap.cards import TAKEN_BACK, GeneratedCard, Kind, make_card
 from masa_training.bootstrap.environments import KnownFacts, SkillGroup, load_environments
 from masa_training.bootstrap.leaks import check_disjoint, check_groups
 from masa_training.bootstrap.rules import choices_of, needs_of, plan_for
@@ -41,6 +41,8 @@ class CorpusConfig:
         whole_share: share of the trees that take a group as it stands.
         facts_share: share of the trees that are given interface facts of the group's kind of environment.
         short_share: share of the cards that leave the architecture out, as a person would write one.
+        taken_back: share of the profiled training cards with a strength that takes back what size or tuning may
+            suggest. Validation and test are the same whatever it is.
 
     Raises:
         TrainingError: if a value is out of range.
@@ -56,12 +58,14 @@ class CorpusConfig:
     whole_share: float = 0.06
     facts_share: float = 0.5
     short_share: float = 0.75
+    taken_back: float = TAKEN_BACK
 
     def __post_init__(self) -> None:
         for name in (f.name for f in fields(self)):
             value, least = getattr(self, name), 1 if name in ("cards_per_group", "most_skills") else 0
-            if value < least or (name.endswith("_share") and value > 1):
-                bounds = "between 0 and 1" if name.endswith("_share") else f"at least {least}"
+            share = name.endswith("_share") or name == "taken_back"
+            if value < least or (share and value > 1):
+                bounds = "between 0 and 1" if share else f"at least {least}"
                 raise TrainingError(f"bootstrap corpus: {name} is {value}, it must be {bounds}")
 
 
@@ -129,7 +133,9 @@ def _tree(
     samples: list[Sample] = []
     for number, (kind, size) in enumerate(_kinds(rng, config.cards_per_group)):
         short = rng.random() < config.short_share
-        card, plan = _card(rng, vocabulary, split, kind, size, short, group, facts, {s.target for s in samples})
+        taken_back = config.taken_back if split == "train" else TAKEN_BACK
+        taken = {sample.target for sample in samples}
+        card, plan = _card(rng, vocabulary, split, kind, size, short, group, facts, taken, taken_back)
         samples.append(
             Sample(
                 id=f"bootstrap-{name}-{number}",
@@ -178,12 +184,15 @@ def _card(
     group: Group,
     facts: Facts | None,
     taken: set[str],
+    taken_back: float,
 ) -> tuple[GeneratedCard, Plan]:
     """A card whose plan passes the guard, with a plan that no other card of the tree has if that can be found."""
     found: tuple[GeneratedCard, Plan] | None = None
     for _ in range(_TRIES):
         new = split == "test" and rng.random() < 0.4
-        card = make_card(rng, vocabulary, split, kind, size=size, short=short, new_behaviours=new)
+        card = make_card(
+            rng, vocabulary, split, kind, size=size, short=short, new_behaviours=new, taken_back=taken_back
+        )
         plan = plan_for(card.traits, group, facts)
         if render_plan(plan) in taken and found:
             continue
