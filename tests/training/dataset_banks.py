@@ -175,12 +175,14 @@ def run_event(backbone: str = "Toy-1B", environment: str = "home", **more: Any) 
     return {"event": "run", "format": 1, "environment": environment, "backbone": backbone, "card": card, **more}
 
 
-def chain(key: str, plans: Sequence[Plan | None], prefix: str = "n") -> list[dict[str, Any]]:
+def chain(
+    key: str, plans: Sequence[Plan | None], prefix: str = "n", start: Group | None = None
+) -> list[dict[str, Any]]:
     """Events of a search that made one node after the other by these plans and found the last one best.
 
-    For None the child is a new text without a plan.
+    For None the child is a new text without a plan. `start` is the group to begin with, if not that of the key.
     """
-    current = group(key)
+    current = start or group(key)
     events: list[dict[str, Any]] = [
         {
             "event": "node",

@@ -29,6 +29,7 @@ from tests.training.dataset_banks import (
     ByteBase,
     chain,
     edit,
+    group,
     made_skills,
     plan,
     run_event,
@@ -348,6 +349,32 @@ def test_runs_give_text_samples_by_the_same_reader(tmp_path: Path) -> None:
     dataset = built(tmp_path, RUNS.replace("language: plan", "language: text"))
     assert {s.source for s in dataset.train} == {"intermediate", "other backbone", "augmented"}
     assert {s.tags["stage"] for s in dataset.train if s.source == "intermediate"} == {"early", "middle", "late"}
+
+
+def test_searches_of_one_cell_that_began_with_other_groups_are_all_taken(tmp_path: Path) -> None:
+    once = [run_event(), *chain("heat", _STEPS[:2]), *chain("clean", _STEPS[:2], prefix="clean")]
+    write_run(tmp_path / "one", once)
+    write_run(tmp_path / "two", [run_event(), *chain("clean", _STEPS[:2], prefix="clean", start=group("fetch"))])
+    dataset = built(tmp_path, RUNS)
+    ids = {sample.id for sample in dataset.train}
+    assert {"home/Toy-1B/clean/intermediate/1", "home/Toy-1B/clean/start-2/intermediate/1"} <= ids
+    write_run(tmp_path / "two", once)
+    with pytest.raises(TrainingError, match="home/Toy-1B/heat is in two sources, one and two; leave one of them out"):
+        built(tmp_path, RUNS)
+
+
+def test_cards_of_runs_may_be_given_in_files(tmp_path: Path) -> None:
+    write_runs(tmp_path)
+    (tmp_path / "card.yaml").write_text("family: Toy\nweaknesses: loses the thread\n")
+    sources = "{runs: [one, two], cards: {Toy-1B: card.yaml}}"
+    dataset = built(tmp_path, RUNS.replace("{runs: [one, two]}", sources))
+    said = {s.backbone: s.request.card.get("weaknesses") for s in dataset.train}
+    assert said["Toy-1B"] == "loses the thread" != said["Toy-2B"]
+    assert dataset.info.cards["Toy-1B"]["weaknesses"] == "loses the thread"
+    with pytest.raises(TrainingError, match="names Toy-9B, of which there is no cell"):
+        built(tmp_path, RUNS.replace("{runs: [one, two]}", sources.replace("Toy-1B", "Toy-9B")))
+    with pytest.raises(TrainingError, match="gives each backbone the path of a card"):
+        built(tmp_path, RUNS.replace("{runs: [one, two]}", sources.replace("card.yaml", "3")))
 
 
 def test_runs_without_any_result_are_no_data(tmp_path: Path) -> None:

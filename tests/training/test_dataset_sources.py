@@ -211,6 +211,30 @@ def test_a_search_without_a_result_gives_no_cell_and_is_told(tmp_path: Path) -> 
     }
 
 
+@pytest.mark.parametrize(
+    ("verdict", "difference", "incumbent", "known"),
+    [(False, -0.4, 0, True), (None, 0.0, 0, False), (False, 0.0, 0, False), (False, -0.4, 2, False)],
+)
+def test_a_group_that_a_rewrite_made_worse_is_a_result_where_it_is_to_be_kept(
+    tmp_path: Path, verdict: bool | None, difference: float, incumbent: int, known: bool
+) -> None:
+    decision = {"verdict": verdict, "difference": difference}
+    judged = {"event": "verdict", "group": "clean", "node": 1, "incumbent": incumbent, "decision": decision}
+    folder = write_run(tmp_path / "run", [run_event(), *chain("clean", []), judged])
+    assert not read_runs(folder).cells
+    cells = read_runs(folder, kept=True).cells
+    assert [cell.evolved == cell.base == group("clean") for cell in cells] == [True] * known
+    for cell in cells:
+        (intermediate,) = cell.intermediates
+        assert intermediate.plan == plan("keep", "keep", "keep")
+
+
+def test_a_card_that_is_given_replaces_the_recorded_one(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", [run_event(), *chain("clean", [plan("shorten", "keep", "keep")])])
+    (cell,) = read_runs(folder, cards={"Toy-1B": {"weaknesses": "loops"}, "Other": {}}).cells
+    assert cell.card == {"weaknesses": "loops"}
+
+
 def test_unknown_events_and_keys_are_passed_over_and_the_last_best_counts(tmp_path: Path) -> None:
     events = chain("clean", [plan("shorten", "keep", "keep"), plan("keep", "emphasise", "keep")])
     adapter = {"event": "adapter", "group": "clean", "skills": skills_json(group("heat"))}

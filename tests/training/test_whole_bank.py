@@ -11,7 +11,7 @@ from masa.formats.bank_json import load_bank
 from masa.skills import GENERAL, Skill, SkillBank
 from masa_training.errors import TrainingError
 from masa_training.evolution.config import BANKS
-from masa_training.whole_bank import WHOLE, homes, kept, part, plans_by_group, scattered, with_part
+from masa_training.whole_bank import WHOLE, homes, part, plans_by_group, scattered, unchanging, with_part
 
 RESHAPING = ("drop", "merge-up", "first", "warn")
 
@@ -29,7 +29,7 @@ def test_every_skill_finds_back_into_its_group(name: str) -> None:
     whole = part(bank, WHOLE)
     assert len(whole) == len(bank)
     assert with_part(bank, WHOLE, whole) == bank
-    assert apply_plan(whole, kept(whole), None).group == whole
+    assert apply_plan(whole, unchanging(whole), None).group == whole
 
 
 @given(st.data())

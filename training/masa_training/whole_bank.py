@@ -81,6 +81,6 @@ def plans_by_group(plan: Plan, whole: Sequence[Skill], home: Mapping[str, str]) 
     return {key: Plan(tuple(its), plan.warnings if key == GENERAL else ()) for key, its in lines.items()}
 
 
-def kept(group: Group) -> Plan:
+def unchanging(group: Group) -> Plan:
     """The plan that changes nothing."""
     return Plan(tuple(PlanLine(number, (EditCall("keep"),)) for number in range(1, len(group) + 1)))

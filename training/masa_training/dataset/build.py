@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from random import Random
 from typing import Any
 
+from masa.cards import load_card
 from masa.prompt import PROMPT_VERSION
 from masa_training.dataset.cells import EvolvedCell, Found, Omissions, describe
 from masa_training.dataset.config import RUN, DatasetConfig, Holdout, Places
 from masa_training.dataset.folder import SPLITS, Dataset, DatasetInfo, encoded_files
-from masa_training.dataset.holdouts import check_leaks, check_targets, may_read, split_cells, without_shared
+from masa_training.dataset.holdouts import check_leaks, check_targets, may_read, split_cells, texts_of, without_shared
 from masa_training.dataset.measuring import Base, lengths, summarized
 from masa_training.dataset.pairs import plan_samples, text_samples
 from masa_training.dataset.published import read_published
@@ -103,12 +104,20 @@ def _silent(doing: str, done: int, total: int) -> None:
 
 
 def _read(config: DatasetConfig, places: Places, omissions: Omissions, say: Progress) -> list[EvolvedCell]:
-    """All cells of all sources; every environment, backbone and group once."""
+    """All cells of all sources; every environment, backbone, group and start once."""
     cells: list[EvolvedCell] = []
     total = len(config.sources.banks) + len(config.sources.runs)
+    cards = {name: load_card(places.resolve(path)).fields() for name, path in config.sources.cards.items()}
     readers: list[Callable[[], Found]] = [partial(read_published, banks, places) for banks in config.sources.banks]
     readers += [
-        partial(read_runs, places.resolve(run), f"the run of masa evolve in {config.name}" if run == RUN else run)
+        partial(
+            read_runs,
+            places.resolve(run),
+            f"the run of masa evolve in {config.name}" if run == RUN else run,
+            # As texts, two readers' unchanged groups would be one target.
+            kept=config.language == "plan",
+            cards=cards,
+        )
         for run in config.sources.runs
     ]
     for number, read in enumerate(readers):
@@ -116,13 +125,18 @@ def _read(config: DatasetConfig, places: Places, omissions: Omissions, say: Prog
         found = read()
         cells += found.cells
         omissions.merge(found.left_out)
-    known: dict[Any, EvolvedCell] = {}
-    for cell in cells:
-        other = known.setdefault(cell.cell, cell)
-        if other is not cell:
-            raise TrainingError(
-                f"{describe(cell.cell)} is in two sources, {other.origin} and {cell.origin}; leave one of them out"
-            )
+    if unknown := cards.keys() - {cell.cell.backbone for cell in cells}:
+        raise TrainingError(f"sources.cards names {', '.join(sorted(unknown))}, of which there is no cell; correct it")
+    known: dict[Any, list[EvolvedCell]] = {}
+    for place, cell in enumerate(cells):
+        starts = known.setdefault(cell.cell, [])
+        for other in starts:
+            if texts_of(other.base) == texts_of(cell.base):
+                raise TrainingError(
+                    f"{describe(cell.cell)} is in two sources, {other.origin} and {cell.origin}; leave one of them out"
+                )
+        starts.append(cell)
+        cells[place] = replace(cell, start=len(starts))
     if not cells and config.kind != "mixed":
         raise TrainingError(f"no data: the sources have no evolved group; left out: {_told(omissions)}")
     return cells

@@ -44,6 +44,7 @@ class EvolvedCell:
         evolved: the best group: every target of this cell.
         intermediates: groups that the search passed, in the order they were made; base is the first.
         origin, licence: of the files.
+        start: which of the cell's searches it is, where several began with other groups.
     """
 
     cell: Cell
@@ -57,6 +58,12 @@ class EvolvedCell:
     facts: Facts | None = None
     origin: str = ""
     licence: str = "unknown"
+    start: int = 1
+
+    @property
+    def name(self) -> str:
+        """`alfworld/Qwen3-4B/clean`, with the number of the start from the second on."""
+        return describe(self.cell) + (f"/start-{self.start}" if self.start > 1 else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,12 +58,14 @@ class Banks:
 class Sources:
     """Where groups come from: published banks, run folders, and for a bootstrap corpus banks of skills.
 
+    `cards` are card files by backbone, for runs that recorded none or a poorer one.
     A bootstrap corpus holds out `validation_share` of the groups of `train_skills` for validation and, where there are
     no `test_skills`, `test_share` of them for the test. `origin` and `licence` are those of the banks of skills.
     """
 
     banks: tuple[Banks, ...] = ()
     runs: tuple[str, ...] = ()
+    cards: Mapping[str, str] = field(default_factory=dict)
     train_skills: tuple[str, ...] = ()
     test_skills: tuple[str, ...] = ()
     validation_share: float = 0.08
@@ -262,6 +264,8 @@ def _check(config: DatasetConfig, where: str) -> None:
     for key in needed[config.kind]:
         if not getattr(sources, key):
             raise TrainingError(f"{where}: no data: kind {config.kind} needs sources.{key}; name at least one")
+    if not all(isinstance(text, str) for pair in sources.cards.items() for text in pair):
+        raise TrainingError(f"{where}: sources.cards gives each backbone the path of a card; correct it")
     for name in ("noise", "keep"):
         if not 0 <= getattr(config.augmentation, name) <= 1:
             raise TrainingError(f"{where}: augmentation.{name} is a probability; give a number from 0 to 1")

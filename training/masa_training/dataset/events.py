@@ -45,6 +45,7 @@ class Run:
         nodes: by group key, in the order they were made.
         best: by group key the id of the best node; the last word counts.
         adapters: by group key the teacher's one-shot rewrite.
+        worse: keys of groups for which a rewrite was found to be worse than what the search began with.
         torn: whether the last line was cut off, as a killed run leaves it.
     """
 
@@ -59,6 +60,7 @@ class Run:
     nodes: dict[str, dict[str, Node]] = field(default_factory=dict)
     best: dict[str, str] = field(default_factory=dict)
     adapters: dict[str, Group] = field(default_factory=dict)
+    worse: set[str] = field(default_factory=set)
     torn: bool = False
 
 
@@ -128,6 +130,10 @@ def _take(run: Run, event: Mapping[str, Any]) -> None:
         if node_id not in run.nodes.get(key, {}):
             raise ValueError(f"the best node {node_id} of {key} was never recorded")
         run.best[key] = node_id
+    elif kind == "verdict":
+        decision = event["decision"]
+        if event.get("incumbent") == 0 and decision["verdict"] is False and float(decision["difference"]) < 0:
+            run.worse.add(_text(event["group"]))
     elif kind == "adapter":
         group = _group(run, event)
         run.adapters[group.key] = group

@@ -16,7 +16,7 @@ from masa.prompt import Request
 from masa.skills import Group
 from masa_training.dataset.aligning import aligned_blocks
 from masa_training.dataset.augment import variants
-from masa_training.dataset.cells import STAGES, EvolvedCell, Intermediate, Omissions, describe
+from masa_training.dataset.cells import STAGES, EvolvedCell, Intermediate, Omissions
 from masa_training.dataset.composing import in_language
 from masa_training.dataset.config import Augmentation, Counts
 from masa_training.dataset.holdouts import texts_of
@@ -54,7 +54,7 @@ def text_samples(
     """
     samples = []
     for number, chosen in enumerate(text_inputs(cell, others, counts, augmentation, seed), start=1):
-        name = f"{describe(cell.cell)}/{chosen.source.replace(' ', '-')}/{number}"
+        name = f"{cell.name}/{chosen.source.replace(' ', '-')}/{number}"
         if texts_of(chosen.group) == texts_of(cell.evolved):
             omissions.add("the input is the target", name)
             continue
@@ -84,7 +84,7 @@ def plan_samples(
     """
     usable = []
     for intermediate in cell.intermediates:
-        name = f"{describe(cell.cell)}/{intermediate.name}"
+        name = f"{cell.name}/{intermediate.name}"
         if intermediate.plan is None:
             if intermediate.no_plan:
                 omissions.add(intermediate.no_plan, name)
@@ -93,10 +93,10 @@ def plan_samples(
         else:
             usable.append(intermediate)
     samples = []
-    random = Random(f"{seed}/{describe(cell.cell)}/intermediate")
+    random = Random(f"{seed}/{cell.name}/intermediate")
     for number, intermediate in enumerate(_staged(usable, counts.intermediate, random), start=1):
         assert intermediate.plan is not None  # only those are usable
-        name = f"{describe(cell.cell)}/intermediate/{number}"
+        name = f"{cell.name}/intermediate/{number}"
         target = render_plan(intermediate.plan)
         for variant in card_variants:
             samples.append(_sample(name, cell, _as_input(intermediate), "plan", target, variant))
@@ -107,7 +107,7 @@ def text_inputs(
     cell: EvolvedCell, others: Sequence[EvolvedCell], counts: Counts, augmentation: Augmentation, seed: int
 ) -> Iterator[Input]:
     """The inputs that are taken for a cell, by source."""
-    key = describe(cell.cell)
+    key = cell.name
     intermediates = [_as_input(i) for i in _staged(cell.intermediates, counts.intermediate, _random(seed, key, "i"))]
     neighbours = sorted((other for other in others if other.cell != cell.cell), key=lambda other: other.cell)
     evolved = [

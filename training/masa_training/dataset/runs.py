@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from masa.languages import ParseError
@@ -10,13 +11,20 @@ from masa_training.dataset.cells import STAGES, EvolvedCell, Found, Intermediate
 from masa_training.dataset.composing import composed, leads_to, parse_recorded
 from masa_training.dataset.events import Node, Run, read_run
 from masa_training.samples import Cell
+from masa_training.whole_bank import unchanging
 
 
-def read_runs(folder: Path, origin: str = "") -> Found:
+def read_runs(
+    folder: Path, origin: str = "", *, kept: bool = False, cards: Mapping[str, Mapping[str, object]] | None = None
+) -> Found:
     """The cells of one run folder: one per group whose search has named a best node.
 
-    `origin` is what the cells say they come from; the folder by default.
-    A group whose best node is the one it began with gives no cell: nothing was learned about it.
+    A group whose best node is the one it began with gives no cell, unless it is to be `kept`: then it is one if a
+    rewrite was found to be worse, so that something is known of it.
+
+    Args:
+        origin: what the cells say they come from; the folder by default.
+        cards: by backbone the card's fields to take in place of the recorded ones.
 
     Raises:
         FormatError, TrainingError: if the events or a bank they name cannot be read.
@@ -33,7 +41,8 @@ def read_runs(folder: Path, origin: str = "") -> Found:
             continue
         best = nodes[run.best[key]]
         root = next(iter(nodes.values()))
-        if best.group == root.group:
+        unchanged = best.group == root.group
+        if unchanged and not (kept and key in run.worse):
             omissions.add("the search found nothing better than what it began with", describe(cell))
             continue
         if not best.group.skills or not root.group.skills:
@@ -42,11 +51,11 @@ def read_runs(folder: Path, origin: str = "") -> Found:
         cells.append(
             EvolvedCell(
                 cell=cell,
-                card=run.card,
+                card=(cards or {}).get(run.backbone, run.card),
                 base=root.group,
                 evolved=best.group,
                 adapter=run.adapters.get(key),
-                intermediates=_intermediates(run, nodes, best),
+                intermediates=_as_it_was(root) if unchanged else _intermediates(run, nodes, best),
                 description=run.description,
                 task=run.task,
                 facts=run.facts,
@@ -69,6 +78,11 @@ def _intermediates(run: Run, nodes: dict[str, Node], best: Node) -> tuple[Interm
             intermediate = _with_plan(intermediate, nodes, path[: path.index(node.id)], run)
         found.append(intermediate)
     return tuple(found)
+
+
+def _as_it_was(root: Node) -> tuple[Intermediate, ...]:
+    """The group that the search began with, and the plan that leaves it alone."""
+    return (Intermediate(root.id, "early", root.group, unchanging(root.group)),)
 
 
 def _ancestors(nodes: dict[str, Node], best: Node) -> list[str]:

@@ -12,7 +12,7 @@ from masa.languages import ParseError, render_plan
 from masa.skills import Group, SkillBank
 from masa_training.dataset.composing import parse_recorded
 from masa_training.search import Proposal, Trace, Verdict
-from masa_training.whole_bank import WHOLE, homes, kept, plans_by_group, scattered
+from masa_training.whole_bank import WHOLE, homes, plans_by_group, scattered, unchanging
 
 Node = dict[str, Any]
 
@@ -32,7 +32,7 @@ def nodes_of(
     if key == WHOLE:
         return _by_group(bank, made)
     if root is not None:
-        made[0] = replace(made[0], parent=f"{WHOLE}-{root}", plan=render_plan(kept(made[0].group)))
+        made[0] = replace(made[0], parent=f"{WHOLE}-{root}", plan=render_plan(unchanging(made[0].group)))
     return [_node(one, key, one.group, one.plan) for one in made]
 
 
