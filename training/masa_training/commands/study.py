@@ -12,7 +12,7 @@ import click
 
 from masa.cli.output import clean, count, table, write_json
 from masa.cli.progress import interrupt_line, interrupts, show_line
-from masa_training.commands import evolution_studies, granularity
+from masa_training.commands import downstream, evolution_studies, granularity
 
 if TYPE_CHECKING:
     from masa_training.studies.config import Study, StudyCell
@@ -29,6 +29,7 @@ def command() -> None:
 
 
 command.add_command(granularity.command)
+command.add_command(downstream.command)
 command.add_command(evolution_studies.feedback_noise)
 command.add_command(evolution_studies.card)
 

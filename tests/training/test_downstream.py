@@ -1,0 +1,216 @@
+"""The downstream study: real rewrites, a real world, a simulated reader that likes numbered steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from masa.formats.bank_json import dump_bank, load_bank
+from masa.skills import GENERAL, SkillBank
+from masa_training.commands import downstream as commanding
+from masa_training.errors import TrainingError
+from masa_training.evolution.config import BANKS
+from masa_training.evolution.run import evolve
+from masa_training.rollouts import Episode, Job
+from masa_training.rollouts.executors import InProcess
+from masa_training.studies.downstream import (
+    DownstreamConfig,
+    ReaderArms,
+    ReaderConfig,
+    arms_of,
+    load_downstream,
+    play,
+    report,
+    searched_banks,
+)
+from masa_training.studies.downstream_table import to_markdown
+
+from .test_evolution import OPTIONS, Reader
+from .test_evolution import config as evolve_config
+
+TERSE = {"parameter_count": "135M", "weaknesses": "loses the thread in long text"}
+ORDER = {"parameter_count": "135M", "weaknesses": "skips steps"}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two readers whose runs began with a bank of three skills, and the study of these."""
+    folder = tmp_path_factory.mktemp("downstream")
+    whole = load_bank(BANKS / "lookup" / "moderate.json")
+    small = SkillBank(whole.general[:2], {"comparison": whole.task_specific["comparison"][:1]})
+    (folder / "small.json").write_bytes(dump_bank(small))
+    for name, rounds in (("one", 3), ("two", 0)):
+        settings = evolve_config(
+            folder / f"{name}.yaml",
+            bank=str(folder / "small.json"),
+            rounds=rounds,
+            iterations=2,
+            test_tasks=6,
+            accept={"pairs": 20},
+        )
+        evolve(settings, folder / name, model=Reader())
+    values = {
+        "name": "small",
+        "environment": "lookup",
+        "options": OPTIONS,
+        "agent": {"choose": True},
+        "tasks": 12,
+        "rewriters": {"shipped": "smollm2-135m"},
+        "readers": [
+            {"name": "one", "spec": "x", "card": ORDER, "run": "one"},
+            {"name": "two", "spec": "x", "card": TERSE, "run": "two"},
+        ],
+    }
+    (folder / "study.yaml").write_text(yaml.safe_dump(values))
+    return folder
+
+
+def test_banks_of_a_run_are_where_it_began_what_it_found_and_parts_of_that(study: Path) -> None:
+    banks = searched_banks(study / "one")
+    start = load_bank(study / "small.json")
+    assert banks["start"] == start and banks["evolved"] == load_bank(study / "one/banks/evolved.json") != start
+    assert banks["one-shot"] not in (start, banks["evolved"])
+    for name, general, tree in (
+        ("general search only", "evolved", "start"),
+        ("task-specific search only", "start", "evolved"),
+    ):
+        assert banks[name].general == banks[general].general
+        assert banks[name].task_specific == banks[tree].task_specific
+    assert searched_banks(study / "two")["general search only"] == start, "its general skills were not searched"
+
+
+def test_a_run_that_is_not_finished_is_refused(study: Path, tmp_path: Path) -> None:
+    events = (study / "one/events.jsonl").read_text().splitlines(keepends=True)
+    last = max(number for number, line in enumerate(events) if '"best"' in line)
+    (tmp_path / "events.jsonl").write_text("".join(events[:last]))
+    with pytest.raises(TrainingError, match="the run is not finished; go on with masa evolve"):
+        searched_banks(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def arms(study: Path) -> tuple[DownstreamConfig, list[ReaderArms]]:
+    config, folder = load_downstream(str(study / "study.yaml"))
+    return config, arms_of(config, folder)
+
+
+def test_every_rewriter_writes_for_the_right_card_every_wrong_one_and_none(
+    arms: tuple[DownstreamConfig, list[ReaderArms]],
+) -> None:
+    one, two = arms[1]
+    assert {"shipped, right card", "shipped, no card", "shipped, card of two"} == set(one.rewrites)
+    assert "shipped, card of one" in two.banks
+    # The same first bank and the same two cards, each right once.
+    assert one.banks["shipped, right card"] == two.banks["shipped, card of one"]
+    assert one.banks["shipped, card of two"] == two.banks["shipped, right card"]
+    assert one.banks["evolved for two"] == two.banks["evolved"]
+    assert all(0 <= share <= 1 for told in one.rewrites.values() for share in told.values())
+
+
+def test_episodes_are_played_once_for_every_different_bank_and_never_again(
+    arms: tuple[DownstreamConfig, list[ReaderArms]], tmp_path: Path
+) -> None:
+    config, both = arms
+    reader = Reader()
+    played = play(config, both, tmp_path, InProcess(reader))
+    asked = reader.replies
+    assert asked and {arm: len(some) for arm, some in played["one"].items()} == dict.fromkeys(both[0].banks, 12)
+    again = play(config, both, tmp_path, InProcess(reader))
+    assert reader.replies == asked
+    told = report(config, both, played, resamples=200)
+    assert told["complete"] and told["rows"] == report(config, both, again, resamples=200)["rows"]
+    rates = {(row["reader"], row["arm"]): row["SR"]["estimate"] for row in told["rows"]}
+    assert rates["one", "evolved"] > rates["one", "start"], "the simulated reader likes what was found"
+    found = {(row["reader"], row["what"]): row["estimate"] for row in told["differences"]}
+    for name in ("one", "two"):
+        difference = rates[name, "evolved"] - rates[name, "start"]
+        assert found[name, "evolved − start"] == pytest.approx(difference)
+    text = to_markdown(told)
+    assert "(PARTIAL)" not in text and "| shipped: right card − wrong cards |" in text
+
+
+def _episodes(arm: str, wins: list[int]) -> list[Episode]:
+    from dataclasses import fields
+
+    found = []
+    for number, won in enumerate(wins):
+        values: dict[str, Any] = {
+            "job": Job(arm, f"t{number}", 0),
+            "task_type": "t",
+            "outcome": "finished",
+            "success": bool(won),
+        }
+        blank: dict[str, Any] = {"int": 0, "float": 0.0, "str": "", "bool": False}
+        for its in fields(Episode):
+            if its.name not in values and str(its.type) in blank:
+                values[its.name] = blank[str(its.type)]
+        found.append(Episode(**values))
+    return found
+
+
+def test_the_right_card_is_compared_with_the_mean_of_all_wrong_ones() -> None:
+    reader = ReaderConfig(name="r", spec="x", run="", card={})
+    config = DownstreamConfig(name="n", environment="lookup", readers=(reader,), rewriters={"v": "a"})
+    names = {
+        "no skills": [0] * 20,
+        "start": [0, 1] * 10,
+        "evolved": [1] * 20,
+        "v, right card": [1] * 20,
+        "v, no card": [0] * 20,
+        "v, card of a": [0] * 20,
+        "v, card of b": [1, 0] * 10,
+    }
+    banks = {name: None if name == "no skills" else SkillBank((), {}) for name in names}
+    told = report(
+        config,
+        [ReaderArms(reader, banks, {})],
+        {"r": {name: _episodes(name, wins) for name, wins in names.items()}},
+    )
+    found = {row["what"]: row for row in told["differences"]}
+    assert found["v: right card − wrong cards"]["estimate"] == pytest.approx(0.75)
+    assert found["v: right card − wrong cards"]["verdict"] is True
+    assert found["v: right card − evolved"]["estimate"] == 0 and found["v: right card − evolved"]["verdict"] is None
+    assert found["v: right card − no card"]["estimate"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reader": []}, "unknown setting 'reader'; did you mean 'readers'"),
+        ({"readers": []}, "readers is a list of settings"),
+        ({"readers": [{"name": "a", "spec": "x", "run": "r"}]}, "missing 1 required keyword-only argument: 'card'"),
+        ({"readers": [{"name": "a", "spec": "x", "run": "r", "card": {}}] * 2}, "two readers are called 'a'"),
+        ({"readers": [{"name": "a", "spec": "x", "run": "r", "card": {}, "wrong": ["b"]}]}, "wrong names 'b'"),
+        ({"rewriters": ["smollm2-135m"]}, "artifacts by name belong there"),
+        ({"agent": {"chose": True}}, "unexpected keyword argument 'chose'"),
+    ],
+)
+def test_a_wrong_study_is_refused_in_words(study: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    values = {**yaml.safe_load((study / "study.yaml").read_text()), **change}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(TrainingError, match=message):
+        load_downstream(str(tmp_path / "study.yaml"))
+
+
+def test_the_command_plays_reports_and_goes_on(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader()
+    monkeypatch.setattr("masa_training.rollouts.executors.make_executor", lambda *_, **__: InProcess(reader))
+    arguments = [str(study / "study.yaml"), "-o", str(tmp_path / "out")]
+    runner = CliRunner()
+    dry = runner.invoke(commanding.command, [*arguments, "--dry-run"])
+    assert dry.exit_code == 0 and "one: " in dry.stdout and "12 tasks each" in dry.stdout
+    assert not (tmp_path / "out").exists() and not reader.replies
+    done = runner.invoke(commanding.command, arguments)
+    assert done.exit_code == 0, done.output
+    assert "one, start: 12/12 episodes" in done.stderr and "## Differences" in done.stdout
+    asked = reader.replies
+    told = json.loads(runner.invoke(commanding.command, [*arguments, "--json"]).stdout)
+    assert told["complete"] and reader.replies == asked
+    bank = load_bank(tmp_path / "out/banks/one/shipped, right card.json")
+    assert {group.key for group in bank.groups()} == {GENERAL, "comparison"}
+    lost = runner.invoke(commanding.command, [*arguments, "--set", "rewriters.mine=nowhere"])
+    assert lost.exit_code != 0 and "nowhere" in str(lost.exception)

@@ -1,0 +1,357 @@
+"""The downstream study: what a rewritten bank is worth to the backbone that it was rewritten for.
+
+For every reader (a backbone with its card and the run of `masa evolve` that searched for it) the same tasks are played
+without skills, with the bank that the search began with, with what it found and parts of that, with the banks of other
+readers, and with what each rewriter makes of the first bank: told the right card, each other reader's card, or none.
+Arms with the same skills are played once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from masa.cards import ModelCard
+from masa.errors import MasaError
+from masa.formats.bank_json import load_bank
+from masa.provenance import SkillStatus
+from masa.rewriter import Rewriter
+from masa.skills import GENERAL, SkillBank
+from masa_training.agents import AgentConfig
+from masa_training.environments import open_environment
+from masa_training.errors import TrainingError
+from masa_training.evolution.cards import card_fields
+from masa_training.evolution.playing import fingerprint
+from masa_training.evolution.views.story import read_story
+from masa_training.models.keys import check_keyless
+from masa_training.rollouts import Arm, Episode
+from masa_training.rollouts.executors import Cancel, Executor
+from masa_training.settings import check_known, overridden, read_settings
+from masa_training.studies.granularity import comparison
+from masa_training.trials.config import Backbone, Trial
+from masa_training.trials.running import Progress, run
+from masa_training.whole_bank import WHOLE, with_part
+
+NO_SKILL, START, FACTS, ONE_SHOT = "no skills", "start", "facts only", "one-shot"
+GENERAL_ONLY, TREES_ONLY, EVOLVED = "general search only", "task-specific search only", "evolved"
+LEVEL = 0.95
+_CHANGED: tuple[SkillStatus, ...] = ("rewritten", "edited", "merged")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReaderConfig:
+    """A backbone, its card (fields or a file), and the folder of the run that searched for it.
+
+    Attributes:
+        wrong: names of the readers whose cards are wrong for this one; empty for all with other cards.
+    """
+
+    name: str
+    spec: str
+    run: str
+    card: Mapping[str, Any] | str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    wrong: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        check_keyless(self.spec, self.options, f"reader {self.name}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownstreamConfig:
+    """A study. `rewriters` are artifacts by the name that the report gives them; paths begin at the study's file."""
+
+    name: str
+    environment: str
+    readers: tuple[ReaderConfig, ...]
+    rewriters: Mapping[str, str]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    agent: Mapping[str, Any] = field(default_factory=dict)
+    split: str = "test"
+    tasks: int = 100
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderArms:
+    """What a reader plays: by arm the bank (None without skills), and what each rewrite did.
+
+    Attributes:
+        rewrites: by arm the share of skills that were changed, and of groups that the guard sent back.
+    """
+
+    reader: ReaderConfig
+    banks: Mapping[str, SkillBank | None]
+    rewrites: Mapping[str, Mapping[str, float]]
+
+
+def load_downstream(path: str, overrides: Sequence[str] = ()) -> tuple[DownstreamConfig, Path]:
+    """The study in a YAML file, with `key=value` overrides, and the folder that its paths start at.
+
+    Raises:
+        TrainingError: for a missing file, an unknown key, a value that does not fit, or readers of one name.
+    """
+    where = Path(path)
+    values = overridden(read_settings(where), overrides)
+    check_known(values, [its.name for its in fields(DownstreamConfig)], path)
+    readers = values.get("readers")
+    if not isinstance(readers, list) or not all(isinstance(one, dict) for one in readers) or not readers:
+        raise TrainingError(f"{path}: readers is a list of settings (name, spec, card, run); name at least one")
+    for one in readers:
+        check_known(one, [its.name for its in fields(ReaderConfig)], f"{path}, readers")
+    try:
+        config = DownstreamConfig(**{**values, "readers": tuple(ReaderConfig(**one) for one in readers)})
+        AgentConfig(**config.agent)
+    except TypeError as error:
+        raise TrainingError(f"{path}: {str(error).partition('__init__() ')[2] or error}; correct it") from None
+    names = [reader.name for reader in config.readers]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise TrainingError(f"{path}: two readers are called {doubled[0]!r}; name them apart")
+    for reader in config.readers:
+        if unknown := sorted(set(reader.wrong) - set(names)):
+            raise TrainingError(f"{path}: reader {reader.name}: wrong names {unknown[0]!r}, which is no reader")
+    if not isinstance(config.rewriters, Mapping):
+        raise TrainingError(f"{path}: rewriters is {config.rewriters!r}; artifacts by name belong there")
+    return config, where.parent
+
+
+def searched_banks(folder: Path) -> dict[str, SkillBank]:
+    """The banks of a finished run of `masa evolve`: where it began, what it found, and parts of that.
+
+    "one-shot" has the teacher's first rewrite of every group, unjudged.
+
+    Raises:
+        TrainingError: if there is no run, or it is not finished.
+        FormatError: if its bank cannot be read.
+    """
+    story = read_story(folder)
+    if not story.groups or not all(group.finished for group in story.groups.values()):
+        raise TrainingError(f"{folder}: the run is not finished; go on with masa evolve … --resume")
+    evolved = start = load_bank(folder / "banks" / "evolved.json")
+    # Backwards: what was searched first has the last word on where the run began.
+    for key, group in reversed(story.groups.items()):
+        start = with_part(start, key, group.state.nodes[0].candidate)
+    first = start
+    keys = [WHOLE] if WHOLE in story.groups else list(story.groups)
+    for key in keys:
+        nodes = story.groups[key].state.nodes
+        first = with_part(first, key, nodes[min(1, len(nodes) - 1)].candidate)
+    general = evolved.group(GENERAL)
+    return {
+        START: start,
+        ONE_SHOT: first,
+        GENERAL_ONLY: start.with_groups({GENERAL: general}),
+        TREES_ONLY: evolved.with_groups({GENERAL: start.group(GENERAL)}),
+        EVOLVED: evolved,
+    }
+
+
+def arms_of(
+    config: DownstreamConfig,
+    folder: Path,
+    *,
+    told: Callable[[str], None] = lambda text: None,
+    cancel: Cancel = lambda: False,
+) -> list[ReaderArms]:
+    """Every reader's arms; the rewriters write here, and what they wrote before comes from the user's cache.
+
+    Raises:
+        TrainingError, MasaError: if a run, a card or a rewriter cannot be read.
+    """
+    cards = {reader.name: _card(reader, folder) for reader in config.readers}
+    searched = {reader.name: searched_banks(folder / reader.run) for reader in config.readers}
+    banks: dict[str, dict[str, SkillBank | None]] = {}
+    for reader in config.readers:
+        others = {
+            f"evolved for {other.name}": searched[other.name][EVOLVED]
+            for other in config.readers
+            if cards[other.name] != cards[reader.name]
+        }
+        banks[reader.name] = {NO_SKILL: None, FACTS: searched[reader.name][START], **searched[reader.name], **others}
+    world = open_environment(config.environment, **config.options)
+    try:
+        facts, description = world.facts(), world.description
+    finally:
+        world.close()
+    rewrites: dict[str, dict[str, Mapping[str, float]]] = defaultdict(dict)
+    for name, artifact in config.rewriters.items():
+        path = folder / artifact
+        with Rewriter.load(path if path.is_dir() else artifact) as rewriter:
+            for reader in config.readers:
+                start = searched[reader.name][START]
+                for kind, card in _told_cards(reader, config.readers, cards).items():
+                    told(f"{name} writes for {reader.name}: {kind}")
+                    result = rewriter.rewrite(
+                        start, ModelCard(**card), environment=description, facts=facts, cancel=cancel
+                    )
+                    if result.cancelled:
+                        raise KeyboardInterrupt
+                    arm = f"{name}, {kind}"
+                    banks[reader.name][arm] = result.bank
+                    rewrites[reader.name][arm] = {
+                        "rewritten": sum(result.count(s) for s in _CHANGED) / max(1, len(start)),
+                        "groups_sent_back": sum(g.status == "fell back" for g in result.groups) / len(result.groups),
+                    }
+    return [ReaderArms(reader, banks[reader.name], rewrites[reader.name]) for reader in config.readers]
+
+
+def play(
+    config: DownstreamConfig,
+    arms: Sequence[ReaderArms],
+    folder: Path,
+    executor: Executor,
+    *,
+    progress: Callable[[str, Progress], None] = lambda arm, at: None,
+    cancel: Cancel = lambda: False,
+) -> dict[str, dict[str, list[Episode]]]:
+    """By reader and arm the episodes; those that the folder has are not played again.
+
+    Every different bank of a reader has a record of its own, so that a further rewriter costs its arms alone.
+    """
+    played: dict[str, dict[str, list[Episode]]] = {}
+    for one in arms:
+        mine = played.setdefault(one.reader.name, {})
+        done: dict[str, list[Episode]] = {}
+        for name, bank in one.banks.items():
+            key = _key(name, bank)
+            if key not in done:
+                trial = _trial(config, one.reader, Arm(name=key, bank=bank, facts=name == FACTS))
+                where = folder / _file_name(one.reader.name) / key
+
+                def shown(at: Progress, arm: str = name) -> None:
+                    progress(arm, at)
+
+                done[key] = run(trial, executor, where, resume=True, progress=shown, cancel=cancel)[one.reader.name]
+            mine[name] = done[key]
+    return played
+
+
+def report(
+    config: DownstreamConfig,
+    arms: Sequence[ReaderArms],
+    played: Mapping[str, Mapping[str, Sequence[Episode]]],
+    *,
+    resamples: int = 2000,
+) -> dict[str, Any]:
+    """Rates and differences as JSON values, computed from the episodes alone. Intervals are over tasks, 95 % each."""
+    rows, differences = [], []
+    pooled: dict[str, dict[str, float]] = defaultdict(dict)
+    for one in arms:
+        reader = one.reader.name
+        rates = {arm: _rates(episodes) for arm, episodes in played[reader].items()}
+        keys = {arm: _key(arm, bank) for arm, bank in one.banks.items()}
+        for arm, by_task in rates.items():
+            rows.append(
+                {
+                    "reader": reader,
+                    "arm": arm,
+                    "bank": keys[arm],
+                    "tasks": len(by_task),
+                    "missing": sum(e.outcome != "finished" for e in played[reader][arm]),
+                    "SR": comparison(by_task, level=LEVEL, resamples=resamples),
+                    **({"rewrite": dict(one.rewrites[arm])} if arm in one.rewrites else {}),
+                }
+            )
+
+        def compared(name: str, first: str, seconds: Sequence[str], rates: Any = rates, reader: str = reader) -> None:
+            by_task = _difference(rates[first], [rates[second] for second in seconds])
+            differences.append(
+                {
+                    "reader": reader,
+                    "what": name,
+                    "first": first,
+                    "second": list(seconds),
+                    **comparison(by_task, level=LEVEL, resamples=resamples),
+                }
+            )
+            for task, value in by_task.items():
+                pooled[name][f"{reader}/{task}"] = value
+
+        compared("evolved − start", EVOLVED, [START])
+        compared("evolved − no skills", EVOLVED, [NO_SKILL])
+        for rewriter in config.rewriters:
+            right = f"{rewriter}, right card"
+            wrong = [arm for arm in rates if arm.startswith(f"{rewriter}, card of ")]
+            compared(f"{rewriter}: right card − start", right, [START])
+            compared(f"{rewriter}: right card − no skills", right, [NO_SKILL])
+            compared(f"{rewriter}: right card − no card", right, [f"{rewriter}, no card"])
+            if wrong:
+                compared(f"{rewriter}: right card − wrong cards", right, wrong)
+            compared(f"{rewriter}: right card − evolved", right, [EVOLVED])
+    everyone = [
+        {"what": name, **comparison(by_task, level=LEVEL, resamples=resamples)} for name, by_task in pooled.items()
+    ]
+    expected = len({one.reader.name for one in arms})
+    complete = len(played) == expected and all(not row["missing"] and row["tasks"] for row in rows)
+    return {
+        "name": config.name,
+        "settings": json.loads(json.dumps(asdict(config))),
+        "complete": complete,
+        "rows": rows,
+        "differences": differences,
+        "all_readers": everyone if expected > 1 else [],
+    }
+
+
+def _told_cards(
+    reader: ReaderConfig, readers: Sequence[ReaderConfig], cards: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    """By what an arm is called the card that the rewriter is told; each wrong card once."""
+    told: dict[str, Mapping[str, Any]] = {"right card": cards[reader.name], "no card": {}}
+    for other in readers:
+        named = other.name in reader.wrong if reader.wrong else True
+        if named and cards[other.name] not in told.values():
+            told[f"card of {other.name}"] = cards[other.name]
+    return told
+
+
+def _card(reader: ReaderConfig, folder: Path) -> dict[str, Any]:
+    card = reader.card
+    if isinstance(card, str) and (folder / card).is_file():
+        card = str(folder / card)
+    try:
+        return card_fields(card)
+    except MasaError as error:
+        raise TrainingError(f"reader {reader.name}: {error}") from None
+
+
+def _trial(config: DownstreamConfig, reader: ReaderConfig, arm: Arm) -> Trial:
+    checksum = hashlib.sha256(arm.name.encode()).hexdigest()
+    return Trial(
+        environment=config.environment,
+        arms=(arm,),
+        backbones=(Backbone(reader.name, reader.spec, reader.options),),
+        options=config.options,
+        split=config.split,  # type: ignore[arg-type]
+        tasks=config.tasks,
+        agent=AgentConfig(**config.agent),
+        banks={arm.name: checksum},
+    )
+
+
+def _key(arm: str, bank: SkillBank | None) -> str:
+    """What tells the skills of an arm apart from those of others."""
+    return "facts-" + fingerprint(bank) if arm == FACTS else "none" if bank is None else fingerprint(bank)
+
+
+def _file_name(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "-._" else "_" for c in text).strip(".") or "reader"
+
+
+def _rates(episodes: Sequence[Episode]) -> dict[str, float]:
+    by_task: dict[str, list[float]] = defaultdict(list)
+    for episode in episodes:
+        if episode.outcome == "finished":
+            by_task[episode.job.task].append(float(episode.success))
+    return {task: sum(some) / len(some) for task, some in by_task.items()}
+
+
+def _difference(first: Mapping[str, float], seconds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """By task, the first rate less the mean of the others, on tasks that all played."""
+    tasks = [task for task in first if all(task in second for second in seconds)]
+    return {task: first[task] - sum(second[task] for second in seconds) / len(seconds) for task in tasks}

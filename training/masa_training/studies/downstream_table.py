@@ -1,0 +1,103 @@
+"""The downstream study as Markdown: rates by arm and reader, then differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from masa_training.tables import NOTHING, bracketed, table
+
+_HOW = (
+    "SR with 95 % intervals by cluster bootstrap over tasks; differences are of the same tasks. They are not corrected "
+    "for looking at many. A verdict also asks that so many tasks differ that a sign test could reject."
+)
+_WROTE = (
+    "What the rewriters did to the bank at the start: the share of its skills that were changed (near copies and "
+    "`keep` do not count), and of its groups that the guard sent back."
+)
+_VERDICT = {True: "better", False: "worse", None: "undecided"}
+
+
+def to_markdown(told: Mapping[str, Any]) -> str:
+    """The tables for a person."""
+    settings = told["settings"]
+    readers = list(dict.fromkeys(row["reader"] for row in told["rows"]))
+    arms = list(dict.fromkeys(row["arm"] for row in told["rows"]))
+    rows = {(row["reader"], row["arm"]): row for row in told["rows"]}
+    lines = [
+        f"# {told['name']}{'' if told['complete'] else ' (PARTIAL)'}",
+        "",
+        f"{settings['environment']}, {settings['split']} split, {settings['tasks'] or 'all'} tasks. {_HOW}",
+        "",
+        *[f"- {note}" for note in settings["notes"]],
+        *([""] if settings["notes"] else []),
+        "## Success rates",
+        "",
+        *table(
+            ["arm", *readers],
+            [[arm, *(_rate(rows.get((reader, arm))) for reader in readers)] for arm in arms],
+            left=1,
+        ),
+        "",
+    ]
+    rewritten = [row for row in told["rows"] if "rewrite" in row]
+    if rewritten:
+        lines += [
+            _WROTE,
+            "",
+            *table(
+                ["reader", "arm", "skills rewritten", "groups sent back", "the same bank as"],
+                [
+                    [
+                        row["reader"],
+                        row["arm"],
+                        f"{row['rewrite']['rewritten']:.0%}",
+                        f"{row['rewrite']['groups_sent_back']:.0%}",
+                        _twins(row, told["rows"]),
+                    ]
+                    for row in rewritten
+                ],
+                left=2,
+            ),
+            "",
+        ]
+    lines += [
+        "## Differences",
+        "",
+        *table(
+            ["reader", "what", "difference of SR", "tasks", "tasks that differ", "verdict"],
+            [_difference(row["reader"], row) for row in told["differences"]],
+            left=2,
+        ),
+        "",
+    ]
+    if told["all_readers"]:
+        lines += [
+            "All readers together, every task of every reader once:",
+            "",
+            *table(
+                ["what", "difference of SR", "tasks", "tasks that differ", "verdict"],
+                [_difference(None, row) for row in told["all_readers"]],
+                left=1,
+            ),
+            "",
+        ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _rate(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return NOTHING
+    missing = f" ({row['missing']} missing)" if row["missing"] else ""
+    return bracketed(row["SR"], ".0%") + missing
+
+
+def _twins(row: Mapping[str, Any], rows: Any) -> str:
+    same = [o["arm"] for o in rows if o["reader"] == row["reader"] and o["bank"] == row["bank"] and o is not row]
+    return ", ".join(same) or NOTHING
+
+
+def _difference(reader: str | None, row: Mapping[str, Any]) -> list[str]:
+    named = [] if reader is None else [reader]
+    numbers = [bracketed(row, "+.2f"), str(row["tasks"]), str(row["tasks_differing"]), _VERDICT[row["verdict"]]]
+    return [*named, row["what"], *numbers]
