@@ -43,7 +43,7 @@ def command(config: str, output: Path, overrides: tuple[str, ...], as_json: bool
     from masa.files import make_folder, write_atomic
     from masa.formats.bank_json import dump_bank
     from masa_training.rollouts.executors import make_executor
-    from masa_training.studies.downstream import arms_of, load_downstream, play, report
+    from masa_training.studies.downstream import arms_of, folder_name, load_downstream, play, report
     from masa_training.studies.downstream_table import to_markdown
 
     study, folder = load_downstream(config, overrides)
@@ -63,7 +63,7 @@ def command(config: str, output: Path, overrides: tuple[str, ...], as_json: bool
             return
         make_folder(output)
         for one in arms:
-            where = make_folder(output / "banks" / one.reader.name)
+            where = make_folder(output / "banks" / folder_name(one.reader.name))
             for arm, bank in one.banks.items():
                 if bank is not None:
                     write_atomic(where / f"{arm.replace('/', '_')}.json", dump_bank(bank))

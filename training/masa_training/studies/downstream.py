@@ -110,8 +110,9 @@ def load_downstream(path: str, overrides: Sequence[str] = ()) -> tuple[Downstrea
     except TypeError as error:
         raise TrainingError(f"{path}: {str(error).partition('__init__() ')[2] or error}; correct it") from None
     names = [reader.name for reader in config.readers]
-    if doubled := sorted({name for name in names if names.count(name) > 1}):
-        raise TrainingError(f"{path}: two readers are called {doubled[0]!r}; name them apart")
+    folders = [folder_name(name) for name in names]
+    if doubled := [name for name, its in zip(names, folders, strict=True) if folders.count(its) > 1]:
+        raise TrainingError(f"{path}: two readers are called {doubled[0]!r}, or have one folder; name them apart")
     for reader in config.readers:
         if unknown := sorted(set(reader.wrong) - set(names)):
             raise TrainingError(f"{path}: reader {reader.name}: wrong names {unknown[0]!r}, which is no reader")
@@ -221,7 +222,7 @@ def play(
             key = _key(name, bank)
             if key not in done:
                 trial = _trial(config, one.reader, Arm(name=key, bank=bank, facts=name == FACTS))
-                where = folder / _file_name(one.reader.name) / key
+                where = folder / folder_name(one.reader.name) / key
 
                 def shown(at: Progress, arm: str = name) -> None:
                     progress(arm, at)
@@ -339,7 +340,8 @@ def _key(arm: str, bank: SkillBank | None) -> str:
     return "facts-" + fingerprint(bank) if arm == FACTS else "none" if bank is None else fingerprint(bank)
 
 
-def _file_name(text: str) -> str:
+def folder_name(text: str) -> str:
+    """A reader's name as that of a folder."""
     return "".join(c if c.isalnum() or c in "-._" else "_" for c in text).strip(".") or "reader"
 
 
