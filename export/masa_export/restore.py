@@ -142,6 +142,9 @@ def _write(
             f"{path}: trained on weights with sha256 {trained_on[:12]}…, but those of {artifact.path} are "
             f"{weights.sha256[:12]}…; take the artifact as it was exported"
         )
+    modules = sorted({name.split(".")[-3] for name in tensors})
+    everywhere = {module.split(".")[-1] for module in _MODULES} == set(modules)
+    alpha = int(alpha) if float(alpha).is_integer() else alpha
     notes = {
         "format": FORMAT,
         "kind": "lora",
@@ -164,7 +167,8 @@ def _write(
             "licence": training.licence or "unknown",
             "held_out": list(training.held_out),
         },
-        "training": {},
+        # What `masa distill --set start=…` asks of what it goes on from.
+        "training": {"rank": rank, "alpha": alpha, "targets": "all-linear" if everywhere else ",".join(modules)},
         "metrics": {},
     }
     peft: dict[str, Any] = {
@@ -172,10 +176,10 @@ def _write(
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": None,
         "r": rank,
-        "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
+        "lora_alpha": alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": sorted({name.split(".")[-3] for name in tensors}),
+        "target_modules": modules,
         "inference_mode": True,
     }
     save_file(dict(tensors), folder / PEFT_WEIGHTS)

@@ -66,6 +66,11 @@ def test_what_is_known_of_the_training_comes_back(artifact: Path, tmp_path: Path
     assert (found.language, found.prompt_version, found.context_length) == ("plan", 1, 512)
     assert found.template == before.template and found.dataset == before.dataset
     assert found.base.sha256 == before.base.sha256 and found.lora == before.lora
+    # What a training that goes on from it (`start`) compares with its own settings.
+    training = json.loads((tmp_path / "back" / "masa.json").read_text())["training"]
+    assert found.lora is not None
+    assert (training["rank"], training["alpha"]) == (found.lora.rank, found.lora.alpha)
+    assert training["targets"] == "all-linear"
 
 
 def test_an_adapter_exported_from_it_has_the_same_tensors(tmp_path: Path) -> None:
