@@ -18,16 +18,8 @@ from masa_training.evolution.config import BANKS
 from masa_training.evolution.run import evolve
 from masa_training.rollouts import Episode, Job
 from masa_training.rollouts.executors import InProcess
-from masa_training.studies.downstream import (
-    DownstreamConfig,
-    ReaderArms,
-    ReaderConfig,
-    arms_of,
-    load_downstream,
-    play,
-    report,
-    searched_banks,
-)
+from masa_training.studies.downstream import ReaderArms, arms_of, play, report, searched_banks
+from masa_training.studies.downstream_config import DownstreamConfig, ReaderConfig, load_downstream
 from masa_training.studies.downstream_table import to_markdown
 
 from .test_evolution import OPTIONS, Reader
@@ -175,6 +167,17 @@ def test_the_right_card_is_compared_with_the_mean_of_all_wrong_ones() -> None:
     assert found["v: right card − wrong cards"]["verdict"] is True
     assert found["v: right card − evolved"]["estimate"] == 0 and found["v: right card − evolved"]["verdict"] is None
     assert found["v: right card − no card"]["estimate"] == 1
+    assert told["complete"]
+
+
+def test_a_study_that_was_stopped_is_not_complete() -> None:
+    reader = ReaderConfig(name="r", spec="x", run="", card={})
+    config = DownstreamConfig(name="n", environment="lookup", readers=(reader,), rewriters={})
+    banks = {name: SkillBank((), {}) for name in ("no skills", "start", "evolved")}
+    for played in ([1] * 3, []):
+        episodes = {"no skills": _episodes("a", [1] * 5), "start": _episodes("b", [0] * 5)}
+        told = report(config, [ReaderArms(reader, banks, {})], {"r": {**episodes, "evolved": _episodes("c", played)}})
+        assert not told["complete"] and "(PARTIAL)" in to_markdown(told)
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,20 @@ def searched(folder: Path) -> list[dict[str, Any]]:
     return [event for event in events(folder) if event["event"] not in ("episode", "spent", "rewrite")]
 
 
+def killed(settings: EvolveConfig, folder: Path, reader: Reader, *, after: int) -> None:
+    """A run that somebody interrupts once so many episodes are played."""
+    left = after
+
+    def die(_: object) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evolve(settings, folder, model=reader, progress=die)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Evolved, Path]:
     folder = tmp_path_factory.mktemp("whole")
@@ -146,16 +160,7 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(
     whole: tuple[Evolved, Path], tmp_path: Path, share: float
 ) -> None:
     settings = config(tmp_path / "c.yaml")
-    left = 1 + int(share * whole[0].episodes)
-
-    def die(_: object) -> None:
-        nonlocal left
-        left -= 1
-        if not left:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        evolve(settings, tmp_path / "run", model=Reader(), progress=die)
+    killed(settings, tmp_path / "run", Reader(), after=1 + int(share * whole[0].episodes))
     with (tmp_path / "run" / EVENTS).open("a") as file:
         file.write('{"event": "episode", "of": ["torn')
     evolved = evolve(settings, tmp_path / "run", resume=True, model=Reader())
@@ -349,16 +354,7 @@ def test_a_run_that_is_killed_around_the_whole_bank_goes_on(
     together: tuple[Evolved, Path], tmp_path: Path, share: float
 ) -> None:
     settings = config(tmp_path / "c.yaml", bank_rounds=4)
-    left = 1 + int(share * together[0].episodes)
-
-    def die(_: object) -> None:
-        nonlocal left
-        left -= 1
-        if not left:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        evolve(settings, tmp_path / "run", model=AllOrNothing(), progress=die)
+    killed(settings, tmp_path / "run", AllOrNothing(), after=1 + int(share * together[0].episodes))
     evolved = evolve(settings, tmp_path / "run", resume=True, model=AllOrNothing())
     assert searched(tmp_path / "run") == searched(together[1])
     assert evolved.bank == together[0].bank

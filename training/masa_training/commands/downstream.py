@@ -43,7 +43,8 @@ def command(config: str, output: Path, overrides: tuple[str, ...], as_json: bool
     from masa.files import make_folder, write_atomic
     from masa.formats.bank_json import dump_bank
     from masa_training.rollouts.executors import make_executor
-    from masa_training.studies.downstream import arms_of, folder_name, load_downstream, play, report
+    from masa_training.studies.downstream import arms_of, play, report
+    from masa_training.studies.downstream_config import folder_name, load_downstream
     from masa_training.studies.downstream_table import to_markdown
 
     study, folder = load_downstream(config, overrides)

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,9 @@ from masa_training.errors import TrainingError
 from masa_training.evolution.cards import card_fields
 from masa_training.evolution.playing import fingerprint
 from masa_training.evolution.views.story import read_story
-from masa_training.models.keys import check_keyless
 from masa_training.rollouts import Arm, Episode
 from masa_training.rollouts.executors import Cancel, Executor
-from masa_training.settings import check_known, overridden, read_settings
+from masa_training.studies.downstream_config import DownstreamConfig, ReaderConfig, folder_name
 from masa_training.studies.granularity import comparison
 from masa_training.trials.config import Backbone, Trial
 from masa_training.trials.running import Progress, run
@@ -41,40 +40,6 @@ NO_SKILL, START, FACTS, ONE_SHOT = "no skills", "start", "facts only", "one-shot
 GENERAL_ONLY, TREES_ONLY, EVOLVED = "general search only", "task-specific search only", "evolved"
 LEVEL = 0.95
 _CHANGED: tuple[SkillStatus, ...] = ("rewritten", "edited", "merged")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReaderConfig:
-    """A backbone, its card (fields or a file), and the folder of the run that searched for it.
-
-    Attributes:
-        wrong: names of the readers whose cards are wrong for this one; empty for all with other cards.
-    """
-
-    name: str
-    spec: str
-    run: str
-    card: Mapping[str, Any] | str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    wrong: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        check_keyless(self.spec, self.options, f"reader {self.name}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DownstreamConfig:
-    """A study. `rewriters` are artifacts by the name that the report gives them; paths begin at the study's file."""
-
-    name: str
-    environment: str
-    readers: tuple[ReaderConfig, ...]
-    rewriters: Mapping[str, str]
-    options: Mapping[str, Any] = field(default_factory=dict)
-    agent: Mapping[str, Any] = field(default_factory=dict)
-    split: str = "test"
-    tasks: int = 100
-    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,37 +53,6 @@ class ReaderArms:
     reader: ReaderConfig
     banks: Mapping[str, SkillBank | None]
     rewrites: Mapping[str, Mapping[str, float]]
-
-
-def load_downstream(path: str, overrides: Sequence[str] = ()) -> tuple[DownstreamConfig, Path]:
-    """The study in a YAML file, with `key=value` overrides, and the folder that its paths start at.
-
-    Raises:
-        TrainingError: for a missing file, an unknown key, a value that does not fit, or readers of one name.
-    """
-    where = Path(path)
-    values = overridden(read_settings(where), overrides)
-    check_known(values, [its.name for its in fields(DownstreamConfig)], path)
-    readers = values.get("readers")
-    if not isinstance(readers, list) or not all(isinstance(one, dict) for one in readers) or not readers:
-        raise TrainingError(f"{path}: readers is a list of settings (name, spec, card, run); name at least one")
-    for one in readers:
-        check_known(one, [its.name for its in fields(ReaderConfig)], f"{path}, readers")
-    try:
-        config = DownstreamConfig(**{**values, "readers": tuple(ReaderConfig(**one) for one in readers)})
-        AgentConfig(**config.agent)
-    except TypeError as error:
-        raise TrainingError(f"{path}: {str(error).partition('__init__() ')[2] or error}; correct it") from None
-    names = [reader.name for reader in config.readers]
-    folders = [folder_name(name) for name in names]
-    if doubled := [name for name, its in zip(names, folders, strict=True) if folders.count(its) > 1]:
-        raise TrainingError(f"{path}: two readers are called {doubled[0]!r}, or have one folder; name them apart")
-    for reader in config.readers:
-        if unknown := sorted(set(reader.wrong) - set(names)):
-            raise TrainingError(f"{path}: reader {reader.name}: wrong names {unknown[0]!r}, which is no reader")
-    if not isinstance(config.rewriters, Mapping):
-        raise TrainingError(f"{path}: rewriters is {config.rewriters!r}; artifacts by name belong there")
-    return config, where.parent
 
 
 def searched_banks(folder: Path) -> dict[str, SkillBank]:
@@ -287,15 +221,15 @@ def report(
     everyone = [
         {"what": name, **comparison(by_task, level=LEVEL, resamples=resamples)} for name, by_task in pooled.items()
     ]
-    expected = len({one.reader.name for one in arms})
-    complete = len(played) == expected and all(not row["missing"] and row["tasks"] for row in rows)
+    # All arms play the same tasks: where one has fewer, somebody stopped.
+    complete = not any(row["missing"] for row in rows) and len({row["tasks"] for row in rows}) == 1 and rows[0]["tasks"]
     return {
         "name": config.name,
         "settings": json.loads(json.dumps(asdict(config))),
-        "complete": complete,
+        "complete": bool(complete),
         "rows": rows,
         "differences": differences,
-        "all_readers": everyone if expected > 1 else [],
+        "all_readers": everyone if len(arms) > 1 else [],
     }
 
 
@@ -338,11 +272,6 @@ def _trial(config: DownstreamConfig, reader: ReaderConfig, arm: Arm) -> Trial:
 def _key(arm: str, bank: SkillBank | None) -> str:
     """What tells the skills of an arm apart from those of others."""
     return "facts-" + fingerprint(bank) if arm == FACTS else "none" if bank is None else fingerprint(bank)
-
-
-def folder_name(text: str) -> str:
-    """A reader's name as that of a folder."""
-    return "".join(c if c.isalnum() or c in "-._" else "_" for c in text).strip(".") or "reader"
 
 
 def _rates(episodes: Sequence[Episode]) -> dict[str, float]:
