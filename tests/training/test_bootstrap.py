@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -220,6 +220,24 @@ def test_more_strengths_that_take_a_need_back_change_the_training_cards_alone(co
     assert taken_back(corpus["train"]) < 0.25 < 0.4 < taken_back(more["train"])
 
 
+def test_readers_with_strengths_against_their_size_are_in_training_alone(corpus: Corpus) -> None:
+    more = build(replace(CONFIG, contradicted=1.0), GROUPS)
+    assert more["validation"] == corpus["validation"] and more["test"] == corpus["test"]
+    profiled = [set(s.tags["needs"].split(",")) for s in more["train"] if s.tags["kind"] == "profiled"]
+    sizes = Counter(s.tags["size"] for s in more["train"] if s.tags["kind"] == "profiled")
+    assert set(sizes) <= {"tiny", "small", "unknown"} and sizes["tiny"] > 2 * sizes["small"] > 0
+    tiny = [
+        set(s.tags["needs"].split(","))
+        for s in more["train"]
+        if s.tags["kind"] == "profiled" and s.tags["size"] == "tiny"
+    ]
+    # Neither size nor one strength decides alone: each of the four cases is a good part of the tiny readers.
+    for brevity, order in ((True, False), (False, True), (False, False)):
+        case = [needs for needs in tiny if ("brevity" in needs, "order" in needs) == (brevity, order)]
+        assert len(case) > 0.15 * len(tiny)
+    assert any("order" in needs and "brevity" not in needs for needs in profiled)
+
+
 def test_test_samples_say_whether_their_behaviours_are_known(corpus: Corpus) -> None:
     tags = [sample.tags["behaviours"] for sample in corpus["test"]]
     assert {"seen", "unseen", "none"} == set(tags)
@@ -295,7 +313,9 @@ def test_a_split_without_groups_is_one_sentence() -> None:
     assert build(CorpusConfig(train=1, validation=0, test=0), GROUPS)["test"] == []
 
 
-@pytest.mark.parametrize("change", [{"train": -1}, {"cards_per_group": 0}, {"facts_share": 1.5}, {"taken_back": 1.5}])
+@pytest.mark.parametrize(
+    "change", [{"train": -1}, {"cards_per_group": 0}, {"facts_share": 1.5}, {"taken_back": 1.5}, {"contradicted": -1}]
+)
 def test_a_setting_out_of_range_is_refused(change: dict[str, float]) -> None:
     with pytest.raises(TrainingError, match="it must be"):
         CorpusConfig(**change)  # type: ignore[arg-type]

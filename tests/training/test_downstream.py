@@ -125,6 +125,25 @@ def test_episodes_are_played_once_for_every_different_bank_and_never_again(
     assert "(PARTIAL)" not in text and "| shipped: right card − wrong cards |" in text
 
 
+def test_a_reader_may_have_a_bank_and_no_search(study: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load((study / "study.yaml").read_text())
+    readers = [{k: v for k, v in one.items() if k != "run"} for one in values["readers"]]
+    readers[0]["bank"], readers[1]["bank"] = str(study / "small.json"), "lookup/concise"
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**values, "readers": readers, "tasks": 4}))
+    config, folder = load_downstream(str(tmp_path / "study.yaml"))
+    one, two = arms_of(config, folder)
+    assert one.banks["start"] == load_bank(study / "small.json")
+    assert two.banks["start"] == load_bank(BANKS / "lookup" / "concise.json")
+    assert set(one.banks) == {"no skills", "start", "facts only", *one.rewrites}
+    told = report(config, [one, two], play(config, [one, two], tmp_path / "out", InProcess(Reader())), resamples=200)
+    assert told["complete"] and not [row for row in told["differences"] if "evolved" in row["what"]]
+    to_markdown(told)
+    readers[0]["bank"] = "none.json"
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**values, "readers": readers}))
+    with pytest.raises(TrainingError, match=r"reader one: no bank .*none.json, and none of that name comes with masa"):
+        arms_of(*load_downstream(str(tmp_path / "study.yaml")))
+
+
 def _episodes(arm: str, wins: list[int]) -> list[Episode]:
     from dataclasses import fields
 
@@ -145,7 +164,7 @@ def _episodes(arm: str, wins: list[int]) -> list[Episode]:
 
 
 def test_the_right_card_is_compared_with_the_mean_of_all_wrong_ones() -> None:
-    reader = ReaderConfig(name="r", spec="x", run="", card={})
+    reader = ReaderConfig(name="r", spec="x", run="run", card={})
     config = DownstreamConfig(name="n", environment="lookup", readers=(reader,), rewriters={"v": "a"})
     names = {
         "no skills": [0] * 20,
@@ -171,7 +190,7 @@ def test_the_right_card_is_compared_with_the_mean_of_all_wrong_ones() -> None:
 
 
 def test_a_study_that_was_stopped_is_not_complete() -> None:
-    reader = ReaderConfig(name="r", spec="x", run="", card={})
+    reader = ReaderConfig(name="r", spec="x", run="run", card={})
     config = DownstreamConfig(name="n", environment="lookup", readers=(reader,), rewriters={})
     banks = {name: SkillBank((), {}) for name in ("no skills", "start", "evolved")}
     for played in ([1] * 3, []):
@@ -186,6 +205,8 @@ def test_a_study_that_was_stopped_is_not_complete() -> None:
         ({"reader": []}, "unknown setting 'reader'; did you mean 'readers'"),
         ({"readers": []}, "readers is a list of settings"),
         ({"readers": [{"name": "a", "spec": "x", "run": "r"}]}, "missing 1 required keyword-only argument: 'card'"),
+        ({"readers": [{"name": "a", "spec": "x", "card": {}}]}, "reader a: it needs run .* or bank, one of the two"),
+        ({"readers": [{"name": "a", "spec": "x", "card": {}, "run": "r", "bank": "b"}]}, "one of the two"),
         ({"readers": [{"name": "a", "spec": "x", "run": "r", "card": {}}] * 2}, "two readers are called 'a'"),
         ({"readers": [{"name": "a", "spec": "x", "run": "r", "card": {}, "wrong": ["b"]}]}, "wrong names 'b'"),
         ({"rewriters": ["smollm2-135m"]}, "artifacts by name belong there"),

@@ -11,7 +11,7 @@ from typing import Literal
 from masa.cards import FIELDS
 from masa.edits import WARN_KINDS
 from masa_training.bootstrap.behaviours import CANCELLABLE, Behaviour, Vocabulary
-from masa_training.bootstrap.rules import TRANSFORMING, Traits, traits_of
+from masa_training.bootstrap.rules import IMPLIED_BY_SIZE, TRANSFORMING, Traits, traits_of
 
 Kind = Literal["plain", "strong", "profiled"]
 
@@ -103,6 +103,7 @@ def make_card(
     short: bool = False,
     new_behaviours: bool = False,
     taken_back: float = TAKEN_BACK,
+    contradicted: float = 0.0,
 ) -> GeneratedCard:
     """A card of a split.
 
@@ -113,20 +114,27 @@ def make_card(
         short: leave the architecture and the training out.
         new_behaviours: show behaviours that training never speaks of, for the test split only.
         taken_back: share of the profiled cards with a strength that takes back what size or tuning may suggest.
+        contradicted: share of the profiled cards of a tiny or small reader with strengths against what its size
+            does suggest; `taken_back` is for the others.
     """
+    against = kind == "profiled" and contradicted > 0 and rng.random() < contradicted
+    if against:
+        size = rng.choice(("tiny", "tiny", "tiny", "small"))
     size = size or rng.choice(("tiny", "small", "large", "large") if kind == "profiled" else ("tiny", "small", "large"))
     pretrained = rng.random() < 0.2
     strong: list[str] = []
     if kind == "strong":
-        implied = {"tiny": ["brevity", "order"], "small": ["brevity"], "large": []}[size]
-        implied += ["demonstration"] * pretrained
+        implied = [*IMPLIED_BY_SIZE.get(size, ()), *["demonstration"] * pretrained]
         if not implied:
             size, implied = "small", ["brevity"]
         strong = sorted(rng.sample(implied, rng.randint(1, len(implied))))
     behaviours: list[Behaviour] = []
     if kind == "profiled":
         behaviours = _behaviours(rng, vocabulary, new_behaviours)
-        if rng.random() < taken_back:
+        if against:
+            free = [need for need in IMPLIED_BY_SIZE[size] if need not in {b.need for b in behaviours}]
+            strong = sorted(rng.sample(free, rng.randint(1, len(free)))) if free else []
+        elif rng.random() < taken_back:
             free = [need for need in CANCELLABLE if need not in {b.need for b in behaviours}]
             strong = [rng.choice(free)] if free else []
     values = _numbers(rng, split, size, pretrained)

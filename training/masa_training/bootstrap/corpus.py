@@ -42,7 +42,9 @@ class CorpusConfig:
         facts_share: share of the trees that are given interface facts of the group's kind of environment.
         short_share: share of the cards that leave the architecture out, as a person would write one.
         taken_back: share of the profiled training cards with a strength that takes back what size or tuning may
-            suggest. Validation and test are the same whatever it is.
+            suggest.
+        contradicted: share of the profiled training cards of tiny and small readers with strengths against what
+            their size suggests. Validation and test are the same whatever these two are.
 
     Raises:
         TrainingError: if a value is out of range.
@@ -59,11 +61,12 @@ class CorpusConfig:
     facts_share: float = 0.5
     short_share: float = 0.75
     taken_back: float = TAKEN_BACK
+    contradicted: float = 0.0
 
     def __post_init__(self) -> None:
         for name in (f.name for f in fields(self)):
             value, least = getattr(self, name), 1 if name in ("cards_per_group", "most_skills") else 0
-            share = name.endswith("_share") or name == "taken_back"
+            share = name.endswith("_share") or name in ("taken_back", "contradicted")
             if value < least or (share and value > 1):
                 bounds = "between 0 and 1" if share else f"at least {least}"
                 raise TrainingError(f"bootstrap corpus: {name} is {value}, it must be {bounds}")
@@ -133,9 +136,8 @@ def _tree(
     samples: list[Sample] = []
     for number, (kind, size) in enumerate(_kinds(rng, config.cards_per_group)):
         short = rng.random() < config.short_share
-        taken_back = config.taken_back if split == "train" else TAKEN_BACK
         taken = {sample.target for sample in samples}
-        card, plan = _card(rng, vocabulary, split, kind, size, short, group, facts, taken, taken_back)
+        card, plan = _card(rng, config, vocabulary, split, kind, size, short, group, facts, taken)
         samples.append(
             Sample(
                 id=f"bootstrap-{name}-{number}",
@@ -176,6 +178,7 @@ def _kinds(rng: random.Random, count: int) -> list[tuple[Kind, str]]:
 
 def _card(
     rng: random.Random,
+    config: CorpusConfig,
     vocabulary: Vocabulary,
     split: str,
     kind: Kind,
@@ -184,15 +187,13 @@ def _card(
     group: Group,
     facts: Facts | None,
     taken: set[str],
-    taken_back: float,
 ) -> tuple[GeneratedCard, Plan]:
     """A card whose plan passes the guard, with a plan that no other card of the tree has if that can be found."""
     found: tuple[GeneratedCard, Plan] | None = None
+    strengths = {"taken_back": config.taken_back, "contradicted": config.contradicted} if split == "train" else {}
     for _ in range(_TRIES):
         new = split == "test" and rng.random() < 0.4
-        card = make_card(
-            rng, vocabulary, split, kind, size=size, short=short, new_behaviours=new, taken_back=taken_back
-        )
+        card = make_card(rng, vocabulary, split, kind, size=size, short=short, new_behaviours=new, **strengths)
         plan = plan_for(card.traits, group, facts)
         if render_plan(plan) in taken and found:
             continue

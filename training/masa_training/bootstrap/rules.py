@@ -32,6 +32,8 @@ TRANSFORMING = ("limit", "brevity", "order", "conditions", "interface", "attenti
 NEEDS = (*TRANSFORMING, *WARN_KINDS)
 TINY, SMALL = 1e9, 5e9
 """Parameters below which a reader is tiny, or small."""
+IMPLIED_BY_SIZE: Mapping[str, tuple[str, ...]] = {"tiny": ("brevity", "order"), "small": ("brevity",)}
+"""Needs that follow from the size alone; a strength can take each back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +75,7 @@ def traits_of(card: Mapping[str, object], said: Iterable[str] = (), strong: Iter
 
 def needs_of(traits: Traits) -> tuple[str, ...]:
     """The needs that follow from the traits, in the order of `NEEDS`."""
-    implied: set[str] = set()
-    if traits.size in ("tiny", "small"):
-        implied.add("brevity")
-    if traits.size == "tiny":
-        implied.add("order")
+    implied = set(IMPLIED_BY_SIZE.get(traits.size, ()))
     if traits.pretrained:
         implied.add("demonstration")
     needs = traits.said | (implied - traits.strong)

@@ -1,8 +1,9 @@
 """The downstream study: what a rewritten bank is worth to the backbone that it was rewritten for.
 
-For every reader (a backbone with its card and the run of `masa evolve` that searched for it) the same tasks are played
-without skills, with the bank that the search began with, with what it found and parts of that, with the banks of other
-readers, and with what each rewriter makes of the first bank: told the right card, each other reader's card, or none.
+For every reader (a backbone with its card, and the run of `masa evolve` that searched for it or just a bank) the same
+tasks are played without skills, with the bank that the search began with, with what it found and parts of that, with
+the banks of other readers, and with what each rewriter makes of the first bank: told the right card, each other
+reader's card, or none.
 Arms with the same skills are played once.
 """
 
@@ -26,6 +27,7 @@ from masa_training.agents import AgentConfig
 from masa_training.environments import open_environment
 from masa_training.errors import TrainingError
 from masa_training.evolution.cards import card_fields
+from masa_training.evolution.config import BANKS
 from masa_training.evolution.playing import fingerprint
 from masa_training.evolution.views.story import read_story
 from masa_training.rollouts import Arm, Episode
@@ -99,13 +101,13 @@ def arms_of(
         TrainingError, MasaError: if a run, a card or a rewriter cannot be read.
     """
     cards = {reader.name: _card(reader, folder) for reader in config.readers}
-    searched = {reader.name: searched_banks(folder / reader.run) for reader in config.readers}
+    searched = {reader.name: _banks(reader, folder) for reader in config.readers}
     banks: dict[str, dict[str, SkillBank | None]] = {}
     for reader in config.readers:
         others = {
             f"evolved for {other.name}": searched[other.name][EVOLVED]
             for other in config.readers
-            if cards[other.name] != cards[reader.name]
+            if cards[other.name] != cards[reader.name] and EVOLVED in searched[other.name]
         }
         banks[reader.name] = {NO_SKILL: None, FACTS: searched[reader.name][START], **searched[reader.name], **others}
     world = open_environment(config.environment, **config.options)
@@ -207,8 +209,9 @@ def report(
             for task, value in by_task.items():
                 pooled[name][f"{reader}/{task}"] = value
 
-        compared("evolved − start", EVOLVED, [START])
-        compared("evolved − no skills", EVOLVED, [NO_SKILL])
+        if EVOLVED in rates:
+            compared("evolved − start", EVOLVED, [START])
+            compared("evolved − no skills", EVOLVED, [NO_SKILL])
         for rewriter in config.rewriters:
             right = f"{rewriter}, right card"
             wrong = [arm for arm in rates if arm.startswith(f"{rewriter}, card of ")]
@@ -217,7 +220,8 @@ def report(
             compared(f"{rewriter}: right card − no card", right, [f"{rewriter}, no card"])
             if wrong:
                 compared(f"{rewriter}: right card − wrong cards", right, wrong)
-            compared(f"{rewriter}: right card − evolved", right, [EVOLVED])
+            if EVOLVED in rates:
+                compared(f"{rewriter}: right card − evolved", right, [EVOLVED])
     everyone = [
         {"what": name, **comparison(by_task, level=LEVEL, resamples=resamples)} for name, by_task in pooled.items()
     ]
@@ -231,6 +235,16 @@ def report(
         "differences": differences,
         "all_readers": everyone if len(arms) > 1 else [],
     }
+
+
+def _banks(reader: ReaderConfig, folder: Path) -> dict[str, SkillBank]:
+    if reader.run:
+        return searched_banks(folder / reader.run)
+    places = [BANKS / f"{reader.bank}.json", folder / reader.bank]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise TrainingError(f"reader {reader.name}: no bank {places[1]}, and none of that name comes with masa")
+    return {START: load_bank(path)}
 
 
 def _told_cards(

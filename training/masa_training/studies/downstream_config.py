@@ -15,21 +15,26 @@ from masa_training.settings import check_known, overridden, read_settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReaderConfig:
-    """A backbone, its card (fields or a file), and the folder of the run that searched for it.
+    """A backbone, its card (fields or a file), and the folder of the run that searched for it, or a bank.
 
     Attributes:
+        run: a finished run of `masa evolve`: the bank that it began with, and what it found.
+        bank: a bank file, or a shipped one (`household/prose`), where nothing was searched.
         wrong: names of the readers whose cards are wrong for this one; empty for all with other cards.
     """
 
     name: str
     spec: str
-    run: str
     card: Mapping[str, Any] | str
+    run: str = ""
+    bank: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     wrong: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_keyless(self.spec, self.options, f"reader {self.name}")
+        if bool(self.run) == bool(self.bank):
+            raise TrainingError(f"reader {self.name}: it needs run (a folder of masa evolve) or bank, one of the two")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +63,9 @@ def load_downstream(path: str, overrides: Sequence[str] = ()) -> tuple[Downstrea
     check_known(values, [its.name for its in fields(DownstreamConfig)], path)
     readers = values.get("readers")
     if not isinstance(readers, list) or not all(isinstance(one, dict) for one in readers) or not readers:
-        raise TrainingError(f"{path}: readers is a list of settings (name, spec, card, run); name at least one")
+        raise TrainingError(
+            f"{path}: readers is a list of settings (name, spec, card, and run or bank); name at least one"
+        )
     for one in readers:
         check_known(one, [its.name for its in fields(ReaderConfig)], f"{path}, readers")
     try:
