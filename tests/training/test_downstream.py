@@ -16,6 +16,7 @@ from masa_training.commands import downstream as commanding
 from masa_training.errors import TrainingError
 from masa_training.evolution.config import BANKS
 from masa_training.evolution.run import evolve
+from masa_training.evolution.views.story import read_story
 from masa_training.rollouts import Episode, Job
 from masa_training.rollouts.executors import InProcess
 from masa_training.studies.downstream import ReaderArms, arms_of, play, report, searched_banks
@@ -100,11 +101,11 @@ def test_every_rewriter_writes_for_the_right_card_every_wrong_one_and_none(
     assert one.banks["shipped, right card"] == two.banks["shipped, card of one"]
     assert one.banks["shipped, card of two"] == two.banks["shipped, right card"]
     assert one.banks["evolved for two"] == two.banks["evolved"]
-    assert all(0 <= share <= 1 for told in one.rewrites.values() for share in told.values())
+    assert all(0 <= share <= 1 for told in one.rewrites.values() for name, share in told.items() if name != "seconds")
 
 
 def test_episodes_are_played_once_for_every_different_bank_and_never_again(
-    arms: tuple[DownstreamConfig, list[ReaderArms]], tmp_path: Path
+    study: Path, arms: tuple[DownstreamConfig, list[ReaderArms]], tmp_path: Path
 ) -> None:
     config, both = arms
     reader = Reader()
@@ -123,6 +124,10 @@ def test_episodes_are_played_once_for_every_different_bank_and_never_again(
         assert found[name, "evolved − start"] == pytest.approx(difference)
     text = to_markdown(told)
     assert "(PARTIAL)" not in text and "| shipped: right card − wrong cards |" in text
+    spent = read_story(study / "one").spent
+    assert told["searches"]["one"] == {"episodes": spent.episodes, "minutes": spent.minutes} and spent.episodes > 50
+    seconds = both[0].rewrites["shipped, right card"]["seconds"]
+    assert seconds > 0 and f"| one | {spent.episodes:,} | {spent.minutes:.1f} | {seconds:.1f} |" in text
 
 
 def test_a_reader_may_have_a_bank_and_no_search(study: Path, tmp_path: Path) -> None:

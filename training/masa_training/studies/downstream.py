@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,15 @@ class ReaderArms:
     """What a reader plays: by arm the bank (None without skills), and what each rewrite did.
 
     Attributes:
-        rewrites: by arm the share of skills that were changed, and of groups that the guard sent back.
+        rewrites: by arm the share of skills that were changed, of groups that the guard sent back, and the seconds
+            that writing took (for what comes from the cache, those of the first time).
+        search: the episodes and minutes of the search for this reader; empty where there was none.
     """
 
     reader: ReaderConfig
     banks: Mapping[str, SkillBank | None]
     rewrites: Mapping[str, Mapping[str, float]]
+    search: Mapping[str, float] = field(default_factory=dict)
 
 
 def searched_banks(folder: Path) -> dict[str, SkillBank]:
@@ -133,8 +136,12 @@ def arms_of(
                     rewrites[reader.name][arm] = {
                         "rewritten": sum(result.count(s) for s in _CHANGED) / max(1, len(start)),
                         "groups_sent_back": sum(g.status == "fell back" for g in result.groups) / len(result.groups),
+                        "seconds": sum(g.seconds for g in result.groups),
                     }
-    return [ReaderArms(reader, banks[reader.name], rewrites[reader.name]) for reader in config.readers]
+    return [
+        ReaderArms(reader, banks[reader.name], rewrites[reader.name], _search(reader, folder))
+        for reader in config.readers
+    ]
 
 
 def play(
@@ -232,6 +239,7 @@ def report(
         "settings": json.loads(json.dumps(asdict(config))),
         "complete": bool(complete),
         "rows": rows,
+        "searches": {one.reader.name: dict(one.search) for one in arms if one.search},
         "differences": differences,
         "all_readers": everyone if len(arms) > 1 else [],
     }
@@ -245,6 +253,13 @@ def _banks(reader: ReaderConfig, folder: Path) -> dict[str, SkillBank]:
     if path is None:
         raise TrainingError(f"reader {reader.name}: no bank {places[1]}, and none of that name comes with masa")
     return {START: load_bank(path)}
+
+
+def _search(reader: ReaderConfig, folder: Path) -> dict[str, float]:
+    if not reader.run:
+        return {}
+    spent = read_story(folder / reader.run).spent
+    return {"episodes": spent.episodes, "minutes": spent.minutes}
 
 
 def _told_cards(

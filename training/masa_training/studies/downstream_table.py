@@ -15,6 +15,7 @@ _WROTE = (
     "What the rewriters did to the bank at the start: the share of its skills that were changed (near copies and "
     "`keep` do not count), and of its groups that the guard sent back."
 )
+_COST = "What a search cost, and what one rewrite of the bank at the start for the right card:"
 _VERDICT = {True: "better", False: "worse", None: "undecided"}
 
 
@@ -24,6 +25,7 @@ def to_markdown(told: Mapping[str, Any]) -> str:
     readers = list(dict.fromkeys(row["reader"] for row in told["rows"]))
     arms = list(dict.fromkeys(row["arm"] for row in told["rows"]))
     rows = {(row["reader"], row["arm"]): row for row in told["rows"]}
+    rewriters = [f"{name}: seconds" for name in settings["rewriters"]]
     lines = [
         f"# {told['name']}{'' if told['complete'] else ' (PARTIAL)'}",
         "",
@@ -61,6 +63,8 @@ def to_markdown(told: Mapping[str, Any]) -> str:
             ),
             "",
         ]
+    if told.get("searches"):
+        lines += [_COST, "", *table(["reader", "search: episodes", "minutes", *rewriters], _costs(told), left=1), ""]
     lines += [
         "## Differences",
         "",
@@ -83,6 +87,19 @@ def to_markdown(told: Mapping[str, Any]) -> str:
             "",
         ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _costs(told: Mapping[str, Any]) -> list[list[str]]:
+    wrote = {(row["reader"], row["arm"]): row["rewrite"] for row in told["rows"] if "rewrite" in row}
+    return [
+        [
+            reader,
+            f"{search['episodes']:,}",
+            f"{search['minutes']:.1f}",
+            *(f"{wrote[reader, f'{name}, right card']['seconds']:.1f}" for name in told["settings"]["rewriters"]),
+        ]
+        for reader, search in told["searches"].items()
+    ]
 
 
 def _rate(row: Mapping[str, Any] | None) -> str:
