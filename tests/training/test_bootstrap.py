@@ -29,6 +29,7 @@ from masa_training.bootstrap import (
     traits_of,
 )
 from masa_training.bootstrap.cards import FAMILIES
+from masa_training.bootstrap.rules import TRANSFORMING
 from masa_training.errors import TrainingError
 from masa_training.samples import Sample, dumps_sample, loads_sample
 
@@ -236,6 +237,18 @@ def test_readers_with_strengths_against_their_size_are_in_training_alone(corpus:
         case = [needs for needs in tiny if ("brevity" in needs, "order" in needs) == (brevity, order)]
         assert len(case) > 0.15 * len(tiny)
     assert any("order" in needs and "brevity" not in needs for needs in profiled)
+
+
+def test_with_the_profile_first_plans_follow_from_weaknesses_before_size(corpus: Corpus) -> None:
+    def beyond(samples: list[Sample]) -> list[bool]:
+        """By tiny reader whose weaknesses ask for an edit: whether it needs more than they say."""
+        said = [({name.split("/")[0] for name in s.tags["said"].split(",") if name}, s) for s in samples]
+        tiny = [(needs, s) for needs, s in said if s.tags["size"] == "tiny" and needs & set(TRANSFORMING)]
+        return [needs != set(s.tags["needs"].split(",")) for needs, s in tiny]
+
+    profiles = build(replace(CONFIG, profile_first=True), GROUPS)
+    for split, samples in profiles.items():
+        assert beyond(samples) and not any(beyond(samples)) and any(beyond(corpus[split]))
 
 
 def test_test_samples_say_whether_their_behaviours_are_known(corpus: Corpus) -> None:

@@ -20,7 +20,7 @@ from masa_training.bootstrap import Traits, load_environments, load_vocabulary, 
 from masa_training.bootstrap.behaviours import CANCELLABLE, SPLITS, check_vocabulary, wording_pattern
 from masa_training.bootstrap.cards import make_card
 from masa_training.bootstrap.environments import SkillGroup, kind_of
-from masa_training.bootstrap.rules import NEEDS
+from masa_training.bootstrap.rules import NEEDS, TRANSFORMING, Size
 from masa_training.errors import TrainingError
 
 WORDY = Skill("a", "Doors", "Open the cabinet, because a closed one tells nothing. Then take the cup.", "In a kitchen.")
@@ -51,6 +51,32 @@ def test_a_strength_takes_back_what_follows_from_size_but_not_what_the_card_says
     assert plan(size="small", strong="brevity") == plan()
     assert plan(size="small", said="brevity", strong="brevity") == plan(size="small")
     assert plan(pretrained=True, strong="demonstration") == plan()
+
+
+def test_with_the_profile_first_weaknesses_that_ask_for_an_edit_leave_nothing_to_size_or_tuning() -> None:
+    tiny = Traits("tiny", True, frozenset({"brevity"}))
+    assert needs_of(tiny) == ("brevity", "order", "demonstration")
+    assert needs_of(tiny, profile_first=True) == ("brevity",)
+    assert render_plan(plan_for(Traits("tiny", False, frozenset({"order"})), GROUP, profile_first=True)) == plan(
+        "order"
+    )
+    only_warned = Traits("tiny", False, frozenset({"loop"}))
+    assert needs_of(only_warned, profile_first=True) == needs_of(only_warned) == ("brevity", "order", "loop")
+
+
+@given(
+    st.sampled_from(["tiny", "small", "large", "unknown"]),
+    st.booleans(),
+    st.frozensets(st.sampled_from(NEEDS)),
+    st.frozensets(st.sampled_from(CANCELLABLE)),
+)
+def test_the_profile_first_takes_nothing_away_that_the_card_says(
+    size: Size, pretrained: bool, said: frozenset[str], strong: frozenset[str]
+) -> None:
+    traits = Traits(size, pretrained, said, strong)
+    needs, before = set(needs_of(traits, profile_first=True)), set(needs_of(traits))
+    assert said <= needs <= before
+    assert needs == (said if said & set(TRANSFORMING) else before)
 
 
 def test_limit_leaves_two_sentences_or_one_and_wins_over_brevity() -> None:

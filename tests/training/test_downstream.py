@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,8 @@ def test_a_reader_may_have_a_bank_and_no_search(study: Path, tmp_path: Path) -> 
     (tmp_path / "study.yaml").write_text(yaml.safe_dump({**values, "readers": readers, "tasks": 4}))
     config, folder = load_downstream(str(tmp_path / "study.yaml"))
     one, two = arms_of(config, folder)
-    assert one.banks["start"] == load_bank(study / "small.json")
-    assert two.banks["start"] == load_bank(BANKS / "lookup" / "concise.json")
+    assert one.banks["start"] == (load_bank(study / "small.json"),)
+    assert two.banks["start"] == (load_bank(BANKS / "lookup" / "concise.json"),)
     assert set(one.banks) == {"no skills", "start", "facts only", *one.rewrites}
     told = report(config, [one, two], play(config, [one, two], tmp_path / "out", InProcess(Reader())), resamples=200)
     assert told["complete"] and not [row for row in told["differences"] if "evolved" in row["what"]]
@@ -147,6 +148,36 @@ def test_a_reader_may_have_a_bank_and_no_search(study: Path, tmp_path: Path) -> 
     (tmp_path / "study.yaml").write_text(yaml.safe_dump({**values, "readers": readers}))
     with pytest.raises(TrainingError, match=r"reader one: no bank .*none.json, and none of that name comes with masa"):
         arms_of(*load_downstream(str(tmp_path / "study.yaml")))
+
+
+def test_a_reader_with_several_cards_has_the_mean_over_their_banks(study: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load((study / "study.yaml").read_text())
+    readers = [{**one, "bank": "lookup/concise"} for one in values["readers"]]
+    for one in readers:
+        del one["run"]
+    readers[0]["weaknesses"] = ["skips steps", "loses the thread in long text"]
+    readers[1]["weaknesses"] = ["loses the thread in long text"]
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**values, "readers": readers, "tasks": 6}))
+    config, folder = load_downstream(str(tmp_path / "study.yaml"))
+    one, two = arms_of(config, folder)
+    for reader, other in ((one, "two"), (two, "one")):
+        assert set(reader.rewrites) == {"shipped, right card", "shipped, no card", f"shipped, card of {other}"}
+    steps, short = one.banks["shipped, right card"]
+    assert two.banks["shipped, right card"] == (short,) == one.banks["shipped, card of two"]
+    assert two.banks["shipped, card of one"] == (steps, short)
+    # Banks that a test wrote, so that the two differ in what they are worth.
+    numbered = load_bank(BANKS / "lookup" / "stepwise.json")
+    banks = {**one.banks, "shipped, right card": (numbered, one.banks["start"][0])}
+    one = replace(one, banks=banks)
+    played = play(config, [one], tmp_path / "out", InProcess(Reader()))
+    assert len(played["one"]["shipped, right card"]) == 12
+    told = report(config, [one], played, resamples=200)
+    rates = {row["arm"]: row["SR"]["estimate"] for row in told["rows"]}
+    alone = play(config, [replace(one, banks={"n": (numbered,)})], tmp_path / "alone", InProcess(Reader()))["one"]["n"]
+    worth = sum(e.success for e in alone) / len(alone)
+    assert worth != rates["start"], "the simulated reader likes numbered steps"
+    assert rates["shipped, right card"] == pytest.approx((worth + rates["start"]) / 2)
+    assert "2 different of 2" in to_markdown(told)
 
 
 def _episodes(arm: str, wins: list[int]) -> list[Episode]:
@@ -180,7 +211,7 @@ def test_the_right_card_is_compared_with_the_mean_of_all_wrong_ones() -> None:
         "v, card of a": [0] * 20,
         "v, card of b": [1, 0] * 10,
     }
-    banks = {name: None if name == "no skills" else SkillBank((), {}) for name in names}
+    banks = {name: [None if name == "no skills" else SkillBank((), {})] for name in names}
     told = report(
         config,
         [ReaderArms(reader, banks, {})],
@@ -197,7 +228,7 @@ def test_the_right_card_is_compared_with_the_mean_of_all_wrong_ones() -> None:
 def test_a_study_that_was_stopped_is_not_complete() -> None:
     reader = ReaderConfig(name="r", spec="x", run="run", card={})
     config = DownstreamConfig(name="n", environment="lookup", readers=(reader,), rewriters={})
-    banks = {name: SkillBank((), {}) for name in ("no skills", "start", "evolved")}
+    banks = {name: [SkillBank((), {})] for name in ("no skills", "start", "evolved")}
     for played in ([1] * 3, []):
         episodes = {"no skills": _episodes("a", [1] * 5), "start": _episodes("b", [0] * 5)}
         told = report(config, [ReaderArms(reader, banks, {})], {"r": {**episodes, "evolved": _episodes("c", played)}})
@@ -214,6 +245,7 @@ def test_a_study_that_was_stopped_is_not_complete() -> None:
         ({"readers": [{"name": "a", "spec": "x", "card": {}, "run": "r", "bank": "b"}]}, "one of the two"),
         ({"readers": [{"name": "a", "spec": "x", "run": "r", "card": {}}] * 2}, "two readers are called 'a'"),
         ({"readers": [{"name": "a", "spec": "x", "run": "r", "card": {}, "wrong": ["b"]}]}, "wrong names 'b'"),
+        ({"readers": [{"name": "a", "spec": "x", "run": "r", "card": {}, "weaknesses": "long"}]}, "a list of texts"),
         ({"rewriters": ["smollm2-135m"]}, "artifacts by name belong there"),
         ({"agent": {"chose": True}}, "unexpected keyword argument 'chose'"),
     ],

@@ -45,6 +45,7 @@ class CorpusConfig:
             suggest.
         contradicted: share of the profiled training cards of tiny and small readers with strengths against what
             their size suggests. Validation and test are the same whatever these two are.
+        profile_first: whether weaknesses that ask for an edit leave nothing to size or tuning, in all splits.
 
     Raises:
         TrainingError: if a value is out of range.
@@ -62,6 +63,7 @@ class CorpusConfig:
     short_share: float = 0.75
     taken_back: float = TAKEN_BACK
     contradicted: float = 0.0
+    profile_first: bool = False
 
     def __post_init__(self) -> None:
         for name in (f.name for f in fields(self)):
@@ -148,7 +150,7 @@ def _tree(
                 source="bootstrap",
                 synthetic=True,
                 origin=chosen.origin,
-                tags=_tags(card, kind, split, name),
+                tags=_tags(card, kind, split, name, needs_of(card.traits, profile_first=config.profile_first)),
             )
         )
     return samples
@@ -194,7 +196,7 @@ def _card(
     for _ in range(_TRIES):
         new = split == "test" and rng.random() < 0.4
         card = make_card(rng, vocabulary, split, kind, size=size, short=short, new_behaviours=new, **strengths)
-        plan = plan_for(card.traits, group, facts)
+        plan = plan_for(card.traits, group, facts, profile_first=config.profile_first)
         if render_plan(plan) in taken and found:
             continue
         output = apply_plan(group, plan, facts).group
@@ -210,7 +212,7 @@ def _card(
     return found
 
 
-def _tags(card: GeneratedCard, kind: Kind, split: str, tree: str) -> dict[str, str]:
+def _tags(card: GeneratedCard, kind: Kind, split: str, tree: str, needs: Sequence[str]) -> dict[str, str]:
     seen = "seen" if split == "train" else "unseen"
     words = bool({"strengths", "weaknesses"} & set(card.fields))
     shown = "none"
@@ -220,7 +222,7 @@ def _tags(card: GeneratedCard, kind: Kind, split: str, tree: str) -> dict[str, s
         "tree": tree,
         "kind": kind,
         "size": card.traits.size,
-        "needs": ",".join(needs_of(card.traits)),
+        "needs": ",".join(needs),
         "wordings": seen if words else "none",
         "behaviours": shown,
         "said": ",".join(behaviour.name for behaviour in card.behaviours),

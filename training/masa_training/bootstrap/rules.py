@@ -6,7 +6,8 @@ edit has anything to change. `docs/bootstrap.md` shows the same table.
 - Size: below one billion parameters a reader needs brevity and order, below five billion brevity, unless a strength
   takes it back. Larger, or of unknown size: nothing follows.
 - A reader that was pre-trained only needs demonstration, unless a strength takes it back.
-- What the card says in so many words always counts.
+- What the card says in so many words always counts. With `profile_first`, weaknesses that ask for an edit leave nothing
+  to size or tuning: what was seen of a reader is better evidence than how large it is.
 - No rule drops, merges or moves a skill: nothing in a card says that a skill is useless, or where it belongs.
 """
 
@@ -73,18 +74,20 @@ def traits_of(card: Mapping[str, object], said: Iterable[str] = (), strong: Iter
     return Traits(size, card.get("base_or_instruct") == "base", frozenset(said), frozenset(strong))
 
 
-def needs_of(traits: Traits) -> tuple[str, ...]:
+def needs_of(traits: Traits, *, profile_first: bool = False) -> tuple[str, ...]:
     """The needs that follow from the traits, in the order of `NEEDS`."""
     implied = set(IMPLIED_BY_SIZE.get(traits.size, ()))
     if traits.pretrained:
         implied.add("demonstration")
+    if profile_first and not traits.said.isdisjoint(TRANSFORMING):
+        implied.clear()
     needs = traits.said | (implied - traits.strong)
     return tuple(need for need in NEEDS if need in needs)
 
 
-def plan_for(traits: Traits, group: Group, facts: Facts | None = None) -> Plan:
+def plan_for(traits: Traits, group: Group, facts: Facts | None = None, *, profile_first: bool = False) -> Plan:
     """The plan that the rules give; every edit is one that the skill admits with these facts."""
-    needs = needs_of(traits)
+    needs = needs_of(traits, profile_first=profile_first)
     lines = []
     for number, place in enumerate(_places(group, facts), start=1):
         wanted: list[EditCall] = []

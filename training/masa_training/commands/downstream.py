@@ -65,9 +65,11 @@ def command(config: str, output: Path, overrides: tuple[str, ...], as_json: bool
         make_folder(output)
         for one in arms:
             where = make_folder(output / "banks" / folder_name(one.reader.name))
-            for arm, bank in one.banks.items():
-                if bank is not None:
-                    write_atomic(where / f"{arm.replace('/', '_')}.json", dump_bank(bank))
+            for arm, its in one.banks.items():
+                for number, bank in enumerate(its, start=1):
+                    name = f"{arm} {number}" if len(its) > 1 else arm
+                    if bank is not None:
+                        write_atomic(where / f"{name.replace('/', '_')}.json", dump_bank(bank))
         executor = make_executor(given["executor"], workers=given["workers"], address=given["address"])
         try:
             played = play(study, arms, output, executor, progress=show, cancel=cancel)

@@ -3,8 +3,8 @@
 For every reader (a backbone with its card, and the run of `masa evolve` that searched for it or just a bank) the same
 tasks are played without skills, with the bank that the search began with, with what it found and parts of that, with
 the banks of other readers, and with what each rewriter makes of the first bank: told the right card, each other
-reader's card, or none.
-Arms with the same skills are played once.
+reader's card, or none. Where a reader has several cards, an arm has a bank for each and its success is their mean.
+Banks with the same skills are played once.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from masa.cards import ModelCard
 from masa.errors import MasaError
 from masa.formats.bank_json import load_bank
-from masa.provenance import SkillStatus
+from masa.provenance import RewriteResult, SkillStatus
 from masa.rewriter import Rewriter
 from masa.skills import GENERAL, SkillBank
 from masa_training.agents import AgentConfig
@@ -41,21 +42,24 @@ from masa_training.whole_bank import WHOLE, with_part
 NO_SKILL, START, FACTS, ONE_SHOT = "no skills", "start", "facts only", "one-shot"
 GENERAL_ONLY, TREES_ONLY, EVOLVED = "general search only", "task-specific search only", "evolved"
 LEVEL = 0.95
+_Cards = Sequence[Mapping[str, Any]]
+"""The cards of a reader."""
 _CHANGED: tuple[SkillStatus, ...] = ("rewritten", "edited", "merged")
 
 
 @dataclass(frozen=True, slots=True)
 class ReaderArms:
-    """What a reader plays: by arm the bank (None without skills), and what each rewrite did.
+    """What a reader plays: by arm its banks (None is no skills), and what each rewrite did.
 
     Attributes:
+        banks: one, or one for each card that a rewriter was told.
         rewrites: by arm the share of skills that were changed, of groups that the guard sent back, and the seconds
-            that writing took (for what comes from the cache, those of the first time).
+            that writing took (for what comes from the cache, those of the first time). Means over the cards.
         search: the episodes and minutes of the search for this reader; empty where there was none.
     """
 
     reader: ReaderConfig
-    banks: Mapping[str, SkillBank | None]
+    banks: Mapping[str, Sequence[SkillBank | None]]
     rewrites: Mapping[str, Mapping[str, float]]
     search: Mapping[str, float] = field(default_factory=dict)
 
@@ -103,16 +107,18 @@ def arms_of(
     Raises:
         TrainingError, MasaError: if a run, a card or a rewriter cannot be read.
     """
-    cards = {reader.name: _card(reader, folder) for reader in config.readers}
+    cards = {reader.name: _cards(reader, folder) for reader in config.readers}
     searched = {reader.name: _banks(reader, folder) for reader in config.readers}
-    banks: dict[str, dict[str, SkillBank | None]] = {}
+    banks: dict[str, dict[str, Sequence[SkillBank | None]]] = {}
     for reader in config.readers:
+        mine = searched[reader.name]
         others = {
             f"evolved for {other.name}": searched[other.name][EVOLVED]
             for other in config.readers
             if cards[other.name] != cards[reader.name] and EVOLVED in searched[other.name]
         }
-        banks[reader.name] = {NO_SKILL: None, FACTS: searched[reader.name][START], **searched[reader.name], **others}
+        fixed: dict[str, SkillBank | None] = {NO_SKILL: None, FACTS: mine[START], **mine, **others}
+        banks[reader.name] = {arm: (bank,) for arm, bank in fixed.items()}
     world = open_environment(config.environment, **config.options)
     try:
         facts, description = world.facts(), world.description
@@ -124,24 +130,32 @@ def arms_of(
         with Rewriter.load(path if path.is_dir() else artifact) as rewriter:
             for reader in config.readers:
                 start = searched[reader.name][START]
-                for kind, card in _told_cards(reader, config.readers, cards).items():
+                for kind, some in _told_cards(reader, config.readers, cards).items():
                     told(f"{name} writes for {reader.name}: {kind}")
-                    result = rewriter.rewrite(
-                        start, ModelCard(**card), environment=description, facts=facts, cancel=cancel
-                    )
-                    if result.cancelled:
-                        raise KeyboardInterrupt
-                    arm = f"{name}, {kind}"
-                    banks[reader.name][arm] = result.bank
-                    rewrites[reader.name][arm] = {
-                        "rewritten": sum(result.count(s) for s in _CHANGED) / max(1, len(start)),
-                        "groups_sent_back": sum(g.status == "fell back" for g in result.groups) / len(result.groups),
-                        "seconds": sum(g.seconds for g in result.groups),
-                    }
+                    arm, results = f"{name}, {kind}", []
+                    for card in some:
+                        result = rewriter.rewrite(
+                            start, ModelCard(**card), environment=description, facts=facts, cancel=cancel
+                        )
+                        if result.cancelled:
+                            raise KeyboardInterrupt
+                        results.append(result)
+                    banks[reader.name][arm] = tuple(result.bank for result in results)
+                    rewrites[reader.name][arm] = _did(results)
     return [
         ReaderArms(reader, banks[reader.name], rewrites[reader.name], _search(reader, folder))
         for reader in config.readers
     ]
+
+
+def _did(results: Sequence[RewriteResult]) -> dict[str, float]:
+    """What the rewrites of one arm did, in the mean."""
+    changed = [
+        sum(result.count(s) for s in _CHANGED) / max(1, sum(len(g.source) for g in result.groups)) for result in results
+    ]
+    back = [sum(g.status == "fell back" for g in result.groups) / len(result.groups) for result in results]
+    seconds = [sum(g.seconds for g in result.groups) for result in results]
+    return {"rewritten": fmean(changed), "groups_sent_back": fmean(back), "seconds": fmean(seconds)}
 
 
 def play(
@@ -161,7 +175,7 @@ def play(
     for one in arms:
         mine = played.setdefault(one.reader.name, {})
         done: dict[str, list[Episode]] = {}
-        for name, bank in one.banks.items():
+        for name, bank in ((name, bank) for name, banks in one.banks.items() for bank in banks):
             key = _key(name, bank)
             if key not in done:
                 trial = _trial(config, one.reader, Arm(name=key, bank=bank, facts=name == FACTS))
@@ -171,7 +185,7 @@ def play(
                     progress(arm, at)
 
                 done[key] = run(trial, executor, where, resume=True, progress=shown, cancel=cancel)[one.reader.name]
-            mine[name] = done[key]
+            mine[name] = [*mine.get(name, ()), *done[key]]
     return played
 
 
@@ -188,13 +202,13 @@ def report(
     for one in arms:
         reader = one.reader.name
         rates = {arm: _rates(episodes) for arm, episodes in played[reader].items()}
-        keys = {arm: _key(arm, bank) for arm, bank in one.banks.items()}
+        keys = {arm: [_key(arm, bank) for bank in banks] for arm, banks in one.banks.items()}
         for arm, by_task in rates.items():
             rows.append(
                 {
                     "reader": reader,
                     "arm": arm,
-                    "bank": keys[arm],
+                    "banks": keys[arm],
                     "tasks": len(by_task),
                     "missing": sum(e.outcome != "finished" for e in played[reader][arm]),
                     "SR": comparison(by_task, level=LEVEL, resamples=resamples),
@@ -263,10 +277,10 @@ def _search(reader: ReaderConfig, folder: Path) -> dict[str, float]:
 
 
 def _told_cards(
-    reader: ReaderConfig, readers: Sequence[ReaderConfig], cards: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Mapping[str, Any]]:
-    """By what an arm is called the card that the rewriter is told; each wrong card once."""
-    told: dict[str, Mapping[str, Any]] = {"right card": cards[reader.name], "no card": {}}
+    reader: ReaderConfig, readers: Sequence[ReaderConfig], cards: Mapping[str, _Cards]
+) -> dict[str, _Cards]:
+    """By what an arm is called the cards that the rewriter is told; those of each other reader once."""
+    told: dict[str, _Cards] = {"right card": cards[reader.name], "no card": [{}]}
     for other in readers:
         named = other.name in reader.wrong if reader.wrong else True
         if named and cards[other.name] not in told.values():
@@ -274,14 +288,15 @@ def _told_cards(
     return told
 
 
-def _card(reader: ReaderConfig, folder: Path) -> dict[str, Any]:
+def _cards(reader: ReaderConfig, folder: Path) -> _Cards:
     card = reader.card
     if isinstance(card, str) and (folder / card).is_file():
         card = str(folder / card)
     try:
-        return card_fields(card)
+        fields = card_fields(card)
     except MasaError as error:
         raise TrainingError(f"reader {reader.name}: {error}") from None
+    return [{**fields, "weaknesses": words} for words in reader.weaknesses] or [fields]
 
 
 def _trial(config: DownstreamConfig, reader: ReaderConfig, arm: Arm) -> Trial:

@@ -20,6 +20,8 @@ class ReaderConfig:
     Attributes:
         run: a finished run of `masa evolve`: the bank that it began with, and what it found.
         bank: a bank file, or a shipped one (`household/prose`), where nothing was searched.
+        weaknesses: wordings of what the reader is bad at; each makes a card of its own, the card with these words in
+            place of its weaknesses. Success with "the card" is then the mean over these.
         wrong: names of the readers whose cards are wrong for this one; empty for all with other cards.
     """
 
@@ -29,12 +31,15 @@ class ReaderConfig:
     run: str = ""
     bank: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    weaknesses: Sequence[str] = ()
     wrong: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_keyless(self.spec, self.options, f"reader {self.name}")
         if bool(self.run) == bool(self.bank):
             raise TrainingError(f"reader {self.name}: it needs run (a folder of masa evolve) or bank, one of the two")
+        if isinstance(self.weaknesses, str) or not all(isinstance(text, str) for text in self.weaknesses):
+            raise TrainingError(f"reader {self.name}: weaknesses is {self.weaknesses!r}; it must be a list of texts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,7 +48,7 @@ def to_markdown(told: Mapping[str, Any]) -> str:
             _WROTE,
             "",
             *table(
-                ["reader", "arm", "skills rewritten", "groups sent back", "the same bank as"],
+                ["reader", "arm", "skills rewritten", "groups sent back", "its banks, and arms with the same"],
                 [
                     [
                         row["reader"],
@@ -110,8 +110,10 @@ def _rate(row: Mapping[str, Any] | None) -> str:
 
 
 def _twins(row: Mapping[str, Any], rows: Any) -> str:
-    same = [o["arm"] for o in rows if o["reader"] == row["reader"] and o["bank"] == row["bank"] and o is not row]
-    return ", ".join(same) or NOTHING
+    """The other arms of the reader with the same banks; how many of its own differ, if it has several."""
+    same = [o["arm"] for o in rows if o["reader"] == row["reader"] and o["banks"] == row["banks"] and o is not row]
+    several = f"{len(set(row['banks']))} different of {len(row['banks'])}" if len(row["banks"]) > 1 else ""
+    return "; ".join(filter(None, [several, ", ".join(same)])) or NOTHING
 
 
 def _difference(reader: str | None, row: Mapping[str, Any]) -> list[str]:
