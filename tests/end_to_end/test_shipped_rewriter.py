@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ CARDS = {
         variant="70B",
         parameter_count="70B",
         base_or_instruct="instruct",
-        weaknesses="does the same thing over and over although nothing changes",
+        weaknesses="once blocked, it stays blocked by retrying without variation",
     ),
 }
 
@@ -50,3 +51,18 @@ def test_different_readers_get_different_plans(smollm2: Path, repository: Path) 
     assert differing > groups / 2
     warned = [sum("+ warn loop" in plan for plan in plans[name]) for name in ("large", "repeats")]
     assert warned[0] == 0 and warned[1] > groups / 2, "a weakness that was never worded so in training is acted on"
+
+
+def test_readers_of_one_size_get_what_their_weaknesses_ask_for(smollm2: Path, repository: Path) -> None:
+    """Wordings of the test split: training never saw them."""
+    whole = load_bank(repository / "training/masa_training/configs/banks/lookup/moderate.json")
+    bank = SkillBank((), {key: whole.task_specific[key] for key in ("direct_retrieval", "comparison")})
+    tiny = ModelCard(family="Invented", variant="135M", parameter_count="135M", base_or_instruct="instruct")
+    asked: dict[str, set[str]] = {}
+    with Rewriter.load(cache=False) as rewriter:
+        for words in ("goes astray whenever the briefing is wordy", "bypasses necessary intermediate stages"):
+            result = rewriter.rewrite(bank, replace(tiny, weaknesses=words))
+            asked[words] = {word for group in result.groups for word in group.raw.split() if word.isalpha()}
+    shorter, numbered = asked.values()
+    assert "shorten" in shorter and "steps" not in shorter
+    assert "steps" in numbered and "shorten" not in numbered
