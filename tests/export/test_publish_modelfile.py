@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from masa.artifact import Artifact, load_artifact
@@ -49,6 +49,7 @@ def test_the_template_renders_what_masa_asks(tmp_path: Path) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.text(st.sampled_from('{}"`.\n Aé<|>'), min_size=1, max_size=8), min_size=3, max_size=3))
+@example(['"""', '""""""{{', '`""""'])
 def test_braces_and_quotes_of_a_chat_template_stay_text(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str]
 ) -> None:

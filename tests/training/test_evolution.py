@@ -26,7 +26,7 @@ from masa_training.errors import TrainingError
 from masa_training.evolution import EvolveConfig, evolve_names, load_evolve
 from masa_training.evolution.config import BANKS
 from masa_training.evolution.run import Evolved, evolve
-from masa_training.evolution.run_folder import EVENTS
+from masa_training.evolution.run_folder import CONFIG, EVENTS, RESULT
 from masa_training.evolution.views.markdown import to_markdown
 from masa_training.evolution.views.numbers import by_type
 from masa_training.evolution.views.report import write_report
@@ -168,6 +168,25 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(
     assert evolved.test["rows"] == whole[0].test["rows"] and evolved.bank == whole[0].bank
     played = [tuple(event["of"]) for event in events(tmp_path / "run") if event["event"] == "episode"]
     assert len(set(played)) == len(played)
+
+
+@pytest.mark.parametrize("bank_rounds", [0, 1])
+def test_a_run_that_is_killed_while_it_writes_what_a_search_found_says_it_once(
+    tmp_path: Path, bank_rounds: int
+) -> None:
+    settings = config(tmp_path / "c.yaml", bank_rounds=bank_rounds, test_tasks=2)
+    evolve(settings, tmp_path / "whole", model=Reader())
+    lines = (tmp_path / "whole" / EVENTS).read_text("utf-8").splitlines(keepends=True)
+    kinds = [json.loads(line)["event"] for line in lines]
+    cuts = [i + 1 for i, kind in enumerate(kinds[:-1]) if kind in RESULT and kinds[i + 1] in RESULT]
+    assert len(cuts) >= 4
+    for cut in cuts:
+        folder = tmp_path / f"cut-{cut}"
+        folder.mkdir()
+        shutil.copy(tmp_path / "whole" / CONFIG, folder / CONFIG)
+        (folder / EVENTS).write_text("".join(lines[:cut]), "utf-8")
+        evolve(settings, folder, resume=True, model=Reader())
+        assert searched(folder) == searched(tmp_path / "whole"), cut
 
 
 def test_a_finished_run_that_goes_on_plays_nothing(whole: tuple[Evolved, Path], tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ MOST_CONTEXT = 8192
 # llama.cpp's default where a GGUF does not say whether a text begins with the BOS token: yes for SentencePiece, and
 # for those byte-pair vocabularies.
 _BOS_BY_DEFAULT = ("llama-bpe", "llama3", "llama-v3", "falcon3")
-# An opening brace might become part of an action, three quotes would end the text: both go in as raw strings of Go.
-_UNSAFE = re.compile(r'[{"]+')
+# An opening brace might become part of an action, three quotes would end the text: both go in as raw strings of Go,
+# quotes two at a time, because the Modelfile's parser sees them in there too.
+_UNSAFE = re.compile(r'\{+|"{1,2}')
 
 
 def modelfile(artifact: Artifact) -> str:

@@ -31,6 +31,8 @@ EVENTS, CONFIG = "events.jsonl", "config.yaml"
 FORMAT = 1
 SEARCHING = ("proposal", "evaluation", "verdict")
 """Kinds of event that a search makes."""
+RESULT = ("node", "best", "whole")
+"""Kinds of event that tell what a search found, when it has ended."""
 
 _TEACHER: Mapping[str, Any] = json.loads(json.dumps(asdict(TeacherConfig())))
 
@@ -76,6 +78,7 @@ class RunFolder:
         self.spent = Spent()
         self.tested = False
         self.begun = False
+        self._results: set[tuple[str, ...]] = set()
         self._lock = threading.Lock()
         self._claim(config, resume)
         self._ticked = time.monotonic()
@@ -122,15 +125,18 @@ class RunFolder:
 
         The whole bank's nodes are those of its groups; each has one best, until its own search names another.
         """
+        result: list[dict[str, Any]] = [{"event": "node", **node} for node in nodes]
+        if key == WHOLE:
+            groups = dict.fromkeys(node["group"] for node in nodes)
+            result += [{"event": "best", "group": its, "node": f"{WHOLE}-{best}"} for its in groups]
+            result.append({"event": "whole", "node": best})
+        else:
+            result.append({"event": "best", "group": key, "node": f"{key}-{best}"})
         with self._lock:
-            for node in nodes:
-                self._append({"event": "node", **node})
-            if key == WHOLE:
-                for its in dict.fromkeys(node["group"] for node in nodes):
-                    self._append({"event": "best", "group": its, "node": f"{WHOLE}-{best}"})
-                self._append({"event": "whole", "node": best})
-            else:
-                self._append({"event": "best", "group": key, "node": f"{key}-{best}"})
+            # A kill may have left the first part of it.
+            for event in result:
+                if _result_key(event) not in self._results:
+                    self._append(event)
             self.best[key] = group
 
     def run(self, values: Mapping[str, Any]) -> None:
@@ -186,6 +192,8 @@ class RunFolder:
 
     def _read(self, event: dict[str, Any]) -> None:
         kind = event["event"]
+        if kind in RESULT:
+            self._results.add(_result_key(event))
         if kind == "run":
             self.begun = True
         elif kind == "test":
@@ -226,6 +234,11 @@ def _settled(values: Mapping[str, Any]) -> dict[str, Any]:
     teacher = settled["teacher"]
     named = {"model": teacher} if isinstance(teacher, str) else teacher
     return {**settled, "teacher": {**_TEACHER, **named}}
+
+
+def _result_key(event: Mapping[str, Any]) -> tuple[str, ...]:
+    """What makes two events of the kinds `RESULT` the same one."""
+    return event["event"], event.get("group", WHOLE), str(event["id"] if event["event"] == "node" else event["node"])
 
 
 def ended_by(event: Mapping[str, Any]) -> tuple[str, int] | None:
