@@ -271,6 +271,7 @@ def test_the_command_plays_reports_and_goes_on(study: Path, tmp_path: Path, monk
     asked = reader.replies
     told = json.loads(runner.invoke(commanding.command, [*arguments, "--json"]).stdout)
     assert told["complete"] and reader.replies == asked
+    assert ">shipped, right card<" in (tmp_path / "out/report.svg").read_text("utf-8")
     bank = load_bank(tmp_path / "out/banks/one/shipped, right card.json")
     assert {group.key for group in bank.groups()} == {GENERAL, "comparison"}
     lost = runner.invoke(commanding.command, [*arguments, "--set", "rewriters.mine=nowhere"])

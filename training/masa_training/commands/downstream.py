@@ -37,8 +37,9 @@ def command(config: str, output: Path, overrides: tuple[str, ...], as_json: bool
     """Play, for every reader of CONFIG, no skills, the bank a search began with, what it found, and what each rewriter
     makes of the first bank when it is told the right card, another reader's, or none.
 
-    FOLDER gets the banks, the episodes (a line each, kept as they come), report.json and report.md. The same command
-    goes on, and plays nothing twice; with a further rewriter only that one's banks.
+    FOLDER gets the banks, the episodes (a line each, kept as they come), report.json, report.md and, where matplotlib
+    is installed, report.svg. The same command goes on, and plays nothing twice; with a further rewriter only that
+    one's banks.
     """
     from masa.files import make_folder, write_atomic
     from masa.formats.bank_json import dump_bank
@@ -46,6 +47,7 @@ def command(config: str, output: Path, overrides: tuple[str, ...], as_json: bool
     from masa_training.studies.downstream import arms_of, play, report
     from masa_training.studies.downstream_config import folder_name, load_downstream
     from masa_training.studies.downstream_table import to_markdown
+    from masa_training.trials.plot import plot
 
     study, folder = load_downstream(config, overrides)
     show = _Shown(quiet=quiet or as_json)
@@ -79,6 +81,9 @@ def command(config: str, output: Path, overrides: tuple[str, ...], as_json: bool
         text = to_markdown(told)
         write_atomic(output / "report.json", (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
         write_atomic(output / "report.md", text.encode())
+        picture = plot({"rows": [{**row, "backbone": row["reader"]} for row in told["rows"]]})
+        if picture is not None:
+            write_atomic(output / "report.svg", picture)
         if as_json:
             write_json({"output": str(output), **told})
         elif not quiet:

@@ -13,6 +13,7 @@ def plot(told: Mapping[str, Any]) -> bytes | None:
     The random policy is a dashed line in every panel.
     """
     try:
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError:
         return None
@@ -39,5 +40,7 @@ def plot(told: Mapping[str, Any]) -> bytes | None:
         if chance is not None:
             panel.axvline(chance, color="#bb5566", linestyle="--", linewidth=1)
     out = io.BytesIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
+    # Letters as text, and the same bytes every time.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "masa"}):
+        figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()
