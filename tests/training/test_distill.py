@@ -17,19 +17,20 @@ import pytest
 from masa.prompt import Request
 from masa.skills import Group, Skill
 from masa_training.dataset.folder import Dataset, DatasetInfo, load_dataset, write_dataset
-from masa_training.distill.config import DistillConfig, load_config, make_config, preset_names
+from masa_training.distill.config import PRESETS, DistillConfig, load_config, make_config
 from masa_training.distill.events import EventLog, read_events
 from masa_training.distill.planning import plan
 from masa_training.distill.run import StoppedError, distill
 from masa_training.distill.run_folder import last_checkpoint
 from masa_training.errors import TrainingError
 from masa_training.samples import Sample
+from masa_training.settings import config_names
 from tests.tiny_gguf import write_tiny_gguf
 
 # --- configuration: needs no model ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", config_names(PRESETS))
 def test_every_shipped_configuration_loads(name: str) -> None:
     assert load_config(name).batch_size >= 1
 

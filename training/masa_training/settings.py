@@ -45,7 +45,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
     try:
         values = yaml.safe_load(read_text(path))
-    except (FormatError, yaml.YAMLError, RecursionError) as error:
+    except (FormatError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise TrainingError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:150]})") from None
     if values is None:
         return {}
@@ -91,6 +91,6 @@ def overridden(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str,
             at = at[name]
         try:
             at[last] = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that there is not
             raise TrainingError(f"--set {override}: {text} is not YAML; quote it or correct it") from None
     return result

@@ -64,4 +64,7 @@ def command(
             report=reporter(as_json),
             stop=stop,
         )
-    finished(checkpoint, f"masa evaluate-rewriter {checkpoint.path} {dataset_folder}", as_json)
+    from masa_training.distill import processes
+
+    if processes.main():
+        finished(checkpoint, f"masa evaluate-rewriter {checkpoint.path} {dataset_folder}", as_json)

@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from masa_training.errors import TrainingError
-from masa_training.settings import check_known, config_names, find_config, read_settings
+from masa_training.settings import check_known, find_config, overridden, read_settings
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs" / "distill"
+
+SCHEDULES = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+)
+"""Those of transformers that need no further settings. Named here, since importing transformers takes seconds."""
+
+REPORTERS = {
+    "azure_ml": "azureml",
+    "clearml": "clearml",
+    "codecarbon": "codecarbon",
+    "comet_ml": "comet_ml",
+    "dagshub": "dagshub",
+    "dvclive": "dvclive",
+    "flyte": "flytekit",
+    "mlflow": "mlflow",
+    "neptune": "neptune",
+    "swanlab": "swanlab",
+    "tensorboard": "tensorboard",
+    "trackio": "trackio",
+    "wandb": "wandb",
+}
+"""Where transformers can report, and the module that each needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +54,12 @@ class DistillConfig:
         rank, alpha, dropout, targets: of the LoRA; targets as in peft.
         start: checkpoint of an earlier LoRA run to begin with, on this or other data; empty begins anew.
         precision: "bf16" computes in bf16 on weights kept in fp32 (full) or bf16 with an fp32 adapter (lora).
-        learning_rate, schedule, warmup, weight_decay, clip: AdamW with a schedule of transformers; `warmup` is a share.
+        learning_rate, schedule, warmup, weight_decay, clip: AdamW with one of `SCHEDULES`; `warmup` is a share of the
+            steps, gradients are cut to the norm `clip` (0: never).
         batch_size: samples per optimizer update and process.
         row_tokens: most tokens computed in one forward pass; memory grows with it.
         share_prefixes: compute what samples of one group have in common once.
-        epochs: passes over the training samples; `max_steps` above 0 ends earlier.
+        epochs: passes over the training samples; `max_steps` above 0 ends earlier, all processes together.
         context_length: samples longer than this are an error, never cut.
         objective: "sft", "contrast" or "preference" (see `packing.OBJECTIVES`), the last two weighted by
             `objective_weight`, with the sharpness `objective_beta`.
@@ -38,8 +68,9 @@ class DistillConfig:
         card: "full", "short" or "none": how much of the card the rewriter reads.
         evaluations: how often per epoch the held-out NLL is measured on the validation samples (at most
             `evaluation_samples` of them) and a checkpoint is kept.
-        patience: evaluations without a better NLL before training stops; 0 never stops early.
-        report_to: where transformers reports, besides events.jsonl.
+        patience: evaluations without a better NLL before training stops, and the weights with the best are kept; 0
+            never stops early and keeps the last.
+        report_to: where transformers reports, besides events.jsonl; of `REPORTERS`.
         threads: CPU threads; 0 takes all cores.
     """
 
@@ -82,9 +113,18 @@ class DistillConfig:
         _one_of("precision", self.precision, ("bf16", "fp32"))
         _one_of("objective", self.objective, ("sft", "contrast", "preference"))
         _one_of("card", self.card, ("full", "short", "none"))
+        _one_of("schedule", self.schedule, SCHEDULES)
+        for reporter in self.report_to:
+            _one_of("report_to", reporter, tuple(REPORTERS))
         for name in ("rank", "alpha", "batch_size", "row_tokens", "epochs", "context_length", "evaluations"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("seed", "max_steps", "evaluation_samples", "patience", "threads"):
+            if not 0 <= getattr(self, name) < 2**32:  # numpy takes no larger seed
+                raise TrainingError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 2^32")
+        for name in ("weight_decay", "clip", "objective_weight", "objective_beta"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise TrainingError(f"{name} is {getattr(self, name)}; it must be a finite number of at least 0")
         if not 0 < self.learning_rate < 1:
             raise TrainingError(f"learning_rate is {self.learning_rate}; it must lie between 0 and 1")
         if not 0 <= self.constrained <= 1:
@@ -97,16 +137,11 @@ class DistillConfig:
         return asdict(self)
 
 
-def preset_names() -> tuple[str, ...]:
-    """Names of the configurations that come with masa."""
-    return config_names(PRESETS)
-
-
 def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> DistillConfig:
     """The configuration in a YAML file, or the shipped one of that name, with `key=value` overrides.
 
     Raises:
-        TrainingError: for a missing file, an unknown key (with a suggestion) or a value of the wrong type.
+        TrainingError: for a missing file, an unknown key (with a suggestion) or a value that does not fit.
     """
     path = find_config(name_or_path, PRESETS, "configuration")
     return apply_overrides(make_config(read_settings(path), str(path)), overrides)
@@ -118,14 +153,7 @@ def apply_overrides(config: DistillConfig, overrides: Sequence[str]) -> DistillC
     Raises:
         TrainingError: for an unknown key or a value that does not fit.
     """
-    import yaml
-
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator:
-            raise TrainingError(f"--set {override}: write it as key=value")
-        config = make_config({**config.to_dict(), key.strip(): yaml.safe_load(text)}, "--set")
-    return config
+    return make_config(overridden(config.to_dict(), overrides), "--set")
 
 
 def make_config(values: Mapping[str, Any], where: str) -> DistillConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,36 +10,42 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from masa.files import reason
+from masa_training.distill import processes
+from masa_training.errors import TrainingError
+from masa_training.journal import append_lines, whole_lines
+
 
 class EventLog:
-    """Appends events to a file and tells a listener."""
+    """Appends events to a file and tells a listener; of several processes, only the main one."""
 
     def __init__(self, path: Path, listener: Callable[[str, Mapping[str, Any]], None] | None = None) -> None:
         self._path = path
         self._listener = listener
-        _end_line(path)
 
     def write(self, event: str, **values: Any) -> None:
+        """Add an event.
+
+        Raises:
+            TrainingError: if it cannot be written.
+        """
+        if not processes.main():
+            return
         line = json.dumps({"event": event, "time": round(time.time(), 1), **values}, ensure_ascii=False)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            append_lines(self._path, line + "\n")
+        except OSError as error:
+            raise TrainingError(
+                f"{self._path}: cannot be written ({reason(error)}); correct that, then go on with --resume"
+            ) from None
         if self._listener:
             self._listener(event, values)
-
-
-def _end_line(path: Path) -> None:
-    """A kill may have torn the last line; what follows must begin on a new one."""
-    if path.is_file() and path.stat().st_size and path.read_bytes()[-1:] != b"\n":
-        with path.open("ab") as file:
-            file.write(b"\n")
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
     """The events of a file in order; a torn line is left out."""
     events = []
-    for line in path.read_text("utf-8", errors="replace").splitlines():
+    for line in whole_lines(path):
         try:
             event = json.loads(line)
         except ValueError:
@@ -51,17 +56,30 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 
 class StopCallback(TrainerCallback):
-    """Ends training after a step, with a checkpoint, once it is asked to."""
+    """Ends training after a step, with a checkpoint, once one of the processes is asked to."""
 
     def __init__(self, stop: Callable[[], bool]) -> None:
         self._stop = stop
         self.stopped = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._stop():
+        if processes.any_of(self._stop()):
             self.stopped = True
             control.should_save = True
             control.should_training_stop = True
+
+
+class BestCallback(TrainerCallback):
+    """Lets the last step compete for the best weights, and finds the best ones so far in a folder that was moved."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.best_model_checkpoint:
+            there = Path(args.output_dir) / Path(state.best_model_checkpoint).name
+            state.best_model_checkpoint = str(there) if there.is_dir() else None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = True
 
 
 class EventCallback(TrainerCallback):

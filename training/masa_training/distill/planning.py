@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from masa.prompt import PROMPT_VERSION
 from masa_training.bases import Base, open_base
 from masa_training.checkpoint import read_checkpoint
-from masa_training.distill.config import DistillConfig
+from masa_training.distill.config import REPORTERS, DistillConfig
 from masa_training.distill.packing import Row, epoch_steps, families, rows_of
 from masa_training.encoding import Encoded, encode_all, prove_tokenizer
 from masa_training.errors import TrainingError
@@ -78,7 +79,20 @@ def plan(config: DistillConfig, dataset: Dataset) -> Plan:
 def lay_out(
     config: DistillConfig, base: Base, train: Sequence[Encoded], held_out: Sequence[Encoded], *, compared: int = 0
 ) -> Plan:
-    """Every step over encoded samples; `compared` texts were proven to have the tokens of llama.cpp."""
+    """Every step over encoded samples; `compared` texts were proven to have the tokens of llama.cpp.
+
+    Raises:
+        TrainingError: if the configuration asks for what the base or this machine does not have.
+    """
+    from masa_training.distill.model import check_targets
+
+    for reporter in config.report_to:
+        if find_spec(REPORTERS[reporter]) is None:
+            raise TrainingError(
+                f"report_to names {reporter}, whose module {REPORTERS[reporter]} is not installed; install it or leave "
+                "it out"
+            )
+    check_targets(base, config)
     epochs = [
         list(
             epoch_steps(

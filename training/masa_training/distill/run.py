@@ -2,29 +2,35 @@
 
 Run folder: `config.yaml`, `events.jsonl` (append-only), `checkpoints/` (transformers' own, for resuming),
 `tensorboard/`, and at the end `checkpoint/`, which `masa export adapter` and `masa evaluate-rewriter` read.
+
+Started as several processes, all plan and train; the main one alone writes what is not transformers' own.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import math
 import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masa.prompt import PROMPT_VERSION
-from masa_training.checkpoint import Checkpoint, write_checkpoint
+from masa_training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from masa_training.distill.config import DistillConfig
 from masa_training.distill.planning import Plan, plan
-from masa_training.distill.run_folder import Source, claim, last_checkpoint
+from masa_training.distill.run_folder import EVENTS, Source, claim, last_checkpoint, release
 from masa_training.errors import TrainingError
+from masa_training.journal import writing
 
 if TYPE_CHECKING:
     from masa_training.dataset.folder import Dataset
+    from masa_training.distill.events import EventLog, StopCallback
     from masa_training.distill.trainer import HeldOut
 
 Report = Callable[[str, Mapping[str, Any]], None]
@@ -66,98 +72,96 @@ def train(
 ) -> Checkpoint:
     """Take the planned steps in `folder`, or go on there, and leave a checkpoint.
 
-    The plan is made once the folder is ours, and must be the same whenever a run goes on. `stop` is asked after every
-    step; once it is true, a checkpoint for resuming is kept and StoppedError raised.
+    The plan is made once the folder is ours, and must be the same whenever a run goes on; where it, or what follows
+    before the first step, fails, the folder is given back. `stop` is asked after every step; once it is true, a
+    checkpoint for resuming is kept and StoppedError raised.
 
     Raises:
         StoppedError: if it was stopped before its end.
         TrainingError: if the folder holds another run, the run is already finished, or memory or the disk ran out.
     """
     import torch
-    from safetensors import SafetensorError
-    from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainingArguments, set_seed
     from transformers.utils import logging as chatter
 
-    from masa_training.distill.events import EventCallback, EventLog, StopCallback
-    from masa_training.distill.model import trainable
-    from masa_training.distill.trainer import Steps, StepTrainer
+    from masa_training.distill import processes
+    from masa_training.distill.events import EventLog, StopCallback
 
-    claim(folder, config, source, resume)
-    chatter.set_verbosity_error()
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    planned = planning()
-    events = EventLog(folder / "events.jsonl", report)
-    before = last_checkpoint(folder / "checkpoints")
-    events.write(
-        "resumed" if before else "started",
-        steps=len(planned.steps),
-        samples=planned.samples,
-        tokens=planned.tokens,
-        computed_tokens=planned.computed,
-        tokenizer_texts_compared=planned.compared,
-        checkpoint=before.name if before else None,
-    )
-    set_seed(config.seed)
-    every = max(1, math.ceil(planned.steps_per_epoch / config.evaluations))
-    arguments = TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
-        logging_dir=str(folder / "tensorboard"),
-        per_device_train_batch_size=1,
-        num_train_epochs=1,
-        max_steps=len(planned.steps),
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule,
-        warmup_ratio=config.warmup,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.clip,
-        bf16=config.precision == "bf16",
-        use_cpu=not torch.cuda.is_available(),
-        eval_strategy="steps" if planned.validation else "no",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=2,
-        load_best_model_at_end=bool(planned.validation and config.patience),
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
-        logging_steps=max(1, min(10, every)),
-        logging_nan_inf_filter=False,
-        disable_tqdm=True,
-        report_to=config.report_to or "none",
-        seed=config.seed,
-        data_seed=config.seed,
-        dataloader_num_workers=0,
-        remove_unused_columns=False,
-        gradient_checkpointing=config.gradient_checkpointing,
-    )
-    model = trainable(planned.base, config)
-    stopping = StopCallback(stop)
-    trainer: Any = StepTrainer(
-        config=config,
-        validation=planned.validation,
-        model=model,
-        args=arguments,
-        train_dataset=Steps(planned.steps),
-        eval_dataset=Steps(()),
-        callbacks=[EventCallback(events), stopping],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
-    if arguments.load_best_model_at_end:
-        trainer.add_callback(EarlyStoppingCallback(config.patience))
+    claimed = begun = False
+    held = ExitStack()
+
+    def begin() -> None:
+        nonlocal claimed
+        held.callback(give_back)  # once nobody holds the folder
+        held.enter_context(writing(folder))
+        claimed = claim(folder, config, source, resume, processes=processes.count())
+        last_checkpoint(folder / "checkpoints")  # what a kill left unfinished is gone before the others look
+
+    def give_back() -> None:
+        if claimed and not begun:
+            release(folder)
+
+    with held:
+        processes.first(begin)
+        chatter.set_verbosity_error()
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        events = EventLog(folder / EVENTS, report)
+        stopping = StopCallback(stop)
+        before = last_checkpoint(folder / "checkpoints")
+        planned = planning()
+        trainer = _trainer(config, planned, folder, before, events, stopping)
+        begun = True
+        return _train(trainer, planned, folder, before, config=config, source=source, events=events, stopping=stopping)
+
+
+def _train(
+    trainer: Any,
+    planned: Plan,
+    folder: Path,
+    before: Path | None,
+    *,
+    config: DistillConfig,
+    source: Source,
+    events: EventLog,
+    stopping: StopCallback,
+) -> Checkpoint:
+    """Take the steps that are left after the checkpoint `before`, and keep the weights."""
+    from safetensors import SafetensorError
+
+    from masa_training.distill import processes
+    from masa_training.distill.trainer import updates
+
+    steps = trainer.args.max_steps
     # peft looks for a config.json beside a GGUF, which has none.
     warnings.filterwarnings("ignore", message="Could not find a config file")
     warnings.filterwarnings("ignore", message="mtime may not be reliable")
     began = time.monotonic()
     try:
+        events.write(
+            "resumed" if before else "started",
+            steps=updates(len(planned.steps), processes.count()),
+            samples=planned.samples,
+            tokens=planned.tokens,
+            computed_tokens=planned.computed,
+            tokenizer_texts_compared=planned.compared,
+            checkpoint=before.name if before else None,
+        )
         if planned.validation and before is None:
             first = trainer.held_out_nll(planned.validation)
             events.write("evaluated", step=0, nll=first.nll, **_constrained(config, first))
         trainer.train(resume_from_checkpoint=str(before) if before else None)
-        if stopping.stopped and trainer.state.global_step < len(planned.steps):
+        if stopping.stopped and trainer.state.global_step < steps:
             raise StoppedError(folder, trainer.state.global_step)
         last = trainer.held_out_nll(planned.validation) if planned.validation else None
+        metrics = {
+            "steps": trainer.state.global_step,
+            "kept_step": _kept_step(trainer),
+            "validation_nll_before": _nll_before(folder / EVENTS),
+            "validation_nll": last.nll if last else None,
+            **_constrained(config, last),
+        }
+        checkpoint = _finish(trainer, config, source, planned, folder / "checkpoint", metrics)
+        events.write("finished", seconds=round(time.monotonic() - began, 1), **metrics)
     except (RuntimeError, MemoryError, OSError, SafetensorError) as error:
         if _disk_full(error):
             raise TrainingError(
@@ -170,15 +174,90 @@ def train(
             f"memory ran out at step {trainer.state.global_step}; lower row_tokens (now {config.row_tokens}) or set "
             "gradient_checkpointing: true, then go on with --resume"
         ) from None
-    metrics = {
-        "steps": trainer.state.global_step,
-        "validation_nll_before": _nll_before(folder / "events.jsonl"),
-        "validation_nll": last.nll if last else None,
-        **_constrained(config, last),
-    }
-    checkpoint = _finish(trainer, config, source, planned, folder / "checkpoint", metrics)
-    events.write("finished", seconds=round(time.monotonic() - began, 1), **metrics)
     return checkpoint
+
+
+def _trainer(
+    config: DistillConfig, planned: Plan, folder: Path, before: Path | None, events: EventLog, stopping: StopCallback
+) -> Any:
+    """What takes the planned steps, or those that are left after the checkpoint `before`."""
+    import torch
+    from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, set_seed
+
+    from masa_training.distill import processes
+    from masa_training.distill.events import BestCallback, EventCallback
+    from masa_training.distill.model import trainable
+    from masa_training.distill.trainer import Arguments, Steps, StepTrainer, updates
+
+    set_seed(config.seed)
+    together = processes.count()
+    steps = planned.steps
+    choose = bool(planned.validation and config.patience)
+    if choose and before is not None and (ended := _ended_early(before, config.patience)):
+        steps = steps[: ended * together]
+    every = max(1, math.ceil(updates(planned.steps_per_epoch, together) / config.evaluations))
+    arguments = Arguments(
+        output_dir=str(folder / "checkpoints"),
+        logging_dir=str(folder / "tensorboard"),
+        per_device_train_batch_size=1,
+        num_train_epochs=1,
+        max_steps=updates(len(steps), together),
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule,
+        warmup_ratio=config.warmup,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.clip,
+        bf16=config.precision == "bf16",
+        use_cpu=not torch.cuda.is_available(),
+        eval_strategy="steps" if planned.validation else "no",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=choose,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        # How many evaluations were no better, which a run that goes on must not forget.
+        restore_callback_states_from_checkpoint=True,
+        logging_steps=max(1, min(10, every)),
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to=config.report_to or "none",
+        seed=config.seed,
+        data_seed=config.seed,
+        dataloader_num_workers=0,
+        remove_unused_columns=False,
+        gradient_checkpointing=config.gradient_checkpointing,
+    )
+    trainer: Any = StepTrainer(
+        config=config,
+        validation=planned.validation,
+        model=trainable(planned.base, config),
+        args=arguments,
+        train_dataset=Steps(steps, together),
+        eval_dataset=Steps(()),
+        callbacks=[EventCallback(events), stopping],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    if choose:
+        trainer.add_callback(BestCallback())
+        trainer.add_callback(EarlyStoppingCallback(config.patience))
+    return trainer
+
+
+def _ended_early(checkpoint: Path, patience: int) -> int:
+    """The step at which a run lost its patience, if this checkpoint is of that step; otherwise 0."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
+    attributes = state["stateful_callbacks"].get("EarlyStoppingCallback", {}).get("attributes", {})
+    worse = attributes.get("early_stopping_patience_counter", 0)
+    return int(state["global_step"]) if worse >= patience else 0
+
+
+def _kept_step(trainer: Any) -> int:
+    """The step after which the weights were as they are kept."""
+    best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+    return int(best.rpartition("-")[2]) if best else int(trainer.state.global_step)
 
 
 def _nll_before(events: Path) -> float | None:
@@ -197,11 +276,14 @@ def _finish(
     trainer: Any, config: DistillConfig, source: Source, planned: Plan, folder: Path, metrics: Mapping[str, Any]
 ) -> Checkpoint:
     """Write weights and record under another name, then give the folder its name."""
+    from masa_training.distill import processes
+
     unfinished = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    trainer.save_model(str(unfinished))
-    for leftover in ("training_args.bin", "README.md"):
-        (unfinished / leftover).unlink(missing_ok=True)
+    if processes.main():
+        shutil.rmtree(unfinished, ignore_errors=True)
+    if trainer.is_fsdp_enabled:
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+    trainer.save_model(str(unfinished))  # by all processes, each of which may hold a part; the main one writes
     base = planned.base
     record = Checkpoint(
         path=unfinished,
@@ -221,11 +303,15 @@ def _finish(
         training=config.to_dict(),
         metrics=metrics,
     )
-    write_checkpoint(record)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
-    from masa_training.checkpoint import read_checkpoint
 
+    def name_it() -> None:
+        for leftover in ("training_args.bin", "README.md"):
+            (unfinished / leftover).unlink(missing_ok=True)
+        write_checkpoint(record)
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+
+    processes.first(name_it)
     return read_checkpoint(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from masa.files import write_atomic
 from masa_training.checkpoint import RECORD
 from masa_training.distill.config import DistillConfig, make_config
 from masa_training.errors import TrainingError
+from masa_training.journal import is_empty
+
+RUN, EVENTS = "config.yaml", "events.jsonl"
 
 RESUMABLE = ("threads", "row_tokens", "gradient_checkpointing", "report_to")
 """Settings that may differ when a run goes on: they change how a step is computed, not what it is."""
@@ -35,44 +39,60 @@ class Source:
     licence: str
 
 
-def claim(folder: Path, config: DistillConfig, source: Source, resume: bool) -> None:
-    """Make the run folder ours, or check that it holds this very run.
+def claim(folder: Path, config: DistillConfig, source: Source, resume: bool, *, processes: int = 1) -> bool:
+    """Make the run folder ours, or check that it holds this very run; says whether that run is yet to begin.
 
     Raises:
         TrainingError: if it holds something else, or its run is finished.
     """
     import yaml
 
-    record = folder / "config.yaml"
-    wanted = {"dataset": {"name": source.name, "sha256": source.sha256}, **config.to_dict()}
+    record = folder / RUN
     if record.is_file():
         if not resume:
             raise TrainingError(f"{folder}: holds a run already; go on with it (--resume) or name another folder")
-        check_same(folder, config, source)
-        if (folder / "checkpoint" / RECORD).is_file():
-            raise TrainingError(f"{folder}: its run is finished; see {folder / 'checkpoint'}")
-        return
-    if folder.exists() and any(folder.iterdir()):
+        finished = (folder / "checkpoint" / RECORD).is_file()
+        # One that ended before its first event was no run: with what was wrong put right, it is another.
+        if finished or (folder / EVENTS).is_file():
+            check_same(folder, config, source, processes=processes)
+            if finished:
+                raise TrainingError(f"{folder}: its run is finished; see {folder / 'checkpoint'}")
+            return False
+    elif folder.exists() and not is_empty(folder):
         raise TrainingError(f"{folder}: is not empty and holds no run; name another folder")
+    wanted = {"dataset": {"name": source.name, "sha256": source.sha256}, **config.to_dict()}
+    if processes > 1:
+        wanted["processes"] = processes
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrainingError(f"{folder}: cannot be made ({error.strerror}); name another folder") from None
     write_atomic(record, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True).encode("utf-8"))
+    return True
 
 
-def check_same(folder: Path, config: DistillConfig, source: Source) -> None:
-    """Check that the run in a folder is one with this configuration and data.
+def release(folder: Path) -> None:
+    """Give back a folder whose run did not begin, unless it holds something besides the claim."""
+    with contextlib.suppress(OSError):  # what is not empty stays
+        (folder / "checkpoints").rmdir()
+    if [path.name for path in folder.iterdir()] == [RUN]:
+        (folder / RUN).unlink()
+        folder.rmdir()
+
+
+def check_same(folder: Path, config: DistillConfig, source: Source, *, processes: int = 1) -> None:
+    """Check that the run in a folder is one with this configuration, data and number of processes.
 
     Raises:
         TrainingError: if it is another, or its record is damaged.
     """
     import yaml
 
-    record = folder / "config.yaml"
+    record = folder / RUN
     try:
         found = yaml.safe_load(record.read_text("utf-8"))
         there = found.pop("dataset")["sha256"]
+        shared = found.pop("processes", 1)
         before = make_config(found, str(record)).to_dict()
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, OSError) as error:
         raise TrainingError(f"{record}: damaged ({error!r}); name another folder") from None
@@ -82,6 +102,10 @@ def check_same(folder: Path, config: DistillConfig, source: Source) -> None:
         raise TrainingError(
             f"{folder}: its run has {key} {before[key]!r}, not {config.to_dict()[key]!r}; resume with the same "
             "configuration or name another folder"
+        )
+    if shared != processes:
+        raise TrainingError(
+            f"{folder}: its run has {shared} processes, not {processes}; resume with as many or name another folder"
         )
     if there != source.sha256:
         raise TrainingError(f"{folder}: its run was started on other data; resume with that data set")

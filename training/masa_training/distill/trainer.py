@@ -2,11 +2,13 @@
 
 Everything around the loss is the library's: optimizer, schedule, mixed precision, checkpoints and resuming, early
 stopping, reporting, several processes under `accelerate`. A dataset item is one whole step, so gradient accumulation
-happens inside `training_step`, and a step is the same whatever memory allows in one forward pass.
+happens inside `training_step`, and a step is the same whatever memory allows in one forward pass. Several processes
+take a step each and average their gradients.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -14,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from masa_training.distill.config import DistillConfig
 from masa_training.distill.objectives import RowLoss, inputs_of, row_loss
@@ -30,30 +32,53 @@ class HeldOut(NamedTuple):
     constrained: float
 
 
-class Steps(Dataset[Step]):
-    """The steps of all epochs, in the order in which they are taken."""
-
-    def __init__(self, steps: Sequence[Step]) -> None:
-        self._steps = steps
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def __getitem__(self, index: int) -> Step:
-        return self._steps[index]
-
-
 class Batch:
-    """One step on its way through the Trainer, which must not look into it."""
+    """One step on its way through the Trainer, which must not look into it; it takes so many passes."""
 
-    def __init__(self, rows: Step) -> None:
+    def __init__(self, rows: Step, passes: int) -> None:
         self.rows = rows
+        self.passes = passes
 
     def __contains__(self, key: object) -> bool:
         return False
 
     def items(self) -> Iterator[tuple[str, Any]]:
         return iter(())
+
+
+class Steps(Dataset[Batch]):
+    """The steps of all epochs, in the order in which `processes` at a time are taken; the first ones fill the last up.
+
+    Those taken together have the same number of passes, as processes wait for each other in each.
+    """
+
+    def __init__(self, steps: Sequence[Step], processes: int = 1) -> None:
+        self._steps = steps
+        self._processes = processes
+
+    def __len__(self) -> int:
+        return updates(len(self._steps), self._processes) * self._processes
+
+    def __getitem__(self, index: int) -> Batch:
+        began = index - index % self._processes
+        return Batch(self._at(index), max(len(self._at(began + other)) for other in range(self._processes)))
+
+    def _at(self, index: int) -> Step:
+        return self._steps[index % len(self._steps)]
+
+
+def updates(steps: int, processes: int) -> int:
+    """How often the weights change over so many steps."""
+    return math.ceil(steps / processes)
+
+
+class Arguments(TrainingArguments):
+    """Calls the CPU by the name under which torch can load an optimizer; accelerate numbers it for each process."""
+
+    @property
+    def device(self) -> torch.device:
+        found: torch.device = super().device
+        return torch.device("cpu") if found.type == "cpu" else found
 
 
 class StepTrainer(Trainer):
@@ -81,13 +106,17 @@ class StepTrainer(Trainer):
         )
         comparisons = sum(other >= 0 for row in rows for other in row.against)
         total = torch.zeros((), device=self.args.device)
-        for row in rows:
-            with self._mixed_precision(), _adapter_casts(model):
+        for number in range(inputs.passes):
+            row = rows[min(number, len(rows) - 1)]
+            with self._mixed_precision(), _adapter_casts(self.model):
                 logits = model(**inputs_of(row, self.args.device)).logits[0]
             found = row_loss(logits, row, beta=self._config.objective_beta)
             loss = self._learned(found) / targets
             if comparisons:
                 loss = loss + self._config.objective_weight * found.comparison / comparisons
+            if number >= len(rows):  # another process has more rows: this one takes part, and learns nothing
+                self.accelerator.backward(0 * loss)
+                continue
             self.accelerator.backward(loss)
             total += loss.detach()
             self._computed += len(row.tokens)
@@ -165,6 +194,6 @@ def _adapter_casts(model: Any) -> Any:
     return nullcontext()
 
 
-def _only(items: Sequence[Step]) -> Batch:
+def _only(items: Sequence[Batch]) -> Batch:
     (step,) = items
-    return Batch(step)
+    return step
