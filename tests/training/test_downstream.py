@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,13 @@ from masa_training.errors import TrainingError
 from masa_training.evolution.config import BANKS
 from masa_training.evolution.run import evolve
 from masa_training.evolution.views.story import read_story
+from masa_training.models import ModelError, Reply, Request
 from masa_training.rollouts import Episode, Job
 from masa_training.rollouts.executors import InProcess
 from masa_training.studies.downstream import ReaderArms, arms_of, play, report, searched_banks
 from masa_training.studies.downstream_config import DownstreamConfig, ReaderConfig, load_downstream
 from masa_training.studies.downstream_table import to_markdown
+from masa_training.trials.plot import plot
 
 from .test_evolution import OPTIONS, Reader
 from .test_evolution import config as evolve_config
@@ -177,7 +181,11 @@ def test_a_reader_with_several_cards_has_the_mean_over_their_banks(study: Path, 
     worth = sum(e.success for e in alone) / len(alone)
     assert worth != rates["start"], "the simulated reader likes numbered steps"
     assert rates["shipped, right card"] == pytest.approx((worth + rates["start"]) / 2)
-    assert "2 different of 2" in to_markdown(told)
+    (row,) = (row for row in told["rows"] if row["arm"] == "shipped, right card")
+    assert row["by_card"] == pytest.approx([worth, rates["start"]])
+    text = to_markdown(told)
+    assert "2 different of 2" in text
+    assert f"| one | shipped, right card | {worth:.0%} | {rates['start']:.0%} |" in text
 
 
 def _episodes(arm: str, wins: list[int]) -> list[Episode]:
@@ -225,6 +233,31 @@ def test_the_right_card_is_compared_with_the_mean_of_all_wrong_ones() -> None:
     assert told["complete"]
 
 
+def test_equal_rates_are_no_difference_from_three_wrong_cards() -> None:
+    reader = ReaderConfig(name="r", spec="x", run="run", card={})
+    config = DownstreamConfig(name="n", environment="lookup", readers=(reader,), rewriters={"v": "a"})
+    cards = [f"v, card of {name}" for name in "abc"]
+    names = ["no skills", "start", "v, right card", "v, no card", *cards]
+    # One of the five banks of every arm succeeds: 0.2 less the mean of three times 0.2 is not 0.
+    played = {name: [e for won in (1, 0, 0, 0, 0) for e in _episodes(name, [won] * 20)] for name in names}
+    told = report(config, [ReaderArms(reader, {name: [None] for name in names}, {})], {"r": played}, resamples=50)
+    (found,) = (row for row in told["differences"] if row["what"] == "v: right card − wrong cards")
+    assert found["second"] == cards and found["tasks_differing"] == 0 and found["verdict"] is None
+
+
+def test_a_task_that_several_readers_played_is_one_cluster() -> None:
+    readers = [ReaderConfig(name=name, spec="x", run="run", card={}) for name in ("r", "s")]
+    config = DownstreamConfig(name="n", environment="lookup", readers=tuple(readers), rewriters={})
+    banks = {name: [SkillBank((), {})] for name in ("no skills", "start", "evolved")}
+    wins = {"no skills": [0] * 20, "start": [0] * 20, "evolved": [1, 0] * 10}
+    played = {name: _episodes(name, some) for name, some in wins.items()}
+    told = report(config, [ReaderArms(one, banks, {}) for one in readers], {"r": played, "s": played})
+    alone = next(row for row in told["differences"] if row["what"] == "evolved − start")
+    both = next(row for row in told["all_readers"] if row["what"] == "evolved − start")
+    # The second reader is the first again: it says nothing new, and no interval may become narrower by it.
+    assert both["tasks"] == 20 and all(both[name] == alone[name] for name in ("estimate", "low", "high", "verdict"))
+
+
 def test_a_study_that_was_stopped_is_not_complete() -> None:
     reader = ReaderConfig(name="r", spec="x", run="run", card={})
     config = DownstreamConfig(name="n", environment="lookup", readers=(reader,), rewriters={})
@@ -233,21 +266,44 @@ def test_a_study_that_was_stopped_is_not_complete() -> None:
         episodes = {"no skills": _episodes("a", [1] * 5), "start": _episodes("b", [0] * 5)}
         told = report(config, [ReaderArms(reader, banks, {})], {"r": {**episodes, "evolved": _episodes("c", played)}})
         assert not told["complete"] and "(PARTIAL)" in to_markdown(told)
+        picture = plot({"rows": [{**row, "backbone": row["reader"]} for row in told["rows"]]})
+        assert picture is not None and (">evolved<" in picture.decode()) == bool(played)
+
+
+ONE = {"name": "a", "spec": "x", "card": {}, "run": "r"}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"reader": []}, "unknown setting 'reader'; did you mean 'readers'"),
+        ({"reader": []}, "unknown key 'reader'; did you mean 'readers'"),
         ({"readers": []}, "readers is a list of settings"),
-        ({"readers": [{"name": "a", "spec": "x", "run": "r"}]}, "missing 1 required keyword-only argument: 'card'"),
+        ({"readers": ["a"]}, r"readers\[0\]: found str where keys with values belong"),
+        ({"readers": [{"name": "a", "spec": "x", "run": "r"}]}, r"readers\[0\]: the key 'card' is missing; add it"),
         ({"readers": [{"name": "a", "spec": "x", "card": {}}]}, "reader a: it needs run .* or bank, one of the two"),
-        ({"readers": [{"name": "a", "spec": "x", "card": {}, "run": "r", "bank": "b"}]}, "one of the two"),
-        ({"readers": [{"name": "a", "spec": "x", "run": "r", "card": {}}] * 2}, "two readers are called 'a'"),
-        ({"readers": [{"name": "a", "spec": "x", "run": "r", "card": {}, "wrong": ["b"]}]}, "wrong names 'b'"),
-        ({"readers": [{"name": "a", "spec": "x", "run": "r", "card": {}, "weaknesses": "long"}]}, "a list of texts"),
-        ({"rewriters": ["smollm2-135m"]}, "artifacts by name belong there"),
-        ({"agent": {"chose": True}}, "unexpected keyword argument 'chose'"),
+        ({"readers": [{**ONE, "bank": "b"}]}, "one of the two"),
+        ({"readers": [ONE, ONE]}, "two readers are called 'a'"),
+        ({"readers": [{**ONE, "wrong": ["b"]}]}, "wrong names 'b'"),
+        ({"readers": [{**ONE, "weaknesses": "long"}]}, r"readers\[0\]: weaknesses: found 'long' where a list belongs"),
+        ({"readers": [{**ONE, "card": 5}]}, r"readers\[0\]: card: found 5 where a mapping belongs"),
+        ({"readers": [{**ONE, "card": None}]}, r"readers\[0\]: card is None; fields of a card, or the name of one"),
+        ({"readers": [{**ONE, "card": {"famly": "A"}}]}, "card: unknown setting 'famly'; did you mean 'family'"),
+        (
+            {"readers": [{**ONE, "card": {"num_layers": "A"}}]},
+            "card: num_layers of a model card must be a whole",
+        ),
+        ({"readers": [{**ONE, "options": {5: 1}}]}, "reader a: options has the key 5; the name of an option is a text"),
+        ({"rewriters": ["smollm2-135m"]}, "rewriters: found .* where a mapping belongs"),
+        ({"rewriters": {"a": 5}}, "rewriters has 5; it gives names their artifacts"),
+        ({"agent": {"chose": True}}, "agent: unknown key 'chose'; did you mean 'choose'"),
+        ({"agent": {"general": "all"}}, "agent: general: found 'all' where a whole number belongs"),
+        ({"options": 3}, "options: found 3 where a mapping belongs"),
+        ({"environment": 5}, "environment: found 5 where a text belongs"),
+        ({"name": 5}, "name: found 5 where a text belongs"),
+        ({"tasks": "ten"}, "tasks: found 'ten' where a whole number belongs"),
+        ({"tasks": -3}, "tasks is -3; it must be at least 0"),
+        ({"split": "tset"}, "split: found 'tset'; it is one of train, val, test"),
+        ({"notes": "hello"}, "notes: found 'hello' where a list belongs"),
     ],
 )
 def test_a_wrong_study_is_refused_in_words(study: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -255,6 +311,18 @@ def test_a_wrong_study_is_refused_in_words(study: Path, tmp_path: Path, change: 
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
     with pytest.raises(TrainingError, match=message):
         load_downstream(str(tmp_path / "study.yaml"))
+
+
+def test_a_study_without_tasks_is_refused_before_anything_is_written(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise AssertionError("a rewriter was loaded")
+
+    monkeypatch.setattr("masa_training.studies.downstream.Rewriter.load", none)
+    monkeypatch.setattr("masa_training.trials.running.choose_tasks", lambda *_: [])
+    with pytest.raises(TrainingError, match="lookup: its test split has no tasks; choose another split"):
+        arms_of(*load_downstream(str(study / "study.yaml")))
 
 
 def test_the_command_plays_reports_and_goes_on(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,3 +344,25 @@ def test_the_command_plays_reports_and_goes_on(study: Path, tmp_path: Path, monk
     assert {group.key for group in bank.groups()} == {GENERAL, "comparison"}
     lost = runner.invoke(commanding.command, [*arguments, "--set", "rewriters.mine=nowhere"])
     assert lost.exit_code != 0 and "nowhere" in str(lost.exception)
+
+
+class Interrupted(Reader):
+    """A reader during whose first reply somebody presses Ctrl-C."""
+
+    def reply(self, requests: Sequence[Request]) -> list[Reply | ModelError]:
+        if not self.replies:
+            signal.raise_signal(signal.SIGINT)
+        return super().reply(requests)
+
+
+def test_a_study_that_is_cancelled_reports_what_was_played(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = Interrupted()
+    monkeypatch.setattr("masa_training.rollouts.executors.make_executor", lambda *_, **__: InProcess(reader))
+    found = CliRunner().invoke(commanding.command, [str(study / "study.yaml"), "-o", str(tmp_path / "out")])
+    assert found.exit_code == 130, found.exception
+    assert "Cancelled: the same command goes on." in found.stderr and "(PARTIAL)" in found.stdout
+    told = json.loads((tmp_path / "out/report.json").read_text())
+    assert not told["complete"] and {row["tasks"] for row in told["rows"]} > {0}
+    assert (tmp_path / "out/report.svg").exists()

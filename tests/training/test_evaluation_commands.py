@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from masa.skills import SkillBank
 from masa_training.commands import compare_cards, evaluate_rewriter
 from masa_training.evaluation.cards_table import plan_table, table_json, table_markdown
 from tests.support import ScriptedBackend
-from tests.training.evaluation_samples import PLANS, artifact, card_reader, group, samples, written
+from tests.training.evaluation_samples import PLANS, artifact, card_reader, group, sample, samples, written
 from tests.training.tiny_checkpoint import tiny_base, tiny_checkpoint
 
 COMMANDS = {"evaluate-rewriter": evaluate_rewriter.command, "compare-cards": compare_cards.command}
@@ -93,6 +94,21 @@ def test_bad_input_is_one_sentence(
     result: Result = invoke("evaluate-rewriter", *(places.get(word, word) for word in words))
     assert result.exit_code == 1, result.output
     assert sentence in result.output and "bug of masa" not in result.output
+
+
+def test_a_command_that_failed_leaves_its_folder_to_the_corrected_one(
+    invoke: Any, checkpoint: Path, data: Path
+) -> None:
+    ask = ("--no-generate", "--dtype", "float32", "--wrong-cards", "1", "-o", "out")
+    unknown: Result = invoke("evaluate-rewriter", checkpoint, data, *ask, "--device", "foo")
+    assert unknown.exit_code == 1 and len(unknown.stderr.strip().splitlines()) == 1
+    assert "device 'foo': cannot be used on this machine" in unknown.stderr and "give cpu, cuda" in unknown.stderr
+    long = sample(1, 1)
+    long = replace(long, request=replace(long.request, card={**long.request.card, "strengths": "patience " * 9000}))
+    too_long: Result = invoke("evaluate-rewriter", checkpoint, written(Path("long"), [sample(0, 0), long]), *ask)
+    assert too_long.exit_code == 1 and "tokens under the cards of this evaluation" in too_long.stderr
+    corrected: Result = invoke("evaluate-rewriter", checkpoint, data, *ask, "--device", "cpu")
+    assert corrected.exit_code == 0, corrected.output
 
 
 def test_a_checkpoint_of_the_other_language_is_refused(invoke: Any, checkpoint: Path, data: Path) -> None:

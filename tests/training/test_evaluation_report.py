@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -242,6 +244,49 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert len(whole.rows) == len(again.rows)
 
 
+def test_a_sample_whose_scores_a_kill_cut_off_is_scored_again(tmp_path: Path) -> None:
+    plan = make_plan(dataset(samples(2)), "test", wrong_cards=3)
+    backend = LikingBackend(card_reader)
+    run(subject(backend), plan, Results(tmp_path, SETTINGS), write=False)
+    path = tmp_path / "results.jsonl"
+    whole, last = path.read_bytes(), plan.samples[-1].id
+    # In the last score of the last sample, where its other scores are on the disk already.
+    path.write_bytes(whole[:-12])
+    cut = Results(tmp_path, SETTINGS, resume=True)
+    assert not cut.scored("trained", last) and cut.scored("trained", plan.samples[0].id)
+    assert report(plan, cut, write=False, resamples=20)["partial"]
+    run(subject(backend), plan, cut, write=False)
+    assert path.read_bytes() == whole
+    assert len(cut.rows) == sum(len(plan.variants(one)) for one in plan.samples)
+
+
+def test_results_with_a_line_for_every_score_are_read_and_added_to(tmp_path: Path) -> None:
+    plan = make_plan(dataset(samples(2)), "test", wrong_cards=3)
+    backend = LikingBackend(card_reader)
+    whole = Results(None, SETTINGS)
+    run(subject(backend), plan, whole)
+    first = [row for row in whole.rows if row["sample"] == plan.samples[0].id and "variant" in row]
+    (tmp_path / "evaluation.json").write_text(json.dumps({"format": 1, **SETTINGS}))
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in first))
+    old = Results(tmp_path, SETTINGS, resume=True)
+    assert old.rows == first and old.scored("trained", plan.samples[0].id)
+    run(subject(backend), plan, old)
+    assert _without_time(Results(tmp_path, SETTINGS, resume=True).rows) == _without_time(whole.rows)
+
+
+def test_a_full_disk_is_one_sentence_and_what_it_did_not_take_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    results = Results(tmp_path, SETTINGS)
+    monkeypatch.setattr("masa_training.evaluation.results.append_lines", full)
+    with pytest.raises(TrainingError, match=r"results.jsonl: results cannot be written \(No space left .* --resume"):
+        results.add([{"model": "trained", "sample": "s", "generated": {}}])
+    assert not results.generated("trained", "s") and not results.rows
+
+
 def _without_time(rows: Sequence[Any]) -> list[str]:
     kept = [json.loads(json.dumps(row)) for row in rows]
     for row in kept:
@@ -259,6 +304,15 @@ def test_results_are_neither_overwritten_nor_mixed(tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_text("[]\n")
     with pytest.raises(TrainingError, match="no result"):
         Results(tmp_path, SETTINGS, resume=True)
+
+
+def test_a_folder_belongs_to_an_evaluation_with_its_first_result(tmp_path: Path) -> None:
+    failed = Results(tmp_path / "out", SETTINGS)
+    assert not failed.rows and not list((tmp_path / "out").iterdir())
+    other = Results(tmp_path / "out", {**SETTINGS, "seed": 1})
+    other.add([{"model": "trained", "sample": "s", "generated": {}}])
+    with pytest.raises(TrainingError, match="differing: seed"):
+        Results(tmp_path / "out", SETTINGS, resume=True)
 
 
 def test_what_cannot_be_evaluated_is_one_sentence() -> None:

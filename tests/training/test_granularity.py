@@ -21,6 +21,7 @@ from masa_training.errors import TrainingError
 from masa_training.models import Request
 from masa_training.models.scripted import ScriptedModel
 from masa_training.rollouts import Arm, Episode, Job
+from masa_training.statistics import Interval
 from masa_training.studies import granularity
 from masa_training.studies.granularity import comparison, make_arms, shipped_banks, study
 from masa_training.studies.granularity_table import to_markdown
@@ -112,6 +113,17 @@ def test_few_tasks_that_differ_give_no_verdict() -> None:
     assert few["low"] > 0 and few["verdict"] is None, "a sign test of three tasks could not reject"
     assert comparison({f"t{n}": 1.0 for n in range(7)}, level=0.98)["verdict"] is True
     assert comparison({}, level=0.98)["estimate"] is None
+
+
+def test_rounding_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    off = 0.2 - (0.2 + 0.2 + 0.2) / 3
+    told = comparison({f"t{n}": off for n in range(20)}, level=0.95)
+    assert off != 0 and told["tasks_differing"] == told["low"] == told["high"] == 0 and told["verdict"] is None
+    values = {f"t{n}": -0.2 for n in range(20)}
+    for high, verdict in ((-1.4e-18, None), (-0.001, False)):
+        interval = Interval(-0.03, -0.06, high, 20)
+        monkeypatch.setattr(granularity, "cluster_bootstrap", lambda *_, its=interval, **__: its)
+        assert comparison(values, level=0.95)["verdict"] is verdict
 
 
 def found_something(seed: int, *, level: float, resamples: int) -> bool:

@@ -15,6 +15,7 @@ from masa.skills import Skill, SkillBank
 from masa_training.agents import AgentConfig
 from masa_training.environments import Task
 from masa_training.errors import TrainingError
+from masa_training.journal import writing
 from masa_training.models import Request
 from masa_training.rollouts import Arm, Episode, Job, Player, WorkerSpec
 from masa_training.trials import running
@@ -84,6 +85,12 @@ def test_a_trial_that_was_killed_goes_on_and_ends_with_the_same_report(tmp_path:
         return report(trial(), episodes, complete=True, resamples=50)
 
     assert told(again) == told(whole)
+
+
+def test_two_cannot_play_into_one_folder(tmp_path: Path) -> None:
+    with writing(tmp_path / "out"), pytest.raises(TrainingError, match="another masa works in it"):
+        running.run(trial(), Here(), tmp_path / "out", resume=True)
+    assert len(running.run(trial(), Here(), tmp_path / "out")["walker"]) == 32, "the lock is no content"
 
 
 def test_another_backbone_can_be_added_but_no_arm_changed(tmp_path: Path) -> None:

@@ -37,15 +37,36 @@ def open_checkpoint(
     untrained base, to compare with.
 
     Raises:
-        TrainingError: if the checkpoint or its base model is missing, damaged, or the base is another one.
+        TrainingError: if the checkpoint or its base model is missing, damaged, or the base is another one; if there is
+            no such device.
     """
     checkpoint = folder if isinstance(folder, Checkpoint) else read_checkpoint(folder)
     if dtype not in DTYPES:
         raise TrainingError(f"unknown dtype {dtype!r}; the known ones are {', '.join(DTYPES)}")
+    where = device_of(device)
     base = base_of(checkpoint)
     model = _model(checkpoint, base, getattr(torch, dtype)) if adapter else base.model(getattr(torch, dtype))
-    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model.to(where)
     return TransformersBackend(model, base.tokenizer(), context_length=base.context_length)
+
+
+def device_of(name: str | None) -> str:
+    """The device of that name, else a GPU where there is one, else the CPU.
+
+    Raises:
+        TrainingError: if torch knows no such device, or this machine has none.
+    """
+    if not name:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        # Only using it tells whether it is there; a meta device takes numbers and gives none back.
+        torch.zeros(1, device=name).cpu()
+    except (RuntimeError, AssertionError, ImportError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0][:100].rstrip(" ,")
+        raise TrainingError(
+            f"device {name!r}: cannot be used on this machine ({reason}); give cpu, cuda, or none for the default"
+        ) from None
+    return name
 
 
 def base_of(checkpoint: Checkpoint) -> Base:

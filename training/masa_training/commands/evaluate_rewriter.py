@@ -83,7 +83,8 @@ def command(
 
     CHECKPOINT is the folder that `masa distill` made, ARTIFACT a rewriter's name or folder. Each target is scored with
     the right card, wrong cards, no card, and the right card without strengths and weaknesses; then the rewriter writes
-    every group itself. FOLDER gets results.jsonl (a line per result, kept as they come), report.json and report.md.
+    every group itself. FOLDER gets results.jsonl (for every sample a line of scores and one of what was written, kept
+    as they come), report.json and report.md.
     """
     from masa_training.dataset.folder import load_dataset
     from masa_training.evaluation.results import Results

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -29,6 +29,21 @@ RUN = "{run}"
 
 CARD_VARIANTS = ("full", "no hints", "short")
 """`full`: every known field; `no hints`: without strengths and weaknesses; `short`: name, size and hints only."""
+
+# What builds no part of a data set of some kind: there it must not be set, for who sets it relies on it.
+_OF_CELLS = (
+    *("sources.banks", "sources.runs", "sources.cards"),
+    *("samples", "held_out_samples", "augmentation", "holdouts", "card_variants"),
+)
+_OF_CORPUS = (
+    *("sources.train_skills", "sources.test_skills", "sources.validation_share", "sources.test_share"),
+    *("sources.origin", "sources.licence", "bootstrap"),
+)
+# Recorded plans lead from intermediates alone.
+_OF_TEXT = (
+    *(f"{counts}.{name}" for counts in ("samples", "held_out_samples") for name in ("other_backbone", "adapter")),
+    *("samples.augmented", "held_out_samples.augmented", "augmentation"),
+)
 
 _SHIPPED = Path(__file__).resolve().parent.parent / "configs" / "datasets"
 
@@ -245,6 +260,34 @@ def with_overrides(config: DatasetConfig, *, base: str | None, seed: int | None)
     return replace(config, base=base or config.base, seed=config.seed if seed is None else seed)
 
 
+def _check_used(config: DatasetConfig, where: str) -> None:
+    """Raise if a setting is made that this kind or language of data set passes over."""
+    unused: list[tuple[str, tuple[str, ...]]] = []
+    if config.kind == "bootstrap":
+        unused.append(("kind: bootstrap", _OF_CELLS))
+    elif config.kind != "mixed":
+        unused.append((f"kind: {config.kind}", _OF_CORPUS))
+    if config.language == "plan":
+        unused.append(("language: plan", _OF_TEXT))
+    made = list(_made(config, (DatasetConfig(name="", language=config.language, kind=config.kind),)))
+    for what, names in unused:
+        for setting in made:
+            if any(f"{setting}.".startswith(f"{name}.") for name in names):
+                hint = ", which holds out skills (sources.test_skills)" if setting.startswith("holdouts") else ""
+                raise TrainingError(f"{where}: {setting} does nothing with {what}{hint}; leave it out")
+
+
+def _made(value: Any, usual: Sequence[Any], name: str = "") -> Iterator[str]:
+    """Names of the settings at or below `name` that have no usual value; a 0 wants nothing, so it is none."""
+    if is_dataclass(value):
+        for item in fields(value):
+            # A section that is given in part has the rest from its class, one that is not given from its owner.
+            below = [*(getattr(one, item.name) for one in usual), item.default]
+            yield from _made(getattr(value, item.name), below, f"{name}.{item.name}".lstrip("."))
+    elif value not in usual and value != 0:
+        yield name
+
+
 def _check(config: DatasetConfig, where: str) -> None:
     """Raise unless the settings fit together."""
     sources = config.sources
@@ -264,6 +307,7 @@ def _check(config: DatasetConfig, where: str) -> None:
     for key in needed[config.kind]:
         if not getattr(sources, key):
             raise TrainingError(f"{where}: no data: kind {config.kind} needs sources.{key}; name at least one")
+    _check_used(config, where)
     if not all(isinstance(text, str) for pair in sources.cards.items() for text in pair):
         raise TrainingError(f"{where}: sources.cards gives each backbone the path of a card; correct it")
     for name in ("noise", "keep"):

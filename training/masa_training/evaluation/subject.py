@@ -51,7 +51,7 @@ def open_subject(
     With `base` it is its untrained base model. `dtype` and `device` are for checkpoints, `threads` for artifacts.
 
     Raises:
-        TrainingError: if it is neither, or has no base to compare with.
+        TrainingError: if it is neither, or has no base to compare with, or this machine has no such device.
     """
     if (Path(spec) / RECORD).is_file():
         return _checkpoint(read_checkpoint(spec), base=base, dtype=dtype, device=device)
@@ -67,8 +67,9 @@ def open_subject(
 
 
 def _checkpoint(checkpoint: Checkpoint, *, base: bool, dtype: str, device: str | None) -> Subject:
-    from masa_training.transformers_backend import base_of, checkpoint_artifact, open_checkpoint
+    from masa_training.transformers_backend import base_of, checkpoint_artifact, device_of, open_checkpoint
 
+    device_of(device)  # a mistake is told before anything is read
     artifact = checkpoint_artifact(checkpoint)
     fields = {"full": None, "short": SHORT_CARD, "none": ()}.get(str(checkpoint.training.get("card", "full")))
     return Subject(

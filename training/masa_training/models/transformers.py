@@ -16,6 +16,7 @@ from masa_training.models.chat import TEMPLATES, ChatFormat
 from masa_training.models.choice import Scoring
 from masa_training.models.in_process import InProcessModel
 from masa_training.models.transformers_engine import TransformersEngine
+from masa_training.transformers_backend import device_of
 
 
 def open_checkpoint_model(
@@ -56,7 +57,7 @@ def open_transformers(
         TrainingError: if there is no such model, or transformers cannot read it.
     """
     base = open_base(spec, "chatml")  # of its template only the tokenizer's side is used
-    model = base.model(getattr(torch, dtype)).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = base.model(getattr(torch, dtype)).to(device_of(device))
     return transformers_model(model, base, name=name or base.name, **options)
 
 

@@ -36,7 +36,7 @@ from masa_training.rollouts.executors import Cancel, Executor
 from masa_training.studies.downstream_config import DownstreamConfig, ReaderConfig, folder_name
 from masa_training.studies.granularity import comparison
 from masa_training.trials.config import Backbone, Trial
-from masa_training.trials.running import Progress, run
+from masa_training.trials.running import Progress, run, tasks_of
 from masa_training.whole_bank import WHOLE, with_part
 
 NO_SKILL, START, FACTS, ONE_SHOT = "no skills", "start", "facts only", "one-shot"
@@ -105,7 +105,8 @@ def arms_of(
     """Every reader's arms; the rewriters write here, and what they wrote before comes from the user's cache.
 
     Raises:
-        TrainingError, MasaError: if a run, a card or a rewriter cannot be read.
+        TrainingError, MasaError: if a run, a card or a rewriter cannot be read, or there are no tasks to play; that is
+            told before anything is written.
     """
     cards = {reader.name: _cards(reader, folder) for reader in config.readers}
     searched = {reader.name: _banks(reader, folder) for reader in config.readers}
@@ -119,6 +120,7 @@ def arms_of(
         }
         fixed: dict[str, SkillBank | None] = {NO_SKILL: None, FACTS: mine[START], **mine, **others}
         banks[reader.name] = {arm: (bank,) for arm, bank in fixed.items()}
+    tasks_of(_trial(config, config.readers[0], Arm(name=NO_SKILL)))
     world = open_environment(config.environment, **config.options)
     try:
         facts, description = world.facts(), world.description
@@ -196,9 +198,13 @@ def report(
     *,
     resamples: int = 2000,
 ) -> dict[str, Any]:
-    """Rates and differences as JSON values, computed from the episodes alone. Intervals are over tasks, 95 % each."""
+    """Rates and differences as JSON values, computed from the episodes alone.
+
+    Intervals are over tasks, 95 % each. Readers play the same tasks, so that of all readers together a task is still
+    one cluster. How much other cards would change is in no interval: `by_card` has the rate with each.
+    """
     rows, differences = [], []
-    pooled: dict[str, dict[str, float]] = defaultdict(dict)
+    pooled: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for one in arms:
         reader = one.reader.name
         rates = {arm: _rates(episodes) for arm, episodes in played[reader].items()}
@@ -212,6 +218,7 @@ def report(
                     "tasks": len(by_task),
                     "missing": sum(e.outcome != "finished" for e in played[reader][arm]),
                     "SR": comparison(by_task, level=LEVEL, resamples=resamples),
+                    **({"by_card": _by_card(keys[arm], played[reader][arm])} if len(keys[arm]) > 1 else {}),
                     **({"rewrite": dict(one.rewrites[arm])} if arm in one.rewrites else {}),
                 }
             )
@@ -228,7 +235,7 @@ def report(
                 }
             )
             for task, value in by_task.items():
-                pooled[name][f"{reader}/{task}"] = value
+                pooled[name][task].append(value)
 
         if EVOLVED in rates:
             compared("evolved − start", EVOLVED, [START])
@@ -243,9 +250,10 @@ def report(
                 compared(f"{rewriter}: right card − wrong cards", right, wrong)
             if EVOLVED in rates:
                 compared(f"{rewriter}: right card − evolved", right, [EVOLVED])
-    everyone = [
-        {"what": name, **comparison(by_task, level=LEVEL, resamples=resamples)} for name, by_task in pooled.items()
-    ]
+    everyone = []
+    for name, of_task in pooled.items():
+        means = {task: fmean(values) for task, values in of_task.items()}
+        everyone.append({"what": name, **comparison(means, level=LEVEL, resamples=resamples)})
     # All arms play the same tasks: where one has fewer, somebody stopped.
     complete = not any(row["missing"] for row in rows) and len({row["tasks"] for row in rows}) == 1 and rows[0]["tasks"]
     return {
@@ -306,7 +314,7 @@ def _trial(config: DownstreamConfig, reader: ReaderConfig, arm: Arm) -> Trial:
         arms=(arm,),
         backbones=(Backbone(reader.name, reader.spec, reader.options),),
         options=config.options,
-        split=config.split,  # type: ignore[arg-type]
+        split=config.split,
         tasks=config.tasks,
         agent=AgentConfig(**config.agent),
         banks={arm.name: checksum},
@@ -324,6 +332,12 @@ def _rates(episodes: Sequence[Episode]) -> dict[str, float]:
         if episode.outcome == "finished":
             by_task[episode.job.task].append(float(episode.success))
     return {task: sum(some) / len(some) for task, some in by_task.items()}
+
+
+def _by_card(keys: Sequence[str], episodes: Sequence[Episode]) -> list[float | None]:
+    """The success rate with the bank of every card, in the order of the cards; None where nothing was finished."""
+    rates = {key: _rates([e for e in episodes if e.job.arm == key]) for key in set(keys)}
+    return [fmean(rates[key].values()) if rates[key] else None for key in keys]
 
 
 def _difference(first: Mapping[str, float], seconds: Sequence[Mapping[str, float]]) -> dict[str, float]:

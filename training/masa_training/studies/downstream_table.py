@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from masa_training.tables import NOTHING, bracketed, table
@@ -15,6 +15,7 @@ _WROTE = (
     "What the rewriters did to the bank at the start: the share of its skills that were changed (near copies and "
     "`keep` do not count), and of its groups that the guard sent back."
 )
+_BY_CARD = "SR with each card, in the order of the study's file. What other cards would do no interval tells."
 _COST = "What a search cost, and what one rewrite of the bank at the start for the right card:"
 _VERDICT = {True: "better", False: "worse", None: "undecided"}
 
@@ -42,6 +43,19 @@ def to_markdown(told: Mapping[str, Any]) -> str:
         ),
         "",
     ]
+    by_card = [row for row in told["rows"] if "by_card" in row]
+    if by_card:
+        most = max(len(row["by_card"]) for row in by_card)
+        lines += [
+            _BY_CARD,
+            "",
+            *table(
+                ["reader", "arm", *(f"card {number}" for number in range(1, most + 1))],
+                [[row["reader"], row["arm"], *_cards(row["by_card"], most)] for row in by_card],
+                left=2,
+            ),
+            "",
+        ]
     rewritten = [row for row in told["rows"] if "rewrite" in row]
     if rewritten:
         lines += [
@@ -77,7 +91,7 @@ def to_markdown(told: Mapping[str, Any]) -> str:
     ]
     if told["all_readers"]:
         lines += [
-            "All readers together, every task of every reader once:",
+            "All readers together, in the mean; a task that several readers played is one cluster:",
             "",
             *table(
                 ["what", "difference of SR", "tasks", "tasks that differ", "verdict"],
@@ -87,6 +101,11 @@ def to_markdown(told: Mapping[str, Any]) -> str:
             "",
         ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _cards(rates: Sequence[float | None], most: int) -> list[str]:
+    told = [NOTHING if rate is None else f"{rate:.0%}" for rate in rates]
+    return told + [NOTHING] * (most - len(told))
 
 
 def _costs(told: Mapping[str, Any]) -> list[list[str]]:

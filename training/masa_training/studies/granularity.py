@@ -25,6 +25,8 @@ NONE = "none"
 GRANULARITIES = ("concise", "moderate", "detailed")
 STEPWISE = "stepwise"
 ALPHA = 0.05
+_NOISE = 1e-9
+"""What a difference of rates is off by rounding at most: (0.2 + 0.2 + 0.2) / 3 is not 0.2."""
 
 _SHIPPED = Path(__file__).resolve().parent.parent / "configs" / "banks"
 _SAME_WORLD: Mapping[str, str] = {"alfworld": "household"}
@@ -137,13 +139,17 @@ def _differences(first: Successes, arm: str, second: Successes, other: str) -> d
 
 
 def comparison(by_task: Mapping[str, float], *, level: float, resamples: int = 2000) -> dict[str, Any]:
-    """A mean difference over tasks: estimate, bounds at `level`, and the verdict (see `study`), as JSON values."""
+    """A mean difference over tasks: estimate, bounds at `level`, and the verdict (see `study`), as JSON values.
+
+    What is off 0 by rounding only is 0: no task differs by it, and no interval leaves 0 out by it.
+    """
+    by_task = {task: 0.0 if abs(value) < _NOISE else value for task, value in by_task.items()}
     clusters: dict[Hashable, Sequence[Value]] = {task: [value] for task, value in by_task.items()}
     found = cluster_bootstrap(clusters, mean, resamples=resamples, seed=0, level=level)
     estimate = sum(by_task.values()) / len(by_task) if by_task else None
     differing = sum(value != 0 for value in by_task.values())
     verdict = None
-    if found is not None and 2.0 ** (1 - differing) <= 1 - level and not found.low <= 0 <= found.high:
+    if found is not None and 2.0 ** (1 - differing) <= 1 - level and (found.low > _NOISE or found.high < -_NOISE):
         verdict = found.low > 0
     return {
         "estimate": estimate,

@@ -10,14 +10,14 @@ from typing import Any
 def plot(told: Mapping[str, Any]) -> bytes | None:
     """SR with intervals, a point an arm and a panel a backbone, as SVG; None where matplotlib is not installed.
 
-    The random policy is a dashed line in every panel.
+    The random policy is a dashed line in every panel. Arms that nobody has begun to play are left out.
     """
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError:
         return None
-    rows = [row for row in told["rows"] if row["SR"]]
+    rows = [row for row in told["rows"] if row["SR"] and row["SR"]["estimate"] is not None]
     backbones = list(dict.fromkeys(row["backbone"] for row in rows if row["backbone"]))
     chance = next((row["SR"]["estimate"] for row in rows if row["backbone"] is None), None)
     if not backbones:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from masa.files import make_folder
 from masa_training.environments import Task, open_environment
 from masa_training.errors import TrainingError
+from masa_training.journal import is_empty, writing
 from masa_training.rollouts import Episode, Record
 from masa_training.rollouts.executors import Cancel, Executor
 from masa_training.trials.config import Trial, choose_tasks, jobs_of
@@ -67,14 +69,27 @@ def run(
     A folder keeps one record a backbone, so a run that was killed goes on with `resume` and plays nothing twice.
 
     Raises:
-        TrainingError: if something cannot be played at all, or the folder holds another trial.
+        TrainingError: if something cannot be played at all, the folder holds another trial, or somebody works in it.
     """
+    root = make_folder(folder) if folder is not None else None
+    with nullcontext() if root is None else writing(root):
+        return _run(trial, executor, root, resume=resume, progress=progress, cancel=cancel)
+
+
+def _run(
+    trial: Trial,
+    executor: Executor,
+    root: Path | None,
+    *,
+    resume: bool,
+    progress: Callable[[Progress], None],
+    cancel: Cancel,
+) -> dict[str, list[Episode]]:
     tasks = tasks_of(trial)
     types = {task.id: task.type for task in tasks}
     parts = trial.parts()
     total = sum(len(jobs_of(trial, list(spec.arms), tasks)) for _, spec in parts)
-    root = make_folder(folder) if folder is not None else None
-    if root is not None and not resume and any(root.iterdir()):
+    if root is not None and not resume and not is_empty(root):
         raise TrainingError(f"{root}: is not empty; add --resume to go on with its trial, or give another folder")
     records = {name: _record(trial, root, name) for name, _ in parts}
     wanted = {name: jobs_of(trial, list(spec.arms), tasks) for name, spec in parts}
@@ -114,11 +129,12 @@ def _record(trial: Trial, root: Path | None, backbone: str) -> Record:
     drawn = {name for name, arm in settings["arms"].items() if arm["random"]}
     mine = {name: arm for name, arm in settings["arms"].items() if (name in drawn) == (not backbone)}
     settings |= {"arms": mine, "backbone": backbones.get(backbone)}
-    where = None if root is None else root / (_file_name(backbone) or "random-policy")
+    where = None if root is None else root / (file_name(backbone) or "random-policy")
     return Record(where, settings, resume=where is not None and where.exists() and any(where.iterdir()))
 
 
-def _file_name(text: str) -> str:
+def file_name(text: str) -> str:
+    """A name as one of a file or folder; empty where nothing of it can stay."""
     return "".join(c if c.isalnum() or c in "-._" else "_" for c in text).strip(".")
 
 
