@@ -146,8 +146,10 @@ def _row(variant: Variant) -> tuple[str, ...]:
 
 
 def _none(choice: Choice) -> str:
-    reasons = [
-        f"{variant.name}: {'; '.join(variant.exceeded) or variant.problem or 'failed its verification'}"
-        for variant in choice.variants
-    ]
-    return f"none of {len(reasons)} artifacts fits ({reasons[0]}); raise a limit, or export a smaller type"
+    variants = choice.variants
+    for variant in variants:
+        if variant.exceeded:
+            reason = f"{variant.name}: {'; '.join(variant.exceeded)}"
+            return f"none of {len(variants)} artifacts fits ({reason}); raise a limit, or export a smaller type"
+    reason = variants[0].problem or f"{variants[0].name} failed its verification"
+    return f"none of {len(variants)} artifacts can be chosen: {reason}"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from masa.artifact import Artifact, load_artifact
 from masa.errors import MasaError
+from masa.formats.bank_json import load_bank
 from masa.manifest import MANIFEST_NAME
 from masa_export.errors import ExportError
 from masa_export.verify.proof import Proof, read_proof
@@ -110,15 +111,18 @@ def tune(
 ) -> Choice:
     """Measure every artifact `runs` times on the bank and choose by one of `ORDERS`.
 
-    An artifact that cannot be loaded is a variant with a problem, not an error. `step` is told which one is measured,
-    how many measurements are done and how many there will be.
+    Bank and artifacts are read before anything is measured. One of a folder of artifacts that cannot be loaded is a
+    variant with a problem, not an error, and so is what cannot be measured. `step` is told which one is measured, how
+    many measurements are done and how many there will be.
 
     Raises:
-        ExportError: if there is no artifact or no bank, or `by` is "likeness" and none was verified.
+        MasaError: if there is no artifact or no bank, one that is given by itself cannot be loaded, the bank cannot be
+            read, or `by` is "likeness" and none was verified.
     """
     bank = bank or EXAMPLES / "banks" / "household.json"
     if not bank.is_file():
         raise ExportError(f"{bank}: no such skill bank; give one to measure with --bank")
+    load_bank(bank)
     artifacts: dict[str, Artifact] = {}
     problems: dict[str, str] = {}
     names = find_variants(given)
@@ -126,6 +130,8 @@ def tune(
         try:
             artifacts[name] = load_artifact(name)
         except MasaError as error:
+            if name in given:
+                raise
             problems[name] = str(error)
     measured: dict[str, list[Resources]] = {name: [] for name in artifacts}
     for turn in range(runs):

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masa.artifact import Artifact, load_artifact
+from masa.errors import MasaError
 from masa_export import tune as tuning
 from masa_export.cli_tune import tune as command
 from masa_export.errors import ExportError
@@ -120,6 +121,39 @@ def test_a_folder_without_artifacts_and_a_missing_bank_cost_one_sentence(tmp_pat
         find_variants([str(tmp_path / "empty")])
     with pytest.raises(ExportError, match="no such skill bank"):
         tune([str(artifacts)], Limits(), bank=tmp_path / "none.json", measure=fake)
+
+
+@pytest.mark.parametrize("wrong", ["artifact", "damaged", "not JSON", "no bank", "empty bank"])
+def test_what_is_given_wrong_is_told_in_its_own_words_before_anything_is_measured(
+    artifacts: Path, tmp_path: Path, wrong: str
+) -> None:
+    banks = {"not JSON": "skills", "no bank": "[]", "empty bank": '{"general_skills": [], "task_specific_skills": {}}'}
+    given, bank = [str(artifacts / "a"), str(artifacts / "b")], None
+    if wrong in banks:
+        bank = tmp_path / "bank.json"
+        bank.write_text(banks[wrong])
+    else:
+        given.append("smollm2-135n" if wrong == "artifact" else str(artifacts / "damaged"))
+    message = {
+        "artifact": 'no rewriter "smollm2-135n"; did you mean',
+        "damaged": "weights.gguf: .*bytes",
+        "not JSON": "bank.json: not JSON",
+        "no bank": "bank.json: ",
+        "empty bank": "bank.json: the bank is empty",
+    }
+    measured: list[str] = []
+    with pytest.raises(MasaError, match=message[wrong]):
+        tune(given, Limits(), bank=bank, measure=fake, step=lambda name, done, total: measured.append(name))
+    assert not measured
+
+
+def test_where_no_artifact_of_a_folder_can_be_loaded_no_limit_is_blamed(artifacts: Path) -> None:
+    for name in ("a", "b"):
+        (artifacts / name / "weights.gguf").write_bytes(b"")
+    done = CliRunner().invoke(command, [str(artifacts)])
+    assert isinstance(done.exception, ExportError)
+    assert "none of 3 artifacts can be chosen: " in str(done.exception) and "weights.gguf" in str(done.exception)
+    assert "limit" not in str(done.exception)
 
 
 def test_the_command_names_the_best_or_why_there_is_none(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from masa.errors import MasaError
-from masa_training.dataset.config import Places, load_config, parse_config, shipped_configs, with_overrides
+from masa_training.dataset.config import Places, load_config, make_config, parse_config, shipped_configs, with_overrides
 from masa_training.errors import TrainingError
 from tests.training.dataset_banks import CONFIG
 
@@ -70,6 +71,53 @@ def test_text_that_is_not_yaml_or_no_mapping_is_refused() -> None:
 def test_bootstrap_is_for_plans() -> None:
     with pytest.raises(TrainingError, match="set language: plan"):
         parse_config("name: a\nlanguage: text\nkind: bootstrap\nsources: {train_skills: [x]}")
+
+
+BOOTSTRAP = "name: a\nlanguage: plan\nkind: bootstrap\nsources: {train_skills: [x]}\n"
+RUNS = "name: a\nlanguage: plan\nkind: runs\nsources: {runs: [x]}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            f"{BOOTSTRAP}holdouts: {{test: {{task_types: [nosuch]}}}}",
+            "toy.yaml: holdouts.test.task_types does nothing with kind: bootstrap, which holds out skills "
+            "(sources.test_skills); leave it out",
+        ),
+        (f"{BOOTSTRAP}card_variants: [full, short]", "card_variants does nothing with kind: bootstrap; leave it out"),
+        (f"{BOOTSTRAP}samples: {{intermediate: 3}}", "samples.intermediate does nothing with kind: bootstrap"),
+        (f"{BOOTSTRAP}held_out_samples: {{augmented: 1}}", "held_out_samples.augmented does nothing with kind: boot"),
+        (BOOTSTRAP.replace("{train", "{runs: [y], train"), "sources.runs does nothing with kind: bootstrap"),
+        (f"{RUNS}samples: {{adapter: 4}}", "samples.adapter does nothing with language: plan"),
+        (f"{RUNS}augmentation: {{noise: 0.5}}", "augmentation.noise does nothing with language: plan"),
+        (f"{RUNS}bootstrap: {{train: 5}}", "bootstrap does nothing with kind: runs"),
+        (RUNS.replace("{runs", "{test_skills: [y], runs"), "sources.test_skills does nothing with kind: runs"),
+    ],
+)
+def test_a_setting_that_does_nothing_is_refused(text: str, said: str) -> None:
+    with pytest.raises(TrainingError) as error:
+        parse_config(text, "toy.yaml")
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_is_left_out_of_a_kind_that_has_none_of_it_may_be_said() -> None:
+    none = "samples: {intermediate: 3, other_backbone: 0, adapter: 0, augmented: 0}"
+    mixed = RUNS.replace("runs\n", "mixed\n").replace("{runs", "{train_skills: [y], validation_share: 0.2, runs")
+    assert parse_config(f"{RUNS}{none}\nheld_out_samples: {{intermediate: 9}}").samples.intermediate == 3
+    assert parse_config(f"{mixed}{none}\nholdouts: {{test: {{task_types: [heat]}}}}\nbootstrap: {{train: 5}}")
+
+
+@pytest.mark.parametrize("pattern", ["training/masa_training/configs/**/*.yaml", "studies/**/*.yaml"])
+def test_every_data_set_of_this_repository_says_only_what_it_uses(repository: Path, pattern: str) -> None:
+    found = 0
+    for path in sorted(repository.glob(pattern)):
+        values = yaml.safe_load(path.read_text("utf-8"))
+        inner = [values, values.get("dataset")] if isinstance(values, dict) else []
+        for dataset in inner:
+            if isinstance(dataset, dict) and {"language", "kind"} <= set(dataset):
+                found += bool(make_config({"name": "a", **dataset}, str(path)))
+    assert found
 
 
 def test_an_unknown_name_suggests_a_shipped_one_and_a_missing_file_lists_them() -> None:

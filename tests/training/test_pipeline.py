@@ -29,9 +29,11 @@ from masa_training import bases
 from masa_training.checkpoint import Checkpoint, write_checkpoint
 from masa_training.commands import pipeline as command_module
 from masa_training.dataset.folder import Dataset, load_dataset
+from masa_training.distill import planning
 from masa_training.distill.config import DistillConfig
 from masa_training.distill.run_folder import Source, claim
 from masa_training.errors import TrainingError
+from masa_training.journal import writing
 from masa_training.models import ModelError, Reply, Request
 from masa_training.pipeline import load_pipeline, pipeline_names, process, stages
 from masa_training.pipeline.costs import Costs, playing, total, training
@@ -46,6 +48,12 @@ from tests.training.test_evolution import OPTIONS, Reader, events
 HOUSEHOLD = Path(stages.__file__).resolve().parent.parent / "configs/banks/household/moderate.json"
 CARD = "family: Reader\nvariant: 1B\nnum_layers: 3\n"
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_masa.py")))
+
+
+class TinyBase(ByteBase):
+    """As what `open_base` gives."""
+
+    kind, path, sha256 = "gguf", Path("tiny.gguf"), "0" * 64
 
 
 class Killed(BaseException):
@@ -165,7 +173,8 @@ def _without_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bases, "open_base", lambda spec, template=None: ByteBase(spec=spec))
+    for module in (bases, planning):
+        monkeypatch.setattr(module, "open_base", lambda spec, template=None: TinyBase(spec=spec))
     monkeypatch.setattr(distilling, "distill", fake_distill)
     monkeypatch.setattr(process, "MASA", FAKE)
 
@@ -223,14 +232,30 @@ def test_every_shipped_pipeline_loads(name: str) -> None:
         ({"costs": {"episode_seconds": -1}}, "episode_seconds is -1.*at least 0"),
         ({"export": {"type": "q4"}}, "type: found 'q4'; it is one of f32, f16, q8_0"),
         ({"verify": {"limit": 0}}, "limit and wrong_cards must be at least 1"),
+        ({"verify": {"seed": -1}}, "seed is -1; it must be at least 0"),
+        ({"verify": {"thresholds": {"kl": "high"}}}, "thresholds.kl is 'high'; give a number, or null"),
+        ({"verify": {"thresholds": {"kl": False}}}, "thresholds.kl is False; give a number, or null"),
+        ({"distill": {"schedule": "cosin"}}, "p.yaml, distill: schedule is 'cosin'"),
+        ({"distill": {"seed": -4}}, "seed is -4"),
+        ({"distill": {"report_to": ["nosuch"]}}, "report_to is 'nosuch'"),
         ({"dataset": {"sources": {"runs": ["runs/other"]}}}, 'leaves out what is evolved here; name "{run}"'),
-        ({"dataset": {"kind": "runs"}}, "holdouts.test holds nothing out"),
+        ({"dataset": {"kind": "runs"}}, "dataset: sources.train_skills does nothing with kind: runs"),
         ({"dataset": {"context_length": 60_000}}, "60000, but distill.context_length is 50000"),
     ],
 )
 def test_wrong_settings_are_refused_with_their_place(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         load_pipeline(str(config(tmp_path, **changes)))
+
+
+def test_without_a_corpus_something_has_to_be_held_out(tmp_path: Path) -> None:
+    path = config(tmp_path)
+    values = yaml.safe_load(path.read_text())
+    values["dataset"] = {"language": "plan", "kind": "runs", "sources": {"runs": ["{run}"]}}
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(TrainingError, match="test holds nothing out"):
+        load_pipeline(str(path))
+    assert load_pipeline(str(path), ["dataset.holdouts.test.task_types=[comparison]"]).dataset.kind == "runs"
 
 
 def test_a_section_changes_the_shipped_configuration_it_names(tmp_path: Path) -> None:
@@ -254,6 +279,10 @@ def test_an_override_that_is_no_yaml_is_refused_in_one_sentence() -> None:
         load_pipeline("smallest", ["name=["])
 
 
+class FolderBase(TinyBase):
+    kind, path = "hf", Path("folder")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -264,6 +293,11 @@ def test_an_override_that_is_no_yaml_is_refused_in_one_sentence() -> None:
         ("distill.start=gone", "distill.start: gone: no such folder"),
         ("distill.context_length=200000", "distill.context_length: 200000 is more than the 100000 tokens"),
         ("export.base=gone.gguf", "export.base: gone.gguf: no such file"),
+        ("distill.base=folder", "distill: .*nothing proves that its tokenizer equals llama.cpp's; set `reference`"),
+        ("distill.start=.", "distill: .*so it is no checkpoint"),
+        ("export={kind: gguf, quantization: Q9_Z}", "export.quantization: Q9_Z: llama.cpp quantizes to no type"),
+        ("export={kind: gguf, quantization: Q4_K}", "export.quantization: Q4_K: is not one type.*write Q4_K_M"),
+        ("verify.thresholds={foo: 1}", "verify.thresholds: foo=1: no figure is called 'foo'; known: load, tokens"),
     ],
 )
 def test_what_a_later_stage_will_miss_is_told_before_anything_is_played(
@@ -272,10 +306,11 @@ def test_what_a_later_stage_will_miss_is_told_before_anything_is_played(
     def opened(spec: str, template: str | None = None) -> ByteBase:
         if spec == "gone":
             raise TrainingError("gone: no such base")
-        return ByteBase(spec=spec)
+        return FolderBase(spec=spec) if spec == "folder" else TinyBase(spec=spec)
 
     monkeypatch.delenv("MASA_DATA", raising=False)
-    monkeypatch.setattr(bases, "open_base", opened)
+    for module in (bases, planning):
+        monkeypatch.setattr(module, "open_base", opened)
     doing = work(config(tmp_path), tmp_path / "run", change)
     with pytest.raises(TrainingError, match=message):
         run_pipeline(doing)
@@ -283,6 +318,24 @@ def test_what_a_later_stage_will_miss_is_told_before_anything_is_played(
     planned = plan_pipeline(work(tmp_path / "p.yaml", tmp_path / "run", change))
     assert len(planned.missing) == 1 and re.search(message, planned.missing[0])
     assert run_pipeline(work(tmp_path / "p.yaml", tmp_path / "other", change), until="profile").stages
+
+
+@pytest.mark.parametrize(
+    ("export", "message"),
+    [
+        ("{kind: adapter}", "export.base: an artifact needs .* as GGUF; name that file"),
+        ("{kind: gguf}", "export.converter: a Hugging Face base needs llama.cpp's converter"),
+    ],
+)
+def test_a_hugging_face_base_that_cannot_be_exported_is_told_before_anything_is_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, export: str, message: str
+) -> None:
+    monkeypatch.delenv("MASA_CONVERTER", raising=False)
+    changes = (f"distill.base={tmp_path}", "distill.reference=tiny", f"export={export}")
+    planned = plan_pipeline(work(config(tmp_path), tmp_path / "run", *changes))
+    assert len(planned.missing) == 1 and re.search(message, planned.missing[0])
+    named = (*changes, f"export.base={tmp_path / 'p.yaml'}")
+    assert plan_pipeline(work(tmp_path / "p.yaml", tmp_path / "run", *named)).missing == ()
 
 
 # --- the whole way -------------------------------------------------------------------------------------------
@@ -408,6 +461,40 @@ def test_what_was_deleted_is_made_again_and_what_follows_from_it_stays(copy: tup
     assert asked(folder)[2] == "adapter" and load_artifact(folder / "artifact" / "tiny").adapter
 
 
+def test_what_the_base_does_not_have_is_told_before_anything_is_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(base: ByteBase, config: DistillConfig) -> None:
+        raise TrainingError(f"targets is {config.targets!r}")
+
+    monkeypatch.setattr("masa_training.distill.model.check_targets", check)
+    planned = plan_pipeline(work(config(tmp_path), tmp_path / "run", "distill.targets=nosuch"))
+    assert planned.missing == ("distill: targets is 'nosuch'",)
+
+
+def test_what_a_deleted_stage_will_miss_is_told_as_if_it_had_never_been(copy: tuple[Path, Path]) -> None:
+    path, folder = copy
+    wrong = "verify.thresholds={foo: 1}"
+    for gone in ("distill", "artifact"):
+        shutil.rmtree(folder / gone)
+    with pytest.raises(TrainingError, match="no figure is called 'foo'"):
+        run_pipeline(work(path, folder, wrong), resume=True)
+    assert not (folder / "distill").exists(), "nothing is trained before that"
+
+
+def test_what_a_finished_stage_would_miss_does_not_matter(
+    copy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(spec: str, template: str | None = None) -> ByteBase:
+        raise TrainingError("gone: no such base")
+
+    path, folder = copy
+    shutil.rmtree(folder / "dataset")
+    monkeypatch.setattr(planning, "open_base", gone)
+    assert plan_pipeline(work(path, folder)).missing == ()
+    assert run_pipeline(work(path, folder), resume=True).verified
+
+
 def test_a_stage_made_from_something_else_is_named(copy: tuple[Path, Path]) -> None:
     path, folder = copy
     shutil.rmtree(folder / "dataset")
@@ -451,6 +538,33 @@ def test_a_spent_budget_names_what_to_raise_and_a_larger_one_goes_on(tmp_path: P
     assert run_pipeline(work(path, tmp_path / "run"), resume=True, until="evolve").stages["evolve"]
 
 
+@pytest.mark.parametrize("part", [".", "profile", "evolve"])
+def test_a_folder_that_another_process_works_in_is_refused(
+    whole: tuple[Outcome, Path, Path], tmp_path: Path, part: str
+) -> None:
+    folder = tmp_path / "run"
+    begun = part != "."
+    if begun:
+        folder.mkdir()
+        (folder / EVENTS).touch()
+    message = rf"another masa works in it \(process {os.getpid()}\)"
+    with writing(folder / part), pytest.raises(TrainingError, match=message):
+        run_pipeline(work(whole[1], folder), resume=begun)
+    assert run_pipeline(work(whole[1], folder), resume=begun, until="profile").stages
+
+
+def test_looking_at_a_folder_changes_nothing_in_it(copy: tuple[Path, Path]) -> None:
+    """Another process may be in the middle of each of these lines."""
+    path, folder = copy
+    shutil.rmtree(folder / "dataset")
+    for name in (EVENTS, "profile/events.jsonl", "evolve/events.jsonl"):
+        with (folder / name).open("ab") as stream:
+            stream.write(b'{"event": "spen')
+    before = {p: (p.stat().st_ino, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
+    assert plan_pipeline(work(path, folder)).measured
+    assert {p: (p.stat().st_ino, p.read_bytes()) for p in folder.rglob("*") if p.is_file()} == before
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("mine")
@@ -485,6 +599,19 @@ def test_a_failed_verification_fails_and_keeps_the_artifact_unverified(
     told = cli(monkeypatch, path, "-o", folder, "--resume", "--set", "verify.limit=5", "--json")
     assert told.exit_code == 0 and json.loads(told.stdout)["verified"] is True, "other settings than those that failed"
     assert told.stderr == ""
+
+
+def test_the_command_that_goes_on_plays_where_the_first_one_did(
+    copy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, folder = copy
+    shutil.rmtree(folder / "artifact")
+    (folder / "distill" / "checkpoint" / "refuse-export").touch()
+    said = f"go on with: masa pipeline {path} -o {folder} --resume"
+    given = ("--executor", "ray", "--workers", "2", "--address", "ray://head:1", "--trees", "3")
+    done = cli(monkeypatch, path, "-o", folder, "--resume", *given)
+    assert done.stderr.endswith(f"{said} {' '.join(given)}\n")
+    assert cli(monkeypatch, path, "-o", folder, "--resume").stderr.endswith(f"{said}\n"), "and no defaults"
 
 
 def test_a_failed_export_is_said_in_its_own_words(copy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

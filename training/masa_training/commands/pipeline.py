@@ -95,7 +95,13 @@ def command(
                 click.echo(_plan(plan), err=not dry_run)
         if dry_run:
             return
-        again = _again(config, output, until, overrides)
+        playing: dict[str, str | int] = {
+            "--executor": executor,
+            "--workers": workers,
+            "--address": address,
+            "--trees": trees,
+        }
+        again = _again(config, output, until, overrides, playing)
         try:
             outcome = run_pipeline(work, resume=resume, until=until)
         except StageError as error:
@@ -110,10 +116,13 @@ def command(
         click.get_current_context().exit(shared.CANCELLED)
 
 
-def _again(config: str, output: Path, until: str, overrides: tuple[str, ...]) -> str:
+def _again(config: str, output: Path, until: str, overrides: tuple[str, ...], playing: Mapping[str, str | int]) -> str:
+    """The command that goes on; of the options `playing` those that are not their defaults."""
     words = ["masa", "pipeline", config, "-o", str(output), "--resume"]
     words += ["--until", until] if until != _STAGES[-1] else []
-    return shlex.join([*words, *(word for override in overrides for word in ("--set", override))])
+    words += [word for override in overrides for word in ("--set", override)]
+    given = {option: value for option, value in playing.items() if value and value != "in-process"}
+    return shlex.join([*words, *(str(word) for pair in given.items() for word in pair)])
 
 
 def _plan(plan: Plan) -> str:

@@ -27,6 +27,7 @@ from masa_training.evolution.searching import GroupSearch, Told
 from masa_training.evolution.testing import final_test
 from masa_training.evolution.tree_tasks import Elsewhere, TreeWork, fits_a_task, incumbent, searched_as_task
 from masa_training.evolution.trees import held, shared, side_by_side, trees_at_a_time
+from masa_training.journal import writing
 from masa_training.models import Model, open_model
 from masa_training.profiling.tasks import without_profile_tasks
 from masa_training.rollouts import Episode
@@ -104,7 +105,8 @@ def evolve(
         begun: called once, before anything is played.
 
     Raises:
-        TrainingError: if something cannot be played at all, or the folder holds another run.
+        TrainingError: if something cannot be played at all, the folder holds another run, or another process works in
+            it.
     """
     bank = start_bank(config)
     world = open_environment(config.environment, **config.options)
@@ -115,6 +117,7 @@ def evolve(
         keys = group_keys(config, bank, world)
         types = [key for key in keys if not climbs(key)]
         many = trees_at_a_time(trees, len(types), config.backbone.spec, executor) if types else 1
+        helpers.enter_context(writing(folder))
         ours = RunFolder(folder, config, resume=resume)
         tasks = {split: list(world.tasks(split)) for split in ("train", "val", "test")}
         tasks["train"] = without_profile_tasks(tasks["train"])

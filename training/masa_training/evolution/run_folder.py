@@ -21,7 +21,7 @@ from masa.skills import Group, Skill
 from masa_training.errors import TrainingError
 from masa_training.evolution.config import EvolveConfig
 from masa_training.evolution.ledger import Played
-from masa_training.journal import append_lines, whole_lines
+from masa_training.journal import append_lines, is_empty, whole_lines
 from masa_training.rollouts import Episode
 from masa_training.search import Event, Proposal, event_from_json, event_to_json
 from masa_training.teacher.config import TeacherConfig
@@ -168,7 +168,7 @@ class RunFolder:
         record = self.path / CONFIG
         wanted = json.loads(json.dumps(config.to_dict()))
         if not record.exists():
-            if any(self.path.iterdir()):
+            if not is_empty(self.path):
                 raise TrainingError(f"{self.path}: is not empty and holds no run; give another folder")
             write_atomic(record, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True).encode())
             return

@@ -60,7 +60,10 @@ class ExportStage:
 
 @dataclass(frozen=True, slots=True)
 class VerifyStage:
-    """What `masa export verify` is told; `thresholds` change those of the artifact's type, null removes one."""
+    """What `masa export verify` is told; `thresholds` change those of the artifact's type, null removes one.
+
+    What a threshold may be called, the export side tells (`masa_training.pipeline.checks`).
+    """
 
     limit: int = 24
     wrong_cards: int = 2
@@ -72,6 +75,15 @@ class VerifyStage:
     def __post_init__(self) -> None:
         if self.limit < 1 or self.wrong_cards < 1:
             raise TrainingError("verify: limit and wrong_cards must be at least 1")
+        if self.seed < 0:
+            raise TrainingError(f"verify: seed is {self.seed}; it must be at least 0")
+        for name, limit in self.thresholds.items():
+            if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float)):
+                raise TrainingError(f"verify: thresholds.{name} is {limit!r}; give a number, or null for no threshold")
+
+    def threshold_options(self) -> list[str]:
+        """The thresholds as options of the command spell them, `NAME=VALUE`."""
+        return [f"{name}={'off' if limit is None else limit}" for name, limit in self.thresholds.items()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +156,7 @@ def load_pipeline(name_or_path: str, overrides: Sequence[str] = ()) -> PipelineC
         raise TrainingError(f"{where}: name is {name!r}; give the pipeline a name without slashes")
     sections = {key: _section(values, key, where) for key in SECTIONS if key != "name"}
     evolve = {"name": name, **_on_top(EVOLVE, sections["evolve"], f"{where}, evolve")}
-    distill = make_distill(_on_top(DISTILL, sections["distill"], f"{where}, distill"), f"{where}, distill")
+    distill = _distill(sections["distill"], f"{where}, distill")
     of_distill = {"base": distill.base, "template": distill.template, "context_length": distill.context_length}
     config = PipelineConfig(
         name=name,
@@ -207,6 +219,14 @@ def _section(values: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
     if not isinstance(its, dict):
         raise TrainingError(f"{where}: {key} is {its!r}; settings (key: value) belong there")
     return its
+
+
+def _distill(values: Mapping[str, Any], where: str) -> DistillConfig:
+    """The section `distill`; what its values are refused for is told with their place, too."""
+    try:
+        return make_distill(_on_top(DISTILL, values, where), where)
+    except TrainingError as error:
+        raise TrainingError(str(error) if where in str(error) else f"{where}: {error}") from None
 
 
 def _on_top(shipped: Path, values: Mapping[str, Any], where: str) -> dict[str, Any]:

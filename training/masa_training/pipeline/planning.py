@@ -13,7 +13,7 @@ from masa_training.pipeline.checks import missing
 from masa_training.pipeline.config import PipelineConfig
 from masa_training.pipeline.costs import Costs, Estimate, playing, total, training, working
 from masa_training.pipeline.record import Record
-from masa_training.pipeline.run import FINISHED, check_settings, state_of
+from masa_training.pipeline.run import FINISHED, check_settings, state_of, to_do
 from masa_training.pipeline.stages import STAGES, Checksums, Work, stage_of
 from masa_training.profiling.run import plan as profile_plan
 from masa_training.rollouts import Record as Episodes
@@ -92,7 +92,7 @@ def plan_pipeline(work: Work, until: str = STAGES[-1], *, exact: bool = False) -
         most, text, cost = _step(work, name, states, searched, costs, exact)
         steps.append(Step(name, states[name], most, text, cost))
     left_over = total([step.estimate for step in steps if not step.finished])
-    absent = missing(work, [name for name in names if states[name] != FINISHED])
+    absent = missing(work, to_do(work, record, names))
     return Plan(config.name, tuple(steps), costs, measured, left_over, absent)
 
 

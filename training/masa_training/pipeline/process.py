@@ -1,11 +1,13 @@
-"""`masa export` as a process: this package may not import the build side."""
+"""The build side as a process: this package may not import it."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from masa_training.errors import TrainingError
 
@@ -18,6 +20,18 @@ from masa.cli import main
 sys.exit(main())
 """
 MASA: Sequence[str] = (sys.executable, "-c", _WITH_ITS_PARENT)
+# A function of the build side that only reads: its module and name, its arguments as JSON, its result as JSON.
+_ASKED = """
+import importlib, json, sys
+from masa.errors import MasaError
+module, name, given = sys.argv[1:]
+told = json.loads(given)
+try:
+    found = getattr(importlib.import_module(module), name)(*told["given"], **told["named"])
+except MasaError as error:
+    sys.exit(f"Error: {error}")
+print(json.dumps(found, default=str))
+"""
 _EVERY = 0.2
 _GRACE = 20.0
 _ERROR = "Error: "
@@ -96,3 +110,18 @@ def run_masa(
             told[-1] if told else f"masa {what} ended with {code}; {(lines or ['it said nothing'])[-1]}"
         )
     return "".join(printed)
+
+
+def asked_of_export(module: str, name: str, *given: Any, **named: Any) -> Any:
+    """What a function of `masa_export` makes of these JSON values, as JSON values; where settings are checked early.
+
+    Raises:
+        TrainingError: if it refuses them, in its own words.
+    """
+    told = json.dumps({"given": given, "named": named})
+    command = [sys.executable, "-c", _ASKED, f"masa_export.{module}", name, told]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace")
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise TrainingError(last.removeprefix(_ERROR))
+    return json.loads(done.stdout)

@@ -13,7 +13,7 @@ from typing import Any
 
 from masa.files import make_folder
 from masa_training.errors import TrainingError
-from masa_training.journal import append_lines, whole_lines
+from masa_training.journal import append_lines, is_empty, whole_lines
 
 EVENTS = "stages.jsonl"
 
@@ -72,7 +72,7 @@ class Record:
                 raise TrainingError(
                     f"{folder}: holds a pipeline already; add --resume to go on, or give another folder"
                 )
-        elif any(folder.iterdir()):
+        elif not is_empty(folder):
             raise TrainingError(f"{folder}: is not empty and holds no pipeline; give another folder")
         else:
             self.path.touch()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from masa.errors import MasaError
 from masa_training.errors import TrainingError
+from masa_training.journal import writing
 from masa_training.pipeline.checks import missing
 from masa_training.pipeline.config import settings_of
 from masa_training.pipeline.record import Ended, Record, difference
@@ -63,16 +64,20 @@ def run_pipeline(work: Work, *, resume: bool = False, until: str = STAGES[-1]) -
 
     Raises:
         StageError: if a stage cannot be done, or was done with other settings or from something else.
-        TrainingError: if the folder holds something else, or a pipeline and `resume` is off, or if something is missing
-            that a stage to come will need.
+        TrainingError: if the folder holds something else, or a pipeline and `resume` is off, if another process works
+            in it, or if something is missing or wrong that a stage to come will need.
     """
+    with writing(work.folder):
+        return _run(work, resume, STAGES[: STAGES.index(until) + 1])
+
+
+def _run(work: Work, resume: bool, names: Sequence[str]) -> Outcome:
     record = Record(work.folder)
     record.claim(resume=resume)
-    names = STAGES[: STAGES.index(until) + 1]
     for name in names:
         check_settings(work, record, stage_of(name))
     # The first alone: a person mends one thing after the other.
-    for sentence in missing(work, [name for name in names if name not in record.ended])[:1]:
+    for sentence in missing(work, to_do(work, record, names))[:1]:
         raise TrainingError(sentence)
     done: dict[str, Mapping[str, Any]] = {}
     before: Checksums = {}
@@ -99,6 +104,11 @@ def run_pipeline(work: Work, *, resume: bool = False, until: str = STAGES[-1]) -
     seconds = {name: ended.seconds for name, ended in record.ended.items() if name in done}
     artifact = work.artifact if "export" in done else None
     return Outcome(work.folder, done, seconds, artifact, "verify" in done, stopped)
+
+
+def to_do(work: Work, record: Record, names: Sequence[str]) -> list[str]:
+    """Those of these stages of which nothing whole is there; the record alone knows nothing of deleted folders."""
+    return [name for name in names if name not in record.begun or left_of(stage_of(name), work) is None]
 
 
 def state_of(work: Work, record: Record, stage: Stage, before: Checksums) -> tuple[str, Checksums | None]:

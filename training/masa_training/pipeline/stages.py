@@ -245,8 +245,8 @@ def _verify(work: Work) -> dict[str, Any]:
     arguments += ["--resources" if verify.resources else "--no-resources"]
     # A GGUF beside a Hugging Face base serves the export; the checkpoint is computed from the base itself.
     arguments += ["--base", export.base] if export.base and export.kind == "adapter" else []
-    for name, limit in verify.thresholds.items():
-        arguments += ["--threshold", f"{name}={'off' if limit is None else limit}"]
+    for threshold in verify.threshold_options():
+        arguments += ["--threshold", threshold]
     _run(work, arguments)
     if _verify_left(work) is None:
         raise TrainingError(f"{work.artifact / VERIFIED}: does not say that these files passed; report this as a bug")

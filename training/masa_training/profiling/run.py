@@ -14,6 +14,7 @@ from masa.facts import Facts
 from masa.files import write_atomic
 from masa_training.environments import Task, open_environment
 from masa_training.errors import TrainingError
+from masa_training.journal import writing
 from masa_training.models import Model
 from masa_training.models.keys import with_key
 from masa_training.profiling.cards import card_of_backbone, check_card, with_weaknesses
@@ -73,12 +74,12 @@ def profile(
 
     Raises:
         TrainingError: if something cannot be played, the teacher has no summary that a card may hold, or the folder
-            holds another run.
+            holds another run, or another process works in it.
     """
     tasks, facts = _world(config)
     card = card_of_backbone(config.backbone, config.card, api_key=with_key(config.model_options).get("api_key"))
     check_card(card)
-    with opened_summarizer(config.teacher) as teacher:
+    with opened_summarizer(config.teacher) as teacher, writing(folder):
         record = Record(folder, config.settings(), resume=resume)
         jobs = [Job(_ARM, task.id, seed) for seed in range(config.seeds) for task in tasks]
         _play(config, record, jobs, executor or InProcess(model), progress, cancel)

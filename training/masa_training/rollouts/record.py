@@ -12,7 +12,7 @@ from typing import Any
 
 from masa.files import make_folder, read_text, write_atomic
 from masa_training.errors import TrainingError
-from masa_training.journal import append_lines, whole_lines
+from masa_training.journal import append_lines, is_empty, whole_lines
 from masa_training.rollouts.episodes import Episode, Job
 
 EVENTS, SETTINGS = "events.jsonl", "settings.json"
@@ -43,7 +43,7 @@ class Record:
         self._path = where / EVENTS
         if (where / SETTINGS).exists():
             self._continue(where, resume)
-        elif any(where.iterdir()):
+        elif not is_empty(where):
             raise TrainingError(f"{where}: is not empty and holds no run; give another folder")
         else:
             text = json.dumps({"format": FORMAT, **self.settings}, indent=1, ensure_ascii=False)
