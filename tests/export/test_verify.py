@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from masa_export.publish.folder import plan_package, write_package
 from masa_export.verify.reference import Reference
 from masa_export.verify.report import Report, to_json, to_markdown, write_report
 from masa_export.verify.run import Settings, make_plan, verify
+from masa_export.verify.summary import summarize
 from tests.tiny_gguf import FEED, HEADS, HIDDEN, KV_HEADS, LAYERS, write_tiny_gguf
 
 from .checkpoint_samples import write_checkpoint
@@ -363,6 +365,14 @@ def test_several_artifacts_ask_the_checkpoint_once(made: Path, tmp_path: Path, m
     assert "| tiny-f32 | F32 |" in summary and "| tiny-q8_0 | Q8_0 |" in summary
     twice = run(*artifacts, *shared, "-o", tmp_path / "other")
     assert twice.exit_code == 1 and "two artifacts of this name" in twice.stderr and not (tmp_path / "other").exists()
+
+
+def test_a_summary_says_by_how_much_outputs_part_as_the_reports_do(made: Path) -> None:
+    report = gate(made, made / "tiny-f32")
+    assert report.outputs is not None
+    parting = replace(report, outputs=replace(report.outputs, margins=(0.25, 0.01)))
+    expected = "0.25 nats at most, 0.13 in the median"
+    assert expected in to_markdown(parting) and expected in summarize([parting])
 
 
 def test_reports_can_be_put_into_the_artifacts(made: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from masa import __version__
 from masa.files import make_folder, write_atomic
@@ -107,10 +108,10 @@ def _remarks(report: Report) -> list[str]:
     lines = [*report.problems]
     lines += [f"{v.name} {number(v.value)}, allowed {number(v.limit)}" for v in report.failed]
     if report.outputs is not None and report.outputs.margins:
-        gaps = sorted(report.outputs.margins)
+        gaps = report.outputs.margins
         lines.append(
-            f"{len(gaps)} outputs part from the checkpoint's, which preferred its own token by {number(gaps[-1])} nats "
-            f"at most, {number(gaps[len(gaps) // 2])} in the median"
+            f"{len(gaps)} outputs part from the checkpoint's, which preferred its own token by {number(max(gaps))} "
+            f"nats at most, {number(median(gaps))} in the median"
         )
     return lines
 
