@@ -285,6 +285,8 @@ def test_two_processes_share_the_steps_of_one_run(base: Path, tmp_path: Path) ->
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    if sys.platform == "linux":  # else gloo asks a name server where this machine is
+        environment["GLOO_SOCKET_IFNAME"] = "lo"
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
     words = [sys.executable, *launcher, "-m", "tests.training.tiny_run", json.dumps(config.to_dict()), str(tmp_path)]
     launched = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

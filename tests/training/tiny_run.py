@@ -95,6 +95,7 @@ def main(words: Sequence[str]) -> None:
     assert again.metrics == whole.metrics
     if processes.main():
         sys.stdout.write("done\n")
+    processes.end()
 
 
 if __name__ == "__main__":

@@ -68,3 +68,4 @@ def command(
 
     if processes.main():
         finished(checkpoint, f"masa evaluate-rewriter {checkpoint.path} {dataset_folder}", as_json)
+    processes.end()
