@@ -254,8 +254,26 @@ def test_a_task_that_several_readers_played_is_one_cluster() -> None:
     told = report(config, [ReaderArms(one, banks, {}) for one in readers], {"r": played, "s": played})
     alone = next(row for row in told["differences"] if row["what"] == "evolved − start")
     both = next(row for row in told["all_readers"] if row["what"] == "evolved − start")
+    assert told["by_backbone"] == [], "all are of one backbone"
     # The second reader is the first again: it says nothing new, and no interval may become narrower by it.
     assert both["tasks"] == 20 and all(both[name] == alone[name] for name in ("estimate", "low", "high", "verdict"))
+
+
+def test_readers_of_one_backbone_are_told_together() -> None:
+    readers = [
+        ReaderConfig(name=name, spec=spec, run="run", card={}) for name, spec in (("r", "x"), ("s", "x"), ("t", "y"))
+    ]
+    config = DownstreamConfig(name="n", environment="lookup", readers=tuple(readers), rewriters={})
+    banks = {name: [SkillBank((), {})] for name in ("no skills", "start", "evolved")}
+    wins = {"r": [1] * 20, "s": [0] * 20, "t": [1] * 20}
+    played = {
+        name: {"no skills": _episodes("n", [0] * 20), "start": _episodes("s", [0] * 20), "evolved": _episodes("e", won)}
+        for name, won in wins.items()
+    }
+    told = report(config, [ReaderArms(one, banks, {}) for one in readers], played)
+    found = {row["backbone"]: row["estimate"] for row in told["by_backbone"] if row["what"] == "evolved − start"}
+    assert found == {"x": 0.5, "y": 1.0}
+    assert "| x | evolved − start | +0.50" in to_markdown(told)
 
 
 def test_a_study_that_was_stopped_is_not_complete() -> None:

@@ -204,9 +204,10 @@ def report(
     one cluster. How much other cards would change is in no interval: `by_card` has the rate with each.
     """
     rows, differences = [], []
-    pooled: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    # By whose readers (of one backbone, or "" for all), what is compared, and task.
+    pooled: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for one in arms:
-        reader = one.reader.name
+        reader, spec = one.reader.name, one.reader.spec
         rates = {arm: _rates(episodes) for arm, episodes in played[reader].items()}
         keys = {arm: [_key(arm, bank) for bank in banks] for arm, banks in one.banks.items()}
         for arm, by_task in rates.items():
@@ -223,7 +224,9 @@ def report(
                 }
             )
 
-        def compared(name: str, first: str, seconds: Sequence[str], rates: Any = rates, reader: str = reader) -> None:
+        def compared(
+            name: str, first: str, seconds: Sequence[str], rates: Any = rates, reader: str = reader, spec: str = spec
+        ) -> None:
             by_task = _difference(rates[first], [rates[second] for second in seconds])
             differences.append(
                 {
@@ -235,7 +238,8 @@ def report(
                 }
             )
             for task, value in by_task.items():
-                pooled[name][task].append(value)
+                pooled["", name][task].append(value)
+                pooled[spec, name][task].append(value)
 
         if EVOLVED in rates:
             compared("evolved − start", EVOLVED, [START])
@@ -250,10 +254,12 @@ def report(
                 compared(f"{rewriter}: right card − wrong cards", right, wrong)
             if EVOLVED in rates:
                 compared(f"{rewriter}: right card − evolved", right, [EVOLVED])
-    everyone = []
-    for name, of_task in pooled.items():
+    together: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for (spec, name), of_task in pooled.items():
         means = {task: fmean(values) for task, values in of_task.items()}
-        everyone.append({"what": name, **comparison(means, level=LEVEL, resamples=resamples)})
+        told = {"backbone": spec, "what": name, **comparison(means, level=LEVEL, resamples=resamples)}
+        together["backbone" if spec else ""].append(told)
+    backbones = {one.reader.spec for one in arms}
     # All arms play the same tasks: where one has fewer, somebody stopped.
     complete = not any(row["missing"] for row in rows) and len({row["tasks"] for row in rows}) == 1 and rows[0]["tasks"]
     return {
@@ -263,7 +269,8 @@ def report(
         "rows": rows,
         "searches": {one.reader.name: dict(one.search) for one in arms if one.search},
         "differences": differences,
-        "all_readers": everyone if len(arms) > 1 else [],
+        "by_backbone": together["backbone"] if 1 < len(backbones) < len(arms) else [],
+        "all_readers": together[""] if len(arms) > 1 else [],
     }
 
 

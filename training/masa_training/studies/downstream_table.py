@@ -89,6 +89,17 @@ def to_markdown(told: Mapping[str, Any]) -> str:
         ),
         "",
     ]
+    if told.get("by_backbone"):
+        lines += [
+            "All readers of a backbone together, in the mean over tasks:",
+            "",
+            *table(
+                ["backbone", "what", "difference of SR", "tasks", "tasks that differ", "verdict"],
+                [_difference(row["backbone"], row) for row in told["by_backbone"]],
+                left=2,
+            ),
+            "",
+        ]
     if told["all_readers"]:
         lines += [
             "All readers together, in the mean; a task that several readers played is one cluster:",
