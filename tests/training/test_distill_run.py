@@ -254,8 +254,10 @@ def test_events_that_cannot_be_written_end_a_run_in_words(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("masa_training.distill.events.append_lines", full)
-    with pytest.raises(TrainingError, match=r"events.jsonl: cannot be written \(No space left on device\); correct"):
+    monkeypatch.setattr("masa_training.journal.append_lines", full)
+    with pytest.raises(
+        TrainingError, match=r"events.jsonl: cannot be written \(No space left on device\); free some space"
+    ):
         EventLog(tmp_path / "events.jsonl").write("started")
     with pytest.raises(TrainingError, match=r"events.jsonl: cannot be written"):
         run(tiny_config(base), tmp_path / "run")

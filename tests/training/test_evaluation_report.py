@@ -281,8 +281,8 @@ def test_a_full_disk_is_one_sentence_and_what_it_did_not_take_does_not_count(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     results = Results(tmp_path, SETTINGS)
-    monkeypatch.setattr("masa_training.evaluation.results.append_lines", full)
-    with pytest.raises(TrainingError, match=r"results.jsonl: results cannot be written \(No space left .* --resume"):
+    monkeypatch.setattr("masa_training.journal.append_lines", full)
+    with pytest.raises(TrainingError, match=r"results.jsonl: cannot be written \(No space left .* --resume"):
         results.add([{"model": "trained", "sample": "s", "generated": {}}])
     assert not results.generated("trained", "s") and not results.rows
 

@@ -7,11 +7,14 @@ another process works in it.
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from masa.files import make_folder
+from masa.files import make_folder, reason
 from masa_training.errors import TrainingError
 
 LOCK = ".lock"
@@ -35,6 +38,19 @@ def append_lines(path: Path, text: str) -> None:
         stream.write(text.encode("utf-8", "replace"))
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def append_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Append records, a line of JSON each, and wait until the disk has them.
+
+    Raises:
+        TrainingError: if they cannot be written; what was written before stays, and a run goes on from it.
+    """
+    try:
+        append_lines(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    except OSError as error:
+        todo = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the folder"
+        raise TrainingError(f"{path}: cannot be written ({reason(error)}); {todo}, then go on with --resume") from None
 
 
 def whole_lines(path: Path) -> list[str]:

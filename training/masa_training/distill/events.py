@@ -10,10 +10,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from masa.files import reason
 from masa_training.distill import processes
-from masa_training.errors import TrainingError
-from masa_training.journal import append_lines, whole_lines
+from masa_training.journal import append_records, whole_lines
 
 
 class EventLog:
@@ -31,13 +29,8 @@ class EventLog:
         """
         if not processes.main():
             return
-        line = json.dumps({"event": event, "time": round(time.time(), 1), **values}, ensure_ascii=False)
-        try:
-            append_lines(self._path, line + "\n")
-        except OSError as error:
-            raise TrainingError(
-                f"{self._path}: cannot be written ({reason(error)}); correct that, then go on with --resume"
-            ) from None
+        line = {"event": event, "time": round(time.time(), 1), **values}
+        append_records(self._path, [line])
         if self._listener:
             self._listener(event, values)
 

@@ -5,16 +5,15 @@ A line has all scores of a sample, or what was written for it: a kill leaves a s
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from masa.files import make_folder, read_text, reason, write_atomic
+from masa.files import make_folder, read_text, write_atomic
 from masa_training.errors import TrainingError
-from masa_training.journal import append_lines, whole_lines
+from masa_training.journal import append_records, whole_lines
 
 ROWS, SETTINGS = "results.jsonl", "evaluation.json"
 FORMAT = 2
@@ -77,14 +76,7 @@ class Results:
             record = {"format": FORMAT, **self.settings}
             write_atomic(path.with_name(SETTINGS), (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
             self._claimed = True
-        try:
-            append_lines(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _lines(rows)))
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            todo = "free some space" if full else "check the folder"
-            raise TrainingError(
-                f"{path}: results cannot be written ({reason(error)}); {todo}, then go on with --resume"
-            ) from None
+        append_records(path, _lines(rows))
 
     def _continue(self, where: Path, resume: bool) -> None:
         assert self._path is not None

@@ -21,7 +21,7 @@ from masa.skills import Group, Skill
 from masa_training.errors import TrainingError
 from masa_training.evolution.config import EvolveConfig
 from masa_training.evolution.ledger import Played
-from masa_training.journal import append_lines, is_empty, whole_lines
+from masa_training.journal import append_records, is_empty, whole_lines
 from masa_training.rollouts import Episode
 from masa_training.search import Event, Proposal, event_from_json, event_to_json
 from masa_training.teacher.config import TeacherConfig
@@ -154,13 +154,7 @@ class RunFolder:
                 self.tested = True
 
     def _append(self, event: Mapping[str, Any]) -> None:
-        try:
-            append_lines(self.path / EVENTS, json.dumps(event, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise TrainingError(
-                f"{self.path / EVENTS}: cannot be written ({error.strerror}); nothing is lost: mend it, then go on "
-                "with --resume"
-            ) from None
+        append_records(self.path / EVENTS, [event])
 
     def _claim(self, config: EvolveConfig, resume: bool) -> None:
         import yaml

@@ -13,7 +13,7 @@ from typing import Any
 
 from masa.files import make_folder
 from masa_training.errors import TrainingError
-from masa_training.journal import append_lines, is_empty, whole_lines
+from masa_training.journal import append_records, is_empty, whole_lines
 
 EVENTS = "stages.jsonl"
 
@@ -89,12 +89,7 @@ class Record:
         self.ended[stage] = ended
 
     def _append(self, event: Mapping[str, Any]) -> None:
-        try:
-            append_lines(self.path, json.dumps(event, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise TrainingError(
-                f"{self.path}: cannot be written ({error.strerror}); mend it, then go on with --resume"
-            ) from None
+        append_records(self.path, [event])
 
 
 def difference(before: Mapping[str, Any], wanted: Mapping[str, Any], at: str = "") -> tuple[str, Any, Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import threading
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 
 from masa.files import make_folder, read_text, write_atomic
 from masa_training.errors import TrainingError
-from masa_training.journal import append_lines, is_empty, whole_lines
+from masa_training.journal import append_records, is_empty, whole_lines
 from masa_training.rollouts.episodes import Episode, Job
 
 EVENTS, SETTINGS = "events.jsonl", "settings.json"
@@ -69,14 +68,7 @@ class Record:
 
     def _append(self, event: Mapping[str, Any]) -> None:
         assert self._path is not None
-        try:
-            append_lines(self._path, json.dumps(event, ensure_ascii=False) + "\n")
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            todo = "free some space" if full else "check the folder"
-            raise TrainingError(
-                f"{self._path}: an episode cannot be written ({error.strerror}); {todo}, then go on with --resume"
-            ) from None
+        append_records(self._path, [event])
 
     def _continue(self, where: Path, resume: bool) -> None:
         assert self._path is not None

@@ -14,7 +14,7 @@ from typing import Any
 from masa.languages import render_plan
 from masa.skills import Group, Skill
 from masa_training.errors import TrainingError
-from masa_training.journal import append_lines, whole_lines
+from masa_training.journal import append_records, whole_lines
 from masa_training.teacher.protocol import Asked, Rewrite, Teacher, TeacherError
 
 
@@ -36,12 +36,9 @@ class RecordingTeacher:
         return rewrite
 
     def _keep(self, asked: Asked, answer: Mapping[str, Any]) -> None:
-        line = json.dumps({"asked": question_key(asked), "group": asked.group.key, **answer}, ensure_ascii=False)
+        line = {"asked": question_key(asked), "group": asked.group.key, **answer}
         with self._lock:
-            try:
-                append_lines(self._path, line + "\n")
-            except OSError as error:
-                raise TrainingError(f"{self._path}: an answer cannot be recorded ({error.strerror})") from None
+            append_records(self._path, [line])
 
 
 class RecordedTeacher:
