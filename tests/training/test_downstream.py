@@ -13,7 +13,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from masa.formats.bank_json import dump_bank, load_bank
+from masa.formats.bank_json import dump_bank, load_bank, loads_bank
 from masa.skills import GENERAL, SkillBank
 from masa_training.commands import downstream as commanding
 from masa_training.errors import TrainingError
@@ -358,7 +358,11 @@ def test_the_command_plays_reports_and_goes_on(study: Path, tmp_path: Path, monk
     told = json.loads(runner.invoke(commanding.command, [*arguments, "--json"]).stdout)
     assert told["complete"] and reader.replies == asked
     assert ">shipped, right card<" in (tmp_path / "out/report.svg").read_text("utf-8")
-    bank = load_bank(tmp_path / "out/banks/one/shipped, right card.json")
+    banks = json.loads((tmp_path / "out/banks.json").read_text("utf-8"))
+    arms = {(row["reader"], row["arm"]): row["banks"] for row in told["rows"]}
+    assert {name.removeprefix("facts-") for names in arms.values() for name in names} == {"none", *banks}
+    (name,) = arms["one", "shipped, right card"]
+    bank = loads_bank(json.dumps(banks[name]).encode())
     assert {group.key for group in bank.groups()} == {GENERAL, "comparison"}
     lost = runner.invoke(commanding.command, [*arguments, "--set", "rewriters.mine=nowhere"])
     assert lost.exit_code != 0 and "nowhere" in str(lost.exception)

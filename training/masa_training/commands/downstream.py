@@ -37,15 +37,16 @@ def command(config: str, output: Path, overrides: tuple[str, ...], as_json: bool
     """Play, for every reader of CONFIG, no skills, the bank a search began with, what it found, and what each rewriter
     makes of the first bank when it is told the right card, another reader's, or none.
 
-    FOLDER gets the banks, the episodes (a line each, kept as they come), report.json, report.md and, where matplotlib
-    is installed, report.svg. The same command goes on, and plays nothing twice; with a further rewriter only that
-    one's banks.
+    FOLDER gets banks.json (every bank once, under the name that report.json has in "banks"), the episodes (a line each,
+    kept as they come), report.json, report.md and, where matplotlib is installed, report.svg. The same command goes on,
+    and plays nothing twice; with a further rewriter only that one's banks.
     """
     from masa.files import make_folder, write_atomic
     from masa.formats.bank_json import dump_bank
+    from masa_training.evolution.playing import fingerprint
     from masa_training.rollouts.executors import make_executor
     from masa_training.studies.downstream import arms_of, play, report
-    from masa_training.studies.downstream_config import folder_name, load_downstream
+    from masa_training.studies.downstream_config import load_downstream
     from masa_training.studies.downstream_table import to_markdown
     from masa_training.trials.plot import plot
 
@@ -65,13 +66,9 @@ def command(config: str, output: Path, overrides: tuple[str, ...], as_json: bool
                 click.echo(f"{clean(name)}: {clean(', '.join(some))}; {study.tasks or 'all'} tasks each")
             return
         make_folder(output)
-        for one in arms:
-            where = make_folder(output / "banks" / folder_name(one.reader.name))
-            for arm, its in one.banks.items():
-                for number, bank in enumerate(its, start=1):
-                    name = f"{arm} {number}" if len(its) > 1 else arm
-                    if bank is not None:
-                        write_atomic(where / f"{name.replace('/', '_')}.json", dump_bank(bank))
+        every = [bank for one in arms for its in one.banks.values() for bank in its if bank is not None]
+        unique = {fingerprint(bank): json.loads(dump_bank(bank)) for bank in every}
+        write_atomic(output / "banks.json", _json(dict(sorted(unique.items()))))
         executor = make_executor(given["executor"], workers=given["workers"], address=given["address"])
         try:
             played = play(study, arms, output, executor, progress=show, cancel=cancel)
@@ -79,7 +76,7 @@ def command(config: str, output: Path, overrides: tuple[str, ...], as_json: bool
             show.end()
         told = report(study, arms, played)
         text = to_markdown(told)
-        write_atomic(output / "report.json", (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
+        write_atomic(output / "report.json", _json(told))
         write_atomic(output / "report.md", text.encode())
         picture = plot({"rows": [{**row, "backbone": row["reader"]} for row in told["rows"]]})
         if picture is not None:
@@ -92,6 +89,10 @@ def command(config: str, output: Path, overrides: tuple[str, ...], as_json: bool
         if cancel():
             click.echo("Cancelled: the same command goes on.", err=True)
             click.get_current_context().exit(shared.CANCELLED)
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 class _Shown:

@@ -53,6 +53,12 @@ class Spent:
             self.episodes += before is None
             self.tokens += episode.prompt_tokens + episode.completion_tokens
 
+    def add_time(self, values: Mapping[str, Any]) -> None:
+        """An event "spent". In a record without its episodes it also says how many there were, and their tokens."""
+        self.minutes += float(values["seconds"]) / 60
+        self.episodes += int(values.get("episodes", 0))
+        self.tokens += int(values.get("tokens", 0))
+
     def add_rewrite(self, values: Mapping[str, Any]) -> None:
         """What the teacher's answer cost."""
         self.teacher_tokens += int(values.get("tokens", 0))
@@ -193,7 +199,7 @@ class RunFolder:
         elif kind == "test":
             self.tested = True
         elif kind == "spent":
-            self.spent.minutes += float(event["seconds"]) / 60
+            self.spent.add_time(event)
         elif kind == "episode":
             played, episode = episode_from_json(event)
             self.spent.add_episode(played.split, episode, self.episodes.get(played))

@@ -135,7 +135,7 @@ def _take(story: Story, event: dict[str, Any]) -> None:
         group.teacher.append(event)
         story.spent.add_rewrite(event)
     elif kind == "spent":
-        story.spent.minutes += float(event["seconds"]) / 60
+        story.spent.add_time(event)
     elif (search := ended_by(event)) is not None:
         _group(story, search[0]).finished = True
     elif kind == "test":
