@@ -21,7 +21,7 @@ from typing import Any
 from masa.artifact import find_artifact, read_manifest
 from masa.checksums import sha256_file
 from masa.errors import MasaError
-from masa.files import read_bytes, write_atomic
+from masa.files import parse_json, read_bytes, write_atomic
 from masa.formats.gguf_header import read_header
 from masa.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from masa_export.base import Base, origin
@@ -69,7 +69,7 @@ def begin_artifact(folder: Path, checkpoint: Checkpoint, base: Base, name: str) 
         manifest = read_manifest(former)
         packaged = manifest.packaged.get(manifest.weights)
         if packaged is not None and packaged.sha256 == checkpoint.base.sha256:
-            content = json.loads(read_bytes(former / MANIFEST_NAME).decode("utf-8-sig"))
+            content = parse_json(read_bytes(former / MANIFEST_NAME).decode("utf-8-sig"))
             content.update(name=name, version="0.1.0", adapter=None, files={})
             write_atomic(folder / MANIFEST_NAME, dump_manifest(content))
             return
@@ -109,7 +109,7 @@ def put_adapter(folder: Path, adapter: bytes, checkpoint: Checkpoint) -> Path:
     sha256 = hashlib.sha256(adapter).hexdigest()
     name = f"adapter-{sha256[:8]}.gguf"
     path = folder / MANIFEST_NAME
-    content: dict[str, Any] = json.loads(read_bytes(path).decode("utf-8-sig"))
+    content: dict[str, Any] = parse_json(read_bytes(path).decode("utf-8-sig"))
     files = content.get("files", {})
     former = content.get("adapter")
     if former in files and former != content["weights"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from masa.artifact import find_artifact, load_artifact, read_manifest
 from masa.checksums import verified_sha256
 from masa.errors import MasaError
-from masa.files import read_text
+from masa.files import parse_json, read_text
 from masa.formats.gguf_header import is_gguf, read_header
 from masa_export.checkpoint import Checkpoint
 from masa_export.errors import ExportError
@@ -144,7 +143,7 @@ def gguf_base(path: Path) -> Base:
 def _from_folder(folder: Path) -> Base:
     path = folder / "config.json"
     try:
-        config: Any = json.loads(read_text(path))
+        config: Any = parse_json(read_text(path))
     except ValueError:
         raise ExportError(f"{path}: no JSON; fetch the base again") from None
     except MasaError as error:

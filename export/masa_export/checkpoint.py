@@ -5,7 +5,6 @@ Only `masa.json` and `adapter_config.json` are read here; the tensors are read b
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import Any
 
 from masa.errors import FormatError
 from masa.fields import Fields
-from masa.files import read_text
+from masa.files import parse_json, read_text
 from masa.manifest import LANGUAGES
 from masa.prompt import SUPPORTED_VERSIONS, ChatTemplate, Segment
 from masa_export.errors import ExportError
@@ -207,12 +206,11 @@ def _segments(notes: Fields, key: str) -> tuple[Segment, ...]:
 
 def _load(path: Path) -> Fields:
     try:
-        content = json.loads(read_text(path))
+        content = parse_json(read_text(path))
     except FormatError as error:
         raise ExportError(str(error)) from None
-    except (ValueError, RecursionError) as error:
-        why = f"{error.msg} at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "absurd content"
-        raise ExportError(f"{path}: no JSON ({why}); {_ADVICE}") from None
+    except ValueError as error:
+        raise ExportError(f"{path}: no JSON ({error}); {_ADVICE}") from None
     if not isinstance(content, dict):
         raise ExportError(f"{path}: no JSON object; {_ADVICE}")
     return Fields(content, str(path), ExportError, _ADVICE)

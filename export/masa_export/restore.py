@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masa.artifact import Artifact, list_artifacts, load_artifact
-from masa.files import TEMPORARY_PREFIX, make_folder, read_bytes, reason
+from masa.files import TEMPORARY_PREFIX, make_folder, parse_json, read_bytes, reason
 from masa.formats.gguf_header import GgufHeader, read_header
 from masa.manifest import MANIFEST_NAME
 from masa_export.adapter import rotary_heads
@@ -157,7 +157,7 @@ def _write(
         },
         "language": artifact.language,
         "prompt_version": artifact.prompt_version,
-        "chat_template": json.loads(read_bytes(artifact.path / MANIFEST_NAME).decode("utf-8-sig"))["chat_template"],
+        "chat_template": parse_json(read_bytes(artifact.path / MANIFEST_NAME).decode("utf-8-sig"))["chat_template"],
         "context_length": artifact.context_length,
         "dataset": {
             "name": training.dataset or header.text("masa.dataset") or "unknown",

@@ -7,12 +7,11 @@ a sparse file, which takes no room.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from masa.files import read_text
+from masa.files import parse_json, read_text
 from masa.formats.gguf_header import read_header
 from masa_export.base import Base
 from masa_export.quantizer import Quantized, quantize
@@ -52,7 +51,7 @@ def write_shapes(base: Base, target: Path) -> None:
     import numpy as np
 
     assert base.folder is not None
-    config: dict[str, Any] = json.loads(read_text(base.folder / "config.json"))
+    config: dict[str, Any] = parse_json(read_text(base.folder / "config.json"))
     architecture = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}[base.architecture]
     names = gguf.get_tensor_name_map(architecture, base.layers)
     writer = gguf.GGUFWriter(target, base.architecture)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masa.errors import MasaError
-from masa.files import read_text, reason
+from masa.files import parse_json, read_text, reason
 from masa_export.errors import ExportError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def open_tensors(path: Path) -> TensorFile:
             pass  # checks the header, and that the file is as long as it says
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
     except (SafetensorError, ValueError, struct.error) as error:
         raise ExportError(
             f"{path}: no complete safetensors file ({error}); it may be truncated, take another checkpoint"
@@ -119,7 +119,7 @@ def open_model(folder: Path) -> Mapping[str, TensorFile]:
         file = open_tensors(folder / MODEL)
         return dict.fromkeys(file.shapes, file)
     try:
-        places: Any = json.loads(read_text(index))["weight_map"]
+        places: Any = parse_json(read_text(index))["weight_map"]
         names = sorted({str(name) for name in places.values()})
     except (MasaError, ValueError, KeyError, TypeError, AttributeError):
         raise ExportError(f"{index}: no list of tensors; fetch the model again") from None

@@ -20,7 +20,7 @@ from typing import Any
 
 from masa import __version__
 from masa.errors import MasaError
-from masa.files import TEMPORARY_PREFIX, make_folder, reason, write_atomic
+from masa.files import TEMPORARY_PREFIX, make_folder, parse_json, reason, write_atomic
 
 _log = logging.getLogger(__name__)
 
@@ -190,8 +190,8 @@ class RewriteCache:
             self._tell("read", f"{path}: the cached rewrite cannot be read ({reason(error)}) and is made again")
             return None
         try:
-            content = json.loads(data)
-        except (ValueError, RecursionError):
+            content = parse_json(data)
+        except ValueError:
             content = None
         if not isinstance(content, dict) or "cache_version" not in content:
             self._tell(str(path), f"{path}: the cached rewrite is damaged and is made again")

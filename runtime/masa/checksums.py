@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from masa.errors import MasaError
-from masa.files import make_folder, write_atomic
+from masa.files import make_folder, parse_json, write_atomic
 from masa.resources import cache_dir
 
 _log = logging.getLogger(__name__)
@@ -63,10 +63,10 @@ def verified_sha256(path: Path, expected: str) -> str:
 
 def _load_memo() -> dict[str, Any]:
     try:
-        content = json.loads((cache_dir() / _MEMO_NAME).read_bytes())
+        content = parse_json((cache_dir() / _MEMO_NAME).read_bytes())
         files = content["sha256"] if content["format"] == _MEMO_FORMAT else {}
         return dict(files) if isinstance(files, dict) else {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, MasaError):
+    except (OSError, ValueError, KeyError, TypeError, MasaError):
         return {}
 
 

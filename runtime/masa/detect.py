@@ -12,6 +12,7 @@ from typing import Any
 
 from masa.cards import ModelCard
 from masa.errors import CardError, FormatError
+from masa.files import ParseError, parse_json
 from masa.formats.gguf_header import GgufHeader, read_header
 from masa.model_names import Detected, family_of, kind_of, parse_size, size_in, size_label
 
@@ -209,18 +210,15 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _json(path: Path) -> Any:
-    import json
 
     from masa.files import read_text
 
     try:
-        return json.loads(read_text(path))
+        return parse_json(read_text(path))
     except FormatError as error:
         raise CardError(str(error)) from None
-    except json.JSONDecodeError as error:
-        raise CardError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); correct the file") from None
-    except (RecursionError, ValueError) as error:
-        raise CardError(f"{path}: not usable JSON ({error}); give a model's folder") from None
+    except ParseError as error:
+        raise CardError(f"{path}: not valid JSON ({error}); correct the file") from None
 
 
 def _tokenizer_limit(folder: Path) -> int | None:
@@ -242,7 +240,6 @@ def _folder_name(folder: Path) -> str:
 
 def _count_safetensors(folder: Path) -> int | None:
     """All elements of the folder's *.safetensors; None without such files or if weights are packed."""
-    import json
 
     total = 0
     for path in sorted(folder.glob("model*.safetensors")):
@@ -251,7 +248,7 @@ def _count_safetensors(folder: Path) -> int | None:
                 length = int.from_bytes(file.read(8), "little")
                 if length > 100_000_000:
                     return None
-                header: dict[str, Any] = json.loads(file.read(length))
+                header: dict[str, Any] = parse_json(file.read(length))
             for name, tensor in header.items():
                 if name == "__metadata__":
                     continue
@@ -261,7 +258,7 @@ def _count_safetensors(folder: Path) -> int | None:
                 for side in tensor["shape"]:
                     count *= side
                 total += count
-        except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, AttributeError, KeyError, TypeError):
             return None  # the weights are not this function's business; whoever loads them will complain
     return total or None
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masa.errors import BackendError, MissingExtraError
+from masa.files import parse_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -187,7 +188,7 @@ class ServerEmbedder(_RememberingEmbedder):
         import numpy as np
 
         try:
-            items = json.loads(raw)["data"]
+            items = parse_json(raw)["data"]
             by_index = {int(item.get("index", place)): item["embedding"] for place, item in enumerate(items)}
             vectors = [np.asarray(by_index[place], dtype=np.float32) for place in range(count)]
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -7,7 +7,6 @@ Facts are generated from an environment or written by the author of an agent; th
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from masa.errors import FormatError
+from masa.files import ParseError, parse_json, parse_yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +80,13 @@ def loads_facts(text: str, where: str = "facts", *, as_json: bool = False) -> Fa
 def _parse(text: str, where: str, as_json: bool) -> Any:
     if as_json:
         try:
-            return json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise FormatError(f"{where}: not JSON ({error}); correct it or save it as YAML") from error
-    import yaml
-
+            return parse_json(text)
+        except ParseError as error:
+            raise FormatError(f"{where}: not JSON ({error}); correct it or save it as YAML") from None
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        problem = " ".join(str(error).split())
-        raise FormatError(f"{where}: not YAML ({problem}); quote values that contain ': '") from error
+        return parse_yaml(text)
+    except ParseError as error:
+        raise FormatError(f"{where}: not YAML ({error}); quote values that contain ': '") from None
 
 
 def _facts(data: Any, where: str) -> Facts:

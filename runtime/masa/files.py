@@ -1,17 +1,19 @@
 """Reading and writing files so that a failure costs one clear sentence and never the file.
 
 `write_atomic` replaces a file completely or not at all; `read_text` and `read_bytes` say in one
-sentence why a file cannot be read.
+sentence why a file cannot be read; `parse_json` and `parse_yaml` fail in one way, whatever the parser does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 import stat
 from pathlib import Path
+from typing import Any
 
 from masa.errors import FormatError, MasaError
 
@@ -28,6 +30,20 @@ class WriteError(MasaError, OSError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class ParseError(ValueError):
+    """A text is no JSON or no YAML, or is nested too deeply to be read.
+
+    Attributes:
+        problem: what is wrong, in a few words.
+        line, column: where, counted from 1; None where the parser does not say.
+    """
+
+    def __init__(self, problem: str, line: int | None = None, column: int | None = None) -> None:
+        place = "" if line is None else f"line {line}: " if column is None else f"line {line}, column {column}: "
+        super().__init__(place + problem)
+        self.problem, self.line, self.column = problem, line, column
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -74,6 +90,48 @@ def decode(data: bytes, where: str) -> str:
         raise FormatError(
             f"{where}: not UTF-8, byte 0x{data[error.start]:02x} at offset {error.start}; {found}save the file as UTF-8"
         ) from None
+
+
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """`json.loads(text, **options)`.
+
+    Raises:
+        ParseError: for everything that is wrong with the text.
+    """
+    try:
+        return json.loads(text, **options)
+    except json.JSONDecodeError as error:
+        raise ParseError(error.msg, error.lineno, error.colno) from None
+    except RecursionError:
+        raise ParseError("nested too deeply") from None
+    except UnicodeDecodeError:
+        raise ParseError("not UTF-8") from None
+    except ValueError:  # Python converts no more than 4,300 digits
+        raise ParseError("a number has thousands of digits") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """`yaml.safe_load(text)`.
+
+    Raises:
+        ParseError: for everything that is wrong with the text.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise ParseError("nested too deeply") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        problem = error.problem or error.context or "invalid YAML"
+        raise ParseError(" ".join(problem.split()), None if mark is None else mark.line + 1) from None
+    except Exception as error:  # PyYAML leaks ValueError (a 30th of February), KeyError, AttributeError on odd input
+        raise ParseError(_one_line(error)) from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes, *, durable: bool = True) -> None:

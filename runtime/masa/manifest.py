@@ -15,7 +15,7 @@ from typing import Any
 
 from masa.errors import ArtifactError, FormatError
 from masa.fields import Fields, Segments, kind_of
-from masa.files import decode
+from masa.files import ParseError, decode, parse_json
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 1
@@ -202,14 +202,9 @@ def _load_object(data: bytes, where: str) -> dict[str, Any]:
     except FormatError as error:
         raise ArtifactError(str(error)) from None
     try:
-        content = json.loads(text, object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        raise ArtifactError(
-            f"{where}: no JSON, {error.msg} at line {error.lineno} column {error.colno}; "
-            "fetch or export the artifact again"
-        ) from None
-    except (RecursionError, ValueError):  # ValueError: a number of thousands of digits
-        raise ArtifactError(f"{where}: no manifest, its JSON is absurd; fetch the artifact again") from None
+        content = parse_json(text, object_pairs_hook=unique)
+    except ParseError as error:
+        raise ArtifactError(f"{where}: no JSON ({error}); fetch or export the artifact again") from None
     if not isinstance(content, dict):
         raise ArtifactError(f"{where}: holds {kind_of(content)}, a manifest is a JSON object; export it again")
     return content

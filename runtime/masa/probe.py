@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from masa.files import parse_json
+
 STAGES = ("start", "import", "load", "decode")
 _ILLEGAL_INSTRUCTION = 0xC000001D  # what Windows says instead of SIGILL
 
@@ -80,7 +82,7 @@ def _probe(output: bytes, tried: str, *, crash: str | None = None, error: str | 
     for line in output.decode("utf-8", "replace").splitlines():
         # llama.cpp may write to the same stream, and the last line may be cut.
         with contextlib.suppress(ValueError):
-            found = json.loads(line)
+            found = parse_json(line)
             told.update(found if isinstance(found, dict) else {})
     stage = told.get("stage")
     reached = stage if stage in STAGES else "start"

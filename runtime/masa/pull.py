@@ -35,7 +35,7 @@ from masa.download import (
     work_folder,
 )
 from masa.errors import ArtifactError
-from masa.files import WriteError, make_folder, reason, write_atomic
+from masa.files import WriteError, make_folder, parse_json, reason, write_atomic
 from masa.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from masa.packaged import fetch_packaged
 from masa.resources import data_dir
@@ -153,8 +153,8 @@ def _check_origin(target: Path, source: _Source) -> None:
     if not target.exists():
         return
     try:
-        found = json.loads((target / ORIGIN_NAME).read_bytes())["source"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        found = parse_json((target / ORIGIN_NAME).read_bytes())["source"]
+    except (OSError, ValueError, KeyError, TypeError):
         found = None
     if found != source.origin:
         came = f"came from {found}" if isinstance(found, str) else "was not pulled"

@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from masa.detect import build, from_metadata, positive
 from masa.errors import CardError
+from masa.files import parse_json
 from masa.model_names import Detected
 
 _LONGEST = 8 << 20  # an Ollama answer carries licence and template, some 100 KB
@@ -246,11 +247,10 @@ class _Client:
 
 def _decode(data: bytes) -> Any:
     """JSON, or None where it is none."""
-    import json
 
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
+        return parse_json(data)
+    except ValueError:
         return None
 
 

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 from masa.errors import FormatError, MasaError
 from masa.file_diff import unified_diff
+from masa.files import parse_json
 from masa.formats.skill_md_tree import fingerprint
 
 logger = logging.getLogger(__name__)
@@ -265,7 +266,7 @@ def _folders(directory: Path) -> Iterator[Path]:
 def _read(folder: Path) -> Variant:
     where = folder / _RECORD
     try:
-        content = json.loads(where.read_text(encoding="utf-8"))
+        content = parse_json(where.read_text(encoding="utf-8"))
         if content["format"] > FORMAT:
             raise FormatError(f"{where}: format {content['format']}, this masa reads 1–{FORMAT}; upgrade masa")
         record = Record(**{item.name: content[item.name] for item in fields(Record)})

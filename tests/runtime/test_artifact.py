@@ -199,13 +199,13 @@ def test_unknown_keys_are_refused_with_a_suggestion() -> None:
     ("data", "problem"),
     [
         (b"", "no JSON"),
-        (b'{"format": 1,', "no JSON, .* at line 1 column"),
+        (b'{"format": 1,', "no JSON .*line 1"),
         (b"\xff\xfe{}", "not UTF-8, byte 0xff at offset 0"),
         (b"[]", "holds a list, a manifest is a JSON object"),
         (b"null", "holds null"),
         (b'{"format": 1, "format": 1}', '"format" stands twice'),
-        (b"[" * 200_000, "absurd"),
-        (b'{"format": ' + b"9" * 10_000 + b"}", "absurd"),
+        (b"[" * 200_000, "no JSON"),
+        (b'{"format": ' + b"9" * 10_000 + b"}", "no JSON"),
     ],
 )
 def test_what_is_no_json_object_is_refused(data: bytes, problem: str) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masa.errors import FormatError, MasaError
-from masa.files import WriteError, make_folder, read_bytes, read_text, write_atomic
+from masa.files import ParseError, WriteError, make_folder, parse_json, parse_yaml, read_bytes, read_text, write_atomic
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions and devices")
 
@@ -163,3 +164,54 @@ def test_make_folder_is_told_when_a_file_stands_there(tmp_path: Path) -> None:
     with pytest.raises(WriteError, match="cannot create the folder"):
         make_folder(tmp_path / "x" / "y")
     assert make_folder(tmp_path / "a" / "b").is_dir()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", '{"a": 1} x', "[" * 100_000, '{"a":' * 100_000, "9" * 5000, b"\xff", "\ufeff{}"],
+)
+def test_whatever_is_wrong_with_json_is_one_kind_of_error(text: str | bytes) -> None:
+    with pytest.raises(ParseError) as caught:
+        parse_json(text)
+    assert str(caught.value).strip() and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: b: c",
+        "a: 'x",
+        "[" * 100_000,
+        "- " * 100_000,
+        "{a: " * 5000,
+        "*x",
+        "a: 2026-02-30",
+        "a\0",
+        "!!int x",
+        "? [a]\n: b",
+    ],
+)
+def test_whatever_is_wrong_with_yaml_is_one_kind_of_error(text: str) -> None:
+    with pytest.raises(ParseError) as caught:
+        parse_yaml(text)
+    assert str(caught.value).strip() and "\n" not in str(caught.value)
+
+
+def test_a_parser_that_runs_out_of_stack_is_told_as_nesting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyYAML 6.0.4 refuses deep nesting itself, earlier ones recurse."""
+
+    def deep(text: str) -> None:
+        raise RecursionError("maximum recursion depth exceeded")
+
+    monkeypatch.setattr(yaml, "safe_load", deep)
+    with pytest.raises(ParseError, match="nested"):
+        parse_yaml("[[[")
+
+
+def test_a_parse_error_says_where() -> None:
+    with pytest.raises(ParseError) as caught:
+        parse_json('{\n "a": }')
+    assert (caught.value.line, caught.value.column) == (2, 7)
+    with pytest.raises(ParseError) as caught:
+        parse_yaml("a: 1\nb: c: d")
+    assert caught.value.line == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no
 
     def plant(source: str) -> None:
         (tmp_path / "llama_cpp.py").write_text(source, "utf-8")
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
 
     return plant
 

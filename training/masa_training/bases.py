@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from masa.backends.tokenizing import Tokenizer
 from masa.backends.transformers import FolderTokenizer
 from masa.errors import ArtifactError, FormatError
+from masa.files import parse_json
 from masa.prompt import CHATML, ChatTemplate, Segment
 from masa_training.errors import TrainingError
 
@@ -230,7 +230,7 @@ def _artifact_weights(spec: str) -> Path:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError):
         raise TrainingError(f"{path}: no readable JSON; give a complete Hugging Face folder") from None
     return value if isinstance(value, dict) else {}

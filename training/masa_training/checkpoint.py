@@ -13,7 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from masa.files import write_atomic
+from masa.files import parse_json, write_atomic
 from masa.prompt import SUPPORTED_VERSIONS, ChatTemplate, Segment
 from masa_training.errors import TrainingError
 
@@ -78,7 +78,7 @@ def read_checkpoint(folder: str | PathLike[str]) -> Checkpoint:
     if not record.is_file():
         raise TrainingError(f"{path}: no {RECORD} in it, so it is no checkpoint; give one that masa distill made")
     try:
-        value = json.loads(record.read_text("utf-8"))
+        value = parse_json(record.read_text("utf-8"))
         if value["format"] > FORMAT:
             raise TrainingError(f"{record}: format {value['format']}, this masa reads {FORMAT}; upgrade masa")
         if value["prompt_version"] not in SUPPORTED_VERSIONS:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from masa.errors import FormatError
 from masa.facts import ActionForm, Facts
-from masa.files import read_text
+from masa.files import parse_json, read_text
 from masa.languages import LANGUAGES
 from masa.prompt import PROMPT_VERSION, ChatTemplate, Request, Segment, render_prompt
 from masa.skills import GENERAL, Group, Skill
@@ -119,7 +119,7 @@ def loads_sample(line: str, where: str = "sample") -> Sample:
             renders to.
     """
     try:
-        value = json.loads(line)
+        value = parse_json(line)
         if value["prompt_version"] != PROMPT_VERSION:
             raise FormatError(
                 f"{where}: prompt version {value['prompt_version']}, this masa writes {PROMPT_VERSION}; "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from masa.errors import FormatError
-from masa.files import read_text
+from masa.files import parse_yaml, read_text
 from masa_training.errors import TrainingError
 
 
@@ -41,11 +41,10 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         TrainingError: if it cannot be read, or holds something else.
     """
-    import yaml
 
     try:
-        values = yaml.safe_load(read_text(path))
-    except (FormatError, yaml.YAMLError, ValueError, RecursionError) as error:
+        values = parse_yaml(read_text(path))
+    except (FormatError, ValueError) as error:
         raise TrainingError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:150]})") from None
     if values is None:
         return {}
@@ -74,7 +73,6 @@ def overridden(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str,
     Raises:
         TrainingError: if one is not `key=value`, is not YAML, or leads into something that holds no settings.
     """
-    import yaml
 
     result: dict[str, Any] = {**values}
     for override in overrides:
@@ -90,7 +88,7 @@ def overridden(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str,
             at[name] = {**inner}
             at = at[name]
         try:
-            at[last] = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that there is not
+            at[last] = parse_yaml(text)
+        except ValueError:
             raise TrainingError(f"--set {override}: {text} is not YAML; quote it or correct it") from None
     return result

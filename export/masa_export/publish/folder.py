@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from masa.artifact import Artifact, damage, load_artifact
 from masa.errors import MasaError
-from masa.files import TEMPORARY_PREFIX, make_folder, read_bytes, reason
+from masa.files import TEMPORARY_PREFIX, make_folder, parse_json, read_bytes, reason
 from masa.manifest import MANIFEST_NAME, FileEntry, parse_manifest
 from masa.pull import ORIGIN_NAME
 from masa_export.artifacts import dump_manifest
@@ -144,7 +144,7 @@ def write_package(package: Package, watch: Watch | None = None) -> None:
 def _report(folder: Path) -> dict[str, bytes]:
     """The report's files, in which absolute paths of this machine, which may tell whose it is, are their last name."""
     found = {name: read_bytes(folder / name) for name in (JSON_NAME, MARKDOWN_NAME)}
-    subject = json.loads(found[JSON_NAME].decode("utf-8"))["subject"]
+    subject = parse_json(found[JSON_NAME].decode("utf-8"))["subject"]
     # The longest first: one folder may lie in another.
     for told in sorted({str(subject[key]) for key in ("artifact", "checkpoint", "base", "samples")}, key=len)[::-1]:
         path = next((its for kind in (PurePosixPath, PureWindowsPath) if (its := kind(told)).is_absolute()), None)
@@ -161,7 +161,7 @@ def _manifest(artifact: Artifact) -> bytes:
     data = read_bytes(path)
     if not artifact.packaged:
         return data
-    content = json.loads(data.decode("utf-8-sig"))
+    content = parse_json(data.decode("utf-8-sig"))
     packaged = content.pop("packaged")
     content["files"] = {
         **content.get("files", {}),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from masa.errors import MasaError
-from masa.files import read_text
+from masa.files import parse_json, read_text
 from masa.manifest import Manifest
 from masa_export.errors import ExportError
 from masa_export.verify.report import JSON_NAME, MARKDOWN_NAME
@@ -101,8 +101,8 @@ def require_proof(folder: Path, manifest: Manifest) -> Proof:
 
 def _load(folder: Path) -> Any:
     try:
-        return json.loads(read_text(folder / JSON_NAME))
-    except (MasaError, ValueError, RecursionError):
+        return parse_json(read_text(folder / JSON_NAME))
+    except (MasaError, ValueError):
         return None
 
 

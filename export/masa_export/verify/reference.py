@@ -5,7 +5,6 @@ So the same engine, grammar and guard run the checkpoint and the artifact, and e
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from masa.artifact import Artifact
 from masa.backends.tokenizing import Tokenizer
 from masa.backends.transformers import FolderTokenizer, TransformersBackend
 from masa.errors import MasaError
-from masa.files import read_text
+from masa.files import parse_json, read_text
 from masa.formats.gguf_header import read_header
 from masa.prompt import ChatTemplate
 from masa_export.base import Base, find_base
@@ -121,7 +120,7 @@ def _folder_jinja(folder: Path) -> str | None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(read_text(path))
+        value = parse_json(read_text(path))
     except (MasaError, ValueError):
         raise ExportError(f"{path}: no readable JSON; give a complete Hugging Face folder") from None
     return value if isinstance(value, dict) else {}

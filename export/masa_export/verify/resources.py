@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any
 
 from masa.artifact import Artifact
+from masa.files import parse_json
 from masa.manifest import Manifest
 from masa_export.errors import ExportError
 
@@ -70,7 +71,7 @@ def measure_once(artifact: Artifact, bank: Path, *, threads: int | None = None) 
         env=environment,
     )
     try:
-        found: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
+        found: dict[str, Any] = parse_json(done.stdout) if done.returncode == 0 else {}
     except ValueError:
         found = {}
     if not found:

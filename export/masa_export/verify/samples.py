@@ -18,7 +18,7 @@ from typing import Any
 
 from masa.errors import FormatError
 from masa.facts import ActionForm, Facts, load_facts
-from masa.files import read_text
+from masa.files import parse_json, read_text
 from masa.languages import LANGUAGES
 from masa.prompt import ChatTemplate, Prompt, Request, Segment, render_prompt
 from masa.skills import Group, Skill
@@ -119,7 +119,7 @@ def _file(given: Path) -> Path:
 
 def _sample(line: str, where: str) -> Sample:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
         texts = {message["role"]: _text(message["content"]) for message in value["messages"]}
         request = None if value.get("request") is None else _request(value["request"])
         language = value.get("language")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masa.errors import BackendError, MasaError, MissingExtraError
-from masa.files import read_text
+from masa.files import parse_json, read_text
 
 if TYPE_CHECKING:
     from masa.prompt import Segment
@@ -104,7 +104,7 @@ class JsonTokenizer:
             from llguidance import LLTokenizer
         except ImportError:
             raise MissingExtraError("constrained decoding", "onnx") from None
-        content = json.loads(self._json)
+        content = parse_json(self._json)
         for token in content.get("added_tokens", ()):
             token["special"] = token["content"] in self._controls
         return LLTokenizer(json.dumps(content), n_vocab=self._vocabulary, eos_token=self._eos, slices=None)

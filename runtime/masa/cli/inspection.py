@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from masa.cli import inspect_bank, inspect_model
 from masa.cli.loading import rewriter_option
 from masa.cli.output import write_json
 from masa.errors import FormatError, MasaError
+from masa.files import parse_json
 
 Kind = Literal["bank", "skills", "artifact", "gguf", "huggingface", "card", "facts"]
 
@@ -125,7 +125,7 @@ def _keys(path: Path) -> set[str]:
     try:
         text = path.read_text("utf-8-sig")
         if path.suffix.lower() == ".json":
-            content = json.loads(text)
+            content = parse_json(text)
             return set(content) if isinstance(content, dict) else set()
         root = yaml.compose(text, Loader=yaml.SafeLoader)  # libyaml crashes on deep nesting, this one raises
     except (OSError, ValueError, RecursionError, yaml.YAMLError):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from masa.errors import FormatError
+from masa.files import ParseError, parse_json
 from masa.skills import GENERAL, Skill, SkillBank
 
 _SPECIFIC_KEYS = ("task_specific_skills", "query_type_skills")
@@ -68,11 +69,9 @@ def loads_bank(data: bytes, *, where: str = "skill bank") -> SkillBank:
             f"{where}: not UTF-8 (byte {error.start} is {data[error.start]:#04x}); save the file as UTF-8"
         ) from None
     try:
-        document = json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, where))
-    except json.JSONDecodeError as error:
-        raise FormatError(f"{where}: not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from None
-    except RecursionError:
-        raise FormatError(f"{where}: not a skill bank (JSON nested too deeply)") from None
+        document = parse_json(text, object_pairs_hook=lambda pairs: _object(pairs, where))
+    except ParseError as error:
+        raise FormatError(f"{where}: not JSON ({error})") from None
     if not isinstance(document, dict):
         raise FormatError(f"{where}: not a skill bank (a JSON {_kind(document)}, expected an object)")
     present = [key for key in _SPECIFIC_KEYS if key in document]
@@ -203,7 +202,7 @@ def _style(text: str) -> tuple[int | str | None, tuple[str, str], bool, str]:
 def _spellings(text: str, ensure_ascii: bool) -> dict[str, str]:
     found = {}
     for literal in _STRING.findall(text):
-        usual = json.dumps(json.loads(literal), ensure_ascii=ensure_ascii)
+        usual = json.dumps(parse_json(literal), ensure_ascii=ensure_ascii)
         if usual != literal:
             found[usual] = literal
     return found

@@ -79,10 +79,10 @@ def _compose(text: str, where: str) -> Any:
         root = yaml.compose(text, Loader=loader)
     except UnicodeEncodeError:
         raise CardError(f"{where}: holds half of a surrogate pair, which is no text; correct the file") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or (str(error).splitlines() or [type(error).__name__])[0]
         raise CardError(f"{where}{line}: not valid YAML ({problem}); correct the file") from None
     if root is None:
         raise CardError(f"{where}: empty; a model card has keys such as family, variant, num_layers")

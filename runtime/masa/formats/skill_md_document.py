@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 from masa.errors import FormatError
+from masa.files import ParseError, parse_yaml
 from masa.skills import Skill
 
 EXTRA = "skill_md"
@@ -128,19 +129,11 @@ def _split_front_matter(text: str, where: str) -> tuple[str, str, str]:
 
 
 def _load_yaml(text: str, where: str) -> Mapping[str, Any]:
-    import yaml
-
     try:
-        fields = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = "" if mark is None else f", line {mark.line + 2}"  # counted from 0, below the opening `---`
-        problem = error.problem or error.context or "invalid YAML"
-        raise FormatError(f"{where}{line}: the front matter is not valid YAML ({problem}); correct it") from error
-    # PyYAML also leaks ValueError, KeyError, AttributeError and RecursionError on odd input.
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise FormatError(f"{where}: the front matter is not valid YAML ({reason}); correct it") from error
+        fields = parse_yaml(text)
+    except ParseError as error:
+        line = "" if error.line is None else f", line {error.line + 1}"  # below the opening `---`
+        raise FormatError(f"{where}{line}: the front matter is not valid YAML ({error.problem}); correct it") from None
     if fields is None:
         return {}
     if not isinstance(fields, dict):

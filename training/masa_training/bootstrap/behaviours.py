@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from masa.files import read_text
+from masa.files import parse_yaml, read_text
 from masa_training.errors import TrainingError
 
 SPLITS = ("train", "validation", "test")
@@ -81,10 +81,9 @@ def _shipped() -> Vocabulary:
 
 
 def _load(path: Path) -> Vocabulary:
-    import yaml
 
     try:
-        value = yaml.safe_load(read_text(path))
+        value = parse_yaml(read_text(path))
         behaviours = {
             need: tuple(
                 Behaviour(f"{need}/{name}", need, _by_split(wordings)) for name, wordings in entry["behaviours"].items()
@@ -93,7 +92,7 @@ def _load(path: Path) -> Vocabulary:
         }
         strengths = {need: _by_split(entry) for need, entry in value["strengths"].items()}
         distractors = {field: _by_split(entry) for field, entry in value["distractors"].items()}
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise TrainingError(f"{path}: not a vocabulary of behaviours ({reason}); compare behaviours.yaml") from None
     vocabulary = Vocabulary(behaviours, strengths, distractors)

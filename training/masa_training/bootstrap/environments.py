@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from masa.facts import Facts, loads_facts
-from masa.files import read_text
+from masa.files import parse_yaml, read_text
 from masa.formats.bank_json import load_bank
 from masa.skills import Group, SkillBank
 from masa_training.bootstrap.behaviours import SPLITS
@@ -78,11 +78,9 @@ def load_environments() -> tuple[KnownFacts, ...]:
     """
     import json
 
-    import yaml
-
     path = Path(__file__).with_name("environments.yaml")
     result = []
-    for entry in yaml.safe_load(read_text(path)):
+    for entry in parse_yaml(read_text(path)):
         if entry["split"] not in SPLITS or entry["kind"] not in _WORDS:
             raise TrainingError(f"{path}: unknown split or kind in {entry['facts']['environment']!r}; correct it")
         facts = loads_facts(json.dumps(entry["facts"]), str(path), as_json=True)

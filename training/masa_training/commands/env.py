@@ -12,6 +12,7 @@ import click
 from masa.cli.output import clean, count, table, wrap, write_json
 from masa.cli.progress import interrupt_line, show_line
 from masa.errors import MasaError
+from masa.files import parse_yaml
 
 if TYPE_CHECKING:
     from masa_training.environments import Environment, Split, Step, Task
@@ -228,7 +229,6 @@ def play_command(
 
 
 def _options(pairs: tuple[str, ...], data_dir: str | None) -> dict[str, Any]:
-    import yaml
 
     options: dict[str, Any] = {"data_dir": data_dir} if data_dir else {}
     for pair in pairs:
@@ -236,8 +236,8 @@ def _options(pairs: tuple[str, ...], data_dir: str | None) -> dict[str, Any]:
         if not equals or not key.isidentifier():
             raise click.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--option")
         try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            options[key] = parse_yaml(value)
+        except ValueError:
             options[key] = value
     return options
 

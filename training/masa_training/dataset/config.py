@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from masa.errors import FormatError
-from masa.files import read_text
+from masa.files import parse_yaml, read_text
 from masa_training.errors import TrainingError
 
 DATA_VARIABLE = "MASA_DATA"
@@ -235,12 +235,11 @@ def parse_config(text: str, where: str = "configuration") -> DatasetConfig:
     Raises:
         TrainingError, FormatError: as `load_config`.
     """
-    import yaml
 
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise FormatError(f"{where}: not YAML ({' '.join(str(error).split())[:200]}); correct it") from None
+        value = parse_yaml(text)
+    except ValueError as error:
+        raise FormatError(f"{where}: not YAML ({error}); correct it") from None
     return make_config(value, where)
 
 

@@ -6,7 +6,6 @@ so that the search may record more than a data set needs.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from masa.cards import FIELDS, ModelCard
 from masa.errors import CardError, FormatError
 from masa.facts import ActionForm, Facts
-from masa.files import decode, read_bytes
+from masa.files import decode, parse_json, read_bytes
 from masa.formats.bank_json import load_bank
 from masa.skills import GENERAL, Group, Skill
 from masa_training.errors import TrainingError
@@ -80,10 +79,10 @@ def read_run(folder: Path) -> Run:
             continue
         where = f"{path}, line {number}"
         try:
-            event = json.loads(decode(line, where))
+            event = parse_json(decode(line, where))
             if not isinstance(event, dict):
                 raise ValueError("no object")
-        except (ValueError, RecursionError, FormatError):
+        except (ValueError, FormatError):
             if number == len(lines):  # no line break behind it: the run was killed while it wrote
                 run.torn = True
                 break

@@ -15,7 +15,16 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from masa.files import TEMPORARY_PREFIX, WriteError, make_folder, read_bytes, read_text, reason, write_atomic
+from masa.files import (
+    TEMPORARY_PREFIX,
+    WriteError,
+    make_folder,
+    parse_json,
+    read_bytes,
+    read_text,
+    reason,
+    write_atomic,
+)
 from masa.prompt import PROMPT_VERSION
 from masa_training.errors import TrainingError
 from masa_training.samples import Sample, dump_samples, read_samples
@@ -193,9 +202,9 @@ def read_info(folder: str | PathLike[str]) -> DatasetInfo:
     if not record.is_file():
         raise TrainingError(f"{path}: no {RECORD} in it, so it is no data set; build one with: masa dataset")
     try:
-        value = json.loads(read_text(record))
+        value = parse_json(read_text(record))
         version = value.pop("format")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise TrainingError(f"{record}: not a record of a data set; build the data set again") from None
     if version != FORMAT:
         raise TrainingError(f"{record}: format {version!r}, this masa reads {FORMAT}; build the data set again")

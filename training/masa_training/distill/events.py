@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from masa.files import parse_json
 from masa_training.distill import processes
 from masa_training.journal import append_records, whole_lines
 
@@ -40,7 +40,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     events = []
     for line in whole_lines(path):
         try:
-            event = json.loads(line)
+            event = parse_json(line)
         except ValueError:
             continue
         if isinstance(event, dict):

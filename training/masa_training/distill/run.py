@@ -9,7 +9,6 @@ Started as several processes, all plan and train; the main one alone writes what
 from __future__ import annotations
 
 import errno
-import json
 import math
 import shutil
 import time
@@ -20,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from masa.files import parse_json
 from masa.prompt import PROMPT_VERSION
 from masa_training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from masa_training.distill.config import DistillConfig
@@ -248,7 +248,7 @@ def _trainer(
 
 def _ended_early(checkpoint: Path, patience: int) -> int:
     """The step at which a run lost its patience, if this checkpoint is of that step; otherwise 0."""
-    state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
+    state = parse_json((checkpoint / "trainer_state.json").read_text("utf-8"))
     attributes = state["stateful_callbacks"].get("EarlyStoppingCallback", {}).get("attributes", {})
     worse = attributes.get("early_stopping_patience_counter", 0)
     return int(state["global_step"]) if worse >= patience else 0

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from masa.files import write_atomic
+from masa.files import parse_json, parse_yaml, write_atomic
 from masa_training.checkpoint import RECORD
 from masa_training.distill.config import DistillConfig, make_config
 from masa_training.errors import TrainingError
@@ -86,15 +85,14 @@ def check_same(folder: Path, config: DistillConfig, source: Source, *, processes
     Raises:
         TrainingError: if it is another, or its record is damaged.
     """
-    import yaml
 
     record = folder / RUN
     try:
-        found = yaml.safe_load(record.read_text("utf-8"))
+        found = parse_yaml(record.read_text("utf-8"))
         there = found.pop("dataset")["sha256"]
         shared = found.pop("processes", 1)
         before = make_config(found, str(record)).to_dict()
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise TrainingError(f"{record}: damaged ({error!r}); name another folder") from None
     differs = [key for key, value in config.to_dict().items() if before[key] != value and key not in RESUMABLE]
     if differs:
@@ -120,7 +118,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     for path in folder.glob("checkpoint-*"):
         number = path.name.removeprefix("checkpoint-")
         try:
-            state = json.loads((path / "trainer_state.json").read_text("utf-8"))
+            state = parse_json((path / "trainer_state.json").read_text("utf-8"))
             if state["global_step"] != int(number):
                 raise ValueError("another checkpoint's state")
             complete.append((int(number), path))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from masa.files import WriteError, make_folder, write_atomic
+from masa.files import WriteError, make_folder, parse_json, write_atomic
 from masa_training.environments.alfworld_interface import TASK_TYPES
 from masa_training.errors import TrainingError
 
@@ -100,7 +100,7 @@ class _Folder:
         stamps = [(str(its), its.stat().st_mtime_ns, its.stat().st_size) for its in files]
         kept = self._cache / f"folder-{_digest(repr(stamps).encode())}.json"
         try:
-            return _listed(json.loads(kept.read_bytes()))
+            return _listed(parse_json(kept.read_bytes()))
         except (OSError, ValueError, TypeError):
             pass  # not listed yet, or damaged
         found = [listed for path in files if (listed := self._one(path, path.parent.relative_to(self._folder / split)))]
@@ -134,14 +134,14 @@ class _Compressed:
         if not (self._folder / f"{split}.jsonl.xz").is_file():
             return ()
         with self._opened(split) as pack:
-            return _listed(json.loads(pack.read(_INDEX)))
+            return _listed(parse_json(pack.read(_INDEX)))
 
     def read(self, split: str, game: str) -> GameFile:
         where = f"{self._folder / split}.jsonl.xz: game {game}"
         common = _json(self._folder / _COMMON)
         with self._opened(split) as pack:
             try:
-                line = json.loads(pack.read(game))
+                line = parse_json(pack.read(game))
             except (KeyError, ValueError, zipfile.BadZipFile) as error:
                 raise TrainingError(f"{where}: is missing or damaged; bring the file again") from error
         try:
@@ -190,7 +190,7 @@ def _lines(archive: Path) -> Iterator[tuple[str, Any]]:
     try:
         with lzma.open(archive, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
-                yield f"{archive}, line {number}", json.loads(line)
+                yield f"{archive}, line {number}", parse_json(line)
     except (lzma.LZMAError, EOFError, ValueError) as error:
         raise TrainingError(f"{archive}: is damaged after line {number} ({error}); bring the file again") from error
 
@@ -213,7 +213,7 @@ def _goal(text: str, where: Path) -> str:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except OSError as error:
         raise TrainingError(f"{path}: cannot be read ({error.strerror}); run alfworld-download again") from error
     except ValueError as error:

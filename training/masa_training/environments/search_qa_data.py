@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from masa.files import parse_json
 from masa_training.environments.passage_search import PassageSearch
 from masa_training.environments.protocol import Split
 from masa_training.errors import TrainingError
@@ -115,8 +115,8 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             continue
         where = f"{path}:{number}"
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = parse_json(line)
+        except ValueError as error:
             raise TrainingError(f"{where}: not JSON ({error}); bring the file again") from error
         if not isinstance(row, dict):
             raise TrainingError(f"{where}: found {line[:40]!r} where a JSON object belongs; bring the file again")

@@ -17,7 +17,7 @@ from typing import Any
 
 import fast_downward
 
-from masa.files import WriteError, make_folder, write_atomic
+from masa.files import WriteError, make_folder, parse_json, write_atomic
 from masa_training.errors import TrainingError
 
 ENGINE_LOCK = threading.RLock()
@@ -90,7 +90,7 @@ def _engine() -> str:
 
 def _read(path: Path) -> Compiled | None:
     try:
-        data = json.loads(gzip.decompress(path.read_bytes()))
+        data = parse_json(gzip.decompress(path.read_bytes()))
         return Compiled(
             sas=data["sas"],
             parameters={name: tuple((its[0], its[1]) for its in pairs) for name, pairs in data["parameters"].items()},

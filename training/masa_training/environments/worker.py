@@ -22,6 +22,7 @@ from typing import Any
 
 from masa.errors import MissingExtraError
 from masa.facts import ActionForm, Facts
+from masa.files import parse_json
 from masa_training.environments.protocol import Environment, Split, Step, Task
 from masa_training.errors import TrainingError
 
@@ -167,7 +168,7 @@ class _Process:
                 self._loose(f"was given up during {method}")
                 raise
             try:
-                answer = json.loads(line)
+                answer = parse_json(line)
             except ValueError:
                 raise self._loose(self._ending(method)) from None
         return _result(answer)

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any, BinaryIO
 
 from masa.errors import MasaError, MissingExtraError
+from masa.files import parse_json
 from masa_training.environments.protocol import Environment, Task
 from masa_training.environments.registry import open_environment
 
@@ -27,7 +28,7 @@ def main() -> None:
     threading.Thread(target=_listen, args=(sys.stdin.buffer, requests), daemon=True).start()
     environment: Environment | None = None
     while True:
-        request = json.loads(requests.get())
+        request = parse_json(requests.get())
         try:
             if request["method"] == "open":
                 environment = open_environment(request["name"], **request["options"])

@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from masa.files import make_folder, read_text, write_atomic
+from masa.files import make_folder, parse_json, read_text, write_atomic
 from masa_training.errors import TrainingError
 from masa_training.journal import append_records, whole_lines
 
@@ -85,7 +85,7 @@ class Results:
                 f"{where}: holds results already; add --resume to go on with them, or give another folder"
             )
         try:
-            before = json.loads(read_text(where / SETTINGS))
+            before = parse_json(read_text(where / SETTINGS))
             version = before.pop("format")
         except (ValueError, KeyError, AttributeError):
             raise TrainingError(f"{where / SETTINGS}: not a record of an evaluation; give another folder") from None
@@ -96,7 +96,7 @@ class Results:
                 f"{where}: holds results of another evaluation (differing: {what}); give another folder"
             )
         try:
-            read = [row for line in whole_lines(self._path) for row in _rows(json.loads(line))]
+            read = [row for line in whole_lines(self._path) for row in _rows(parse_json(line))]
             self.rows = [row for row in read if row["model"] and row["sample"]]
         except (ValueError, KeyError, TypeError):
             raise TrainingError(f"{self._path}: a line is no result; delete the folder and evaluate again") from None

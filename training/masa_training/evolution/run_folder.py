@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from masa.errors import FormatError
-from masa.files import make_folder, read_text, write_atomic
+from masa.files import make_folder, parse_json, parse_yaml, read_text, write_atomic
 from masa.skills import Group, Skill
 from masa_training.errors import TrainingError
 from masa_training.evolution.config import EvolveConfig
@@ -175,15 +175,15 @@ class RunFolder:
         if not resume:
             raise TrainingError(f"{self.path}: holds a run already; add --resume to go on, or give another folder")
         try:
-            before = yaml.safe_load(read_text(record))
+            before = parse_yaml(read_text(record))
             differing = differences(before, wanted)
-        except (yaml.YAMLError, FormatError, AttributeError, TypeError):
+        except (ValueError, FormatError, AttributeError, TypeError):
             raise TrainingError(f"{record}: damaged; give another folder") from None
         if differing:
             raise TrainingError(f"{self.path}: its run has another {', '.join(differing)}; give another folder")
         for number, line in enumerate(whole_lines(self.path / EVENTS), start=1):
             try:
-                self._read(json.loads(line))
+                self._read(parse_json(line))
             except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
                 raise TrainingError(
                     f"{self.path / EVENTS}: line {number} is damaged ({error}); cut the file off before it, then go on "

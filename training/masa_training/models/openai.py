@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from masa.files import parse_json
 from masa_training.errors import TrainingError
 from masa_training.models.endpoints import Endpoint, Endpoints, make_endpoints
 from masa_training.models.failures import Failure, NonsenseError, failure_of
@@ -299,7 +300,7 @@ def _read(answer: Any, request: Request, how: Constraint, seconds: float) -> Rep
 def _chosen(text: str, candidates: Sequence[str], how: Constraint) -> str:
     if how == "json_schema":
         try:
-            value = json.loads(text)
+            value = parse_json(text)
         except ValueError:
             value = None
         if isinstance(value, dict) and isinstance(value.get("choice"), str):

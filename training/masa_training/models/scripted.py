@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from masa.files import parse_json
 from masa_training.errors import TrainingError
 from masa_training.models.protocol import Message, Meter, Model, ModelError, Reply, Request, Usage
 from masa_training.models.texts import match
@@ -157,7 +158,7 @@ def _read(path: Path) -> list[tuple[Request, Reply]]:
     pairs = []
     for number, line in enumerate(lines, start=1):
         try:
-            value = json.loads(line)
+            value = parse_json(line)
             pairs.append((_request(value["request"]), _reply(value["reply"])))
         except (ValueError, KeyError, TypeError):
             raise TrainingError(f"{path}:{number}: this line is no recorded request; record again") from None

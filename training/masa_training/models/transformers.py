@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from masa.backends.tokenizing import Tokenizer
+from masa.files import parse_json
 from masa_training.bases import Base, open_base
 from masa_training.checkpoint import read_checkpoint
 from masa_training.errors import TrainingError
@@ -144,10 +145,9 @@ def _ends(base: Base, tokenizer: Tokenizer) -> tuple[str | None, bool, str | Non
 
 
 def _folder_config(folder: Path) -> dict[str, Any]:
-    import json
 
     try:
-        value = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+        value = parse_json((folder / "tokenizer_config.json").read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

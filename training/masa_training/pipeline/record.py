@@ -5,13 +5,12 @@ It never says alone that a stage is finished: what the stage left does (`masa_tr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from masa.files import make_folder
+from masa.files import make_folder, parse_json
 from masa_training.errors import TrainingError
 from masa_training.journal import append_records, is_empty, whole_lines
 
@@ -48,7 +47,7 @@ class Record:
         self.ended: dict[str, Ended] = {}
         for number, line in enumerate(whole_lines(self.path), start=1):
             try:
-                event = json.loads(line)
+                event = parse_json(line)
                 stage = event["stage"]
                 if event["event"] == "begun":
                     self.begun[stage] = Begun(event["settings"], event["inputs"])

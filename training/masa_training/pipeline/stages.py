@@ -6,7 +6,6 @@ with its checksums, a checkpoint, an artifact whose files are whole, a report th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from masa.artifact import load_artifact
 from masa.cards import load_card
 from masa.checksums import sha256_file
 from masa.errors import MasaError
+from masa.files import parse_json
 from masa_training.checkpoint import RECORD as CHECKPOINT
 from masa_training.checkpoint import read_checkpoint
 from masa_training.dataset.config import DatasetConfig, Places, data_folder
@@ -230,7 +230,7 @@ def _verify_left(work: Work) -> Checksums | None:
     if not path.is_file():
         return None
     try:
-        told = json.loads(path.read_text("utf-8"))
+        told = parse_json(path.read_text("utf-8"))
         about, passed = told["subject"]["files"], told["passed"]
     except (ValueError, KeyError, TypeError):
         return None
@@ -250,7 +250,7 @@ def _verify(work: Work) -> dict[str, Any]:
     _run(work, arguments)
     if _verify_left(work) is None:
         raise TrainingError(f"{work.artifact / VERIFIED}: does not say that these files passed; report this as a bug")
-    told = json.loads((work.artifact / VERIFIED).read_text("utf-8"))
+    told = parse_json((work.artifact / VERIFIED).read_text("utf-8"))
     return {"passed": True, **{its["name"]: its["value"] for its in told["verdicts"] if its["value"] is not None}}
 
 

@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from masa.files import make_folder, read_text, write_atomic
+from masa.files import make_folder, parse_json, read_text, write_atomic
 from masa_training.errors import TrainingError
 from masa_training.journal import append_records, is_empty, whole_lines
 from masa_training.rollouts.episodes import Episode, Job
@@ -75,7 +75,7 @@ class Record:
         if not resume:
             raise TrainingError(f"{where}: holds a run already; add --resume to go on with it, or give another folder")
         try:
-            before = json.loads(read_text(where / SETTINGS))
+            before = parse_json(read_text(where / SETTINGS))
             version = before.pop("format")
         except (ValueError, KeyError, AttributeError):
             raise TrainingError(f"{where / SETTINGS}: damaged; give another folder") from None
@@ -85,7 +85,7 @@ class Record:
             raise TrainingError(f"{where}: holds a run with other settings (differing: {what}); give another folder")
         for number, line in enumerate(whole_lines(self._path), start=1):
             try:
-                event = json.loads(line)
+                event = parse_json(line)
                 if event.pop("event") == "episode":
                     episode = Episode.from_dict(event)
                     self.episodes[episode.job] = episode

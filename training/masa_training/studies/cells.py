@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from masa.files import make_folder, read_text, write_atomic
+from masa.files import make_folder, parse_json, read_text, write_atomic
 from masa_training.distill.config import DistillConfig
 from masa_training.errors import TrainingError
 from masa_training.studies.config import Study
@@ -77,9 +77,9 @@ def read_cell(path: Path) -> CellResult | None:
     if not path.is_file():
         return None
     try:
-        value = json.loads(read_text(path))
+        value = parse_json(read_text(path))
         version = value.pop("format")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise TrainingError(
             f"{path}: not a result of a study; restore it, or delete it to run the cell again"
         ) from None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from masa.errors import FormatError
-from masa.files import read_text
+from masa.files import parse_yaml, read_text
 from masa_training.dataset.config import read_settings
 from masa_training.distill.config import DistillConfig, load_config, make_config
 from masa_training.errors import TrainingError
@@ -159,7 +159,6 @@ def load_study(spec: str) -> Study:
             trained, or cells name no row or come twice.
         FormatError: if the file cannot be read.
     """
-    import yaml
 
     path = Path(spec).expanduser()
     if not path.is_file():
@@ -169,9 +168,9 @@ def load_study(spec: str) -> Study:
             raise TrainingError(f"{spec}: neither a file nor a shipped study; {hint}")
         path = _SHIPPED / f"{spec}.yaml"
     try:
-        value = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise FormatError(f"{path}: not YAML ({' '.join(str(error).split())[:200]}); correct it") from None
+        value = parse_yaml(read_text(path))
+    except ValueError as error:
+        raise FormatError(f"{path}: not YAML ({error}); correct it") from None
     config: StudyConfig = read_settings(StudyConfig, value, str(path))
     _check_names(config, str(path))
     study = Study(config, _cells(config, str(path)), path.parent, spec)

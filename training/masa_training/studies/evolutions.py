@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from masa.errors import FormatError
-from masa.files import make_folder, read_text, write_atomic
+from masa.files import make_folder, parse_json, parse_yaml, read_text, write_atomic
 from masa_training.errors import TrainingError
 from masa_training.evolution import EvolveConfig
 from masa_training.evolution.run_folder import CONFIG, EVENTS, differences
@@ -122,15 +122,14 @@ def standing(cell: EvolutionCell, folder: Path) -> State:
     Raises:
         TrainingError: if its folder holds the run of another configuration, or one that is damaged.
     """
-    import yaml
 
     where = folder / cell.name
     if not (where / CONFIG).is_file():
         return "to do"
     try:
-        before = yaml.safe_load(read_text(where / CONFIG))
+        before = parse_yaml(read_text(where / CONFIG))
         other = differences(before, json.loads(json.dumps(cell.config.to_dict())))
-    except (yaml.YAMLError, FormatError, AttributeError, TypeError):
+    except (ValueError, FormatError, AttributeError, TypeError):
         raise TrainingError(f"{where / CONFIG}: damaged; delete the folder {where} to run the cell again") from None
     if other:
         raise TrainingError(
@@ -172,7 +171,7 @@ def named_apart(configs: Sequence[EvolveConfig]) -> None:
 
 def _check(study: EvolutionStudy, record: Path) -> None:
     try:
-        found = json.loads(read_text(record))
+        found = parse_json(read_text(record))
         kind, version = found["study"], found["format"]
     except (ValueError, KeyError, TypeError, FormatError):
         raise TrainingError(f"{record}: damaged; give another folder") from None

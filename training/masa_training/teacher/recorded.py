@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from masa.files import parse_json
 from masa.languages import render_plan
 from masa.skills import Group, Skill
 from masa_training.errors import TrainingError
@@ -61,7 +62,7 @@ class RecordedTeacher:
             raise TrainingError(f"{self._path}: no recording of a teacher is there; give another file")
         for number, line in enumerate(whole_lines(self._path), start=1):
             try:
-                value = json.loads(line)
+                value = parse_json(line)
                 if "rewrite" in value:
                     value["rewrite"] = _rewrite(value["rewrite"])
                 else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from masa.files import parse_json
 from masa.skills import SkillBank
 from masa_training.agents import AgentConfig
 from masa_training.environments import SPLITS, Split, Task
@@ -159,6 +159,6 @@ def option(text: str) -> tuple[str, Any]:
     if not separator or not key.strip():
         raise TrainingError(f"{text!r}: write it as key=value")
     try:
-        return key.strip(), json.loads(value)
+        return key.strip(), parse_json(value)
     except ValueError:
         return key.strip(), value

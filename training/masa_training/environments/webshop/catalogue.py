@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from masa.files import parse_json
 from masa_training.dataset.config import DATA_VARIABLE
 from masa_training.errors import TrainingError
 
@@ -191,12 +191,12 @@ def _human(path: Path) -> Iterator[HumanInstruction]:
 
 def _read(path: Path, kind: type) -> Any:
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(path.read_bytes())
     except OSError as error:
         raise TrainingError(
             f"{path}: cannot be read ({error.strerror}); complete the official WebShop download"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise TrainingError(f"{path}: not JSON ({error}); download the file again") from error
     if not isinstance(data, kind):
         raise TrainingError(f"{path}: holds no {kind.__name__} of WebShop's form; download the file again")

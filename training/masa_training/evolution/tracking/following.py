@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from masa.errors import FormatError, MasaError
-from masa.files import read_text, write_atomic
+from masa.files import parse_json, read_text, write_atomic
 from masa_training.errors import TrainingError
 from masa_training.evolution.config import BudgetConfig, EvolveConfig
 from masa_training.evolution.counting import in_numbers
@@ -229,7 +229,7 @@ def _known(record: Path) -> dict[str, str]:
     if not record.is_file():
         return {}
     try:
-        found = json.loads(read_text(record))
+        found = parse_json(read_text(record))
         return {str(name): str(its) for name, its in found.items()}
     except (ValueError, AttributeError, FormatError):
         return {}

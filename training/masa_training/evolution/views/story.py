@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from masa.errors import FormatError
-from masa.files import read_bytes, read_text
+from masa.files import parse_json, parse_yaml, read_bytes, read_text
 from masa.skills import Group
 from masa_training.errors import TrainingError
 from masa_training.evolution.ledger import Played
@@ -101,8 +100,8 @@ def read_story(folder: Path) -> Story:
         if not line.strip():
             continue
         try:
-            _take(story, json.loads(line.decode("utf-8", "replace")))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            _take(story, parse_json(line.decode("utf-8", "replace")))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"missing {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:120]
             raise TrainingError(
                 f"{path}: line {number} is no event of masa evolve ({reason}); restore the file from a copy, or cut it "
@@ -149,10 +148,9 @@ def _group(story: Story, key: str) -> GroupStory:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    import yaml
 
     try:
-        values = yaml.safe_load(read_text(path))
-    except (FormatError, OSError, yaml.YAMLError):
+        values = parse_yaml(read_text(path))
+    except (FormatError, OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
