@@ -27,12 +27,12 @@ class ModelsHook(BuildHookInterface):  # type: ignore[type-arg]
 
 
 def shipped(models: Path) -> list[Path]:
-    """The files of `models` that a wheel carries: cards, manifests, notes, and what a manifest lists.
+    """The files of `models` that a wheel carries: cards, backbones, manifests, notes, and what a manifest lists.
 
     Weights that lie there for an experiment but that no manifest names stay out, and so do the trained instruments,
     which are for measuring.
     """
-    folders = (models / "cards", models / "rewriters")
+    folders = (models / "cards", models / "backbones", models / "rewriters")
     files = {path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix in SUFFIXES}
     for manifest in models.glob("rewriters/*/manifest.json"):
         names = json.loads(manifest.read_text("utf-8")).get("files", {})

@@ -52,6 +52,28 @@ def smollm2() -> Path:
     pytest.skip(missing)
 
 
+@pytest.fixture(scope="session")
+def qwen() -> Path:
+    """The GGUF of Qwen2.5-Coder-0.5B-Instruct, with llama.cpp there to run it.
+
+    Skips without them, in CI too, which does not fetch its 491 MB; fails where MASA_REQUIRE_MODELS is "all".
+    """
+    from importlib.util import find_spec
+
+    from masa.errors import MasaError
+    from masa.weights import find_weights
+
+    missing = None if find_spec("llama_cpp") else "llama-cpp-python is not installed"
+    if missing is None:
+        try:
+            return find_weights("qwen2.5-coder-0.5b")
+        except MasaError as error:
+            missing = str(error)
+    if os.environ.get("MASA_REQUIRE_MODELS") == "all":
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what tests cache out of the user's cache folder; pulled weights are still found."""

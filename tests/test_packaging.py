@@ -61,9 +61,10 @@ def sdist_names(built: Path) -> set[str]:
 
 
 def shipped_models() -> set[str]:
-    """What of `models/` a device needs: cards, manifests, and the files that manifests list."""
+    """What of `models/` a device needs: cards, backbones, manifests, and the files that manifests list."""
     models = ROOT / "models"
     names = {f"cards/{path.name}" for path in (models / "cards").glob("*.yaml")}
+    names |= {f"backbones/{path.name}" for path in (models / "backbones").glob("*.json")}
     for manifest in (models / "rewriters").glob("*/manifest.json"):
         names.add(manifest.relative_to(models).as_posix())
         listed = json.loads(manifest.read_text("utf-8"))["files"]

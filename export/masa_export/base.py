@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from masa.artifact import find_artifact, load_artifact, read_manifest
+from masa.artifact import find_artifact, read_manifest
 from masa.checksums import verified_sha256
 from masa.errors import MasaError
 from masa.files import parse_json, read_text
 from masa.formats.gguf_header import is_gguf, read_header
+from masa.weights import find_weights
 from masa_export.checkpoint import Checkpoint
 from masa_export.errors import ExportError
 
@@ -92,7 +93,7 @@ def _locate(checkpoint: Checkpoint, given: str | None) -> Path:
     if Path(note.path).is_file():
         return Path(note.path)
     try:
-        return load_artifact(note.spec, verify=False).weights_path
+        return find_weights(note.spec, verify=False)
     except MasaError:
         raise ExportError(
             f"{note.path}: the base of {checkpoint.path} is not there; give the GGUF file with --base"
@@ -106,7 +107,7 @@ def _gguf_file(given: str) -> Path:
             raise ExportError(f"{path}: not a GGUF file; give the base as .gguf")
         return path
     try:
-        return load_artifact(given, verify=False).weights_path
+        return find_weights(given, verify=False)
     except MasaError as error:
         raise ExportError(f"--base {given}: neither a GGUF file nor a rewriter that is here ({error})") from None
 

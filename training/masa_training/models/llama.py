@@ -1,4 +1,4 @@
-"""llama.cpp in this process as a model: a GGUF file or an artifact's weights."""
+"""llama.cpp in this process as a model: a GGUF file, an artifact's weights, or a backbone by name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def open_llama(
     template_options: Mapping[str, Any] | None = None,
     adapter: str | None = None,
 ) -> InProcessModel:
-    """A GGUF file or an artifact's weights as a model.
+    """A GGUF file, an artifact's weights or a backbone by name as a model.
 
     Args:
         slots: conversations that are kept; as many episodes may run side by side without computing anything twice.
@@ -120,12 +120,9 @@ def text_ends(backend: Any) -> tuple[str | None, bool, str | None]:
 
 
 def _weights(spec: str) -> Path:
-    path = Path(spec).expanduser()
-    if path.is_file():
-        return path
-    from masa.artifact import load_artifact
+    from masa.weights import find_weights
 
     try:
-        return load_artifact(spec).weights_path
+        return find_weights(spec)
     except ArtifactError as error:
-        raise TrainingError(f"{spec}: neither a GGUF file nor an artifact ({error})") from None
+        raise TrainingError(f"{spec}: no GGUF file, artifact or backbone to open ({error})") from None

@@ -81,9 +81,9 @@ def _where(spec: str) -> str:
         return read_checkpoint(path).base["path"]
     if path.exists():
         return str(path)
-    from masa.artifact import load_artifact
+    from masa.weights import find_weights
 
     try:
-        return str(load_artifact(str(path)).weights_path)
+        return str(find_weights(str(path)))
     except MasaError as error:
         raise CardError(f"{spec}: nothing to read a card from ({error})") from None
