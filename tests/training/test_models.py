@@ -210,6 +210,27 @@ def test_a_template_that_thinks_is_told_not_to() -> None:
     assert spelled(awake.encode(talk("s", "Go")).tokens).endswith("assistant\n")
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        # SmolLM3, Phi-4-reasoning: marks for trainers around what the assistant says
+        CHATML.replace("{{ message.content }}", "{% generation %}{{ message.content }}{% endgeneration %}"),
+        CHATML.replace("{{ message.content }}", "{% generation -%}\n  {{ message.content }}\n{%- endgeneration %}"),
+        "{% for message in messages %}{% generation %}"
+        + CHATML.split("%}", 1)[1].replace(
+            "{% endfor %}", "{% endgeneration %}{% if loop.last %}{% break %}{% endif %}{% continue %}{% endfor %}"
+        ),
+        "{% if tools %}{{ tools | tojson(indent=2, ensure_ascii=False) }}{% endif %}" + CHATML,
+        "{% set day = strftime_now('%d %b %Y') %}{% if not day %}{{ raise_exception('no day') }}{% endif %}" + CHATML,
+    ],
+)
+def test_templates_in_the_dialect_of_hugging_face_play(source: str) -> None:
+    chat = ChatFormat(TOKENIZER, source, eos="<|im_end|>")
+    conversation = talk("Rules", "Go", "left", "On")
+    assert spelled(chat.encode(conversation).tokens) == spelled(chatml().encode(conversation).tokens)
+    assert chat.ends == (STOP,)
+
+
 def test_broken_and_refusing_templates_are_one_sentence() -> None:
     with pytest.raises(TrainingError, match="chat template is broken"):
         ChatFormat(TOKENIZER, "{% for %}")

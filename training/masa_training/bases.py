@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from masa.backends.tokenizing import Tokenizer
 from masa.backends.transformers import FolderTokenizer
+from masa.chat_templates import TemplateError, compile_template, stored_template
 from masa.errors import ArtifactError, FormatError
 from masa.files import parse_json
 from masa.prompt import CHATML, ChatTemplate, Segment
@@ -130,7 +131,7 @@ def open_base(spec: str, template: str | None = None) -> Base:
     if path.is_dir():
         config = _json(path / "config.json")
         context = int(config.get("max_position_embeddings") or 0)
-        source = _folder_template(path)
+        source = stored_template(path)
         controls = _folder_controls(path)
         kind = "hf"
     else:
@@ -142,8 +143,7 @@ def open_base(spec: str, template: str | None = None) -> Base:
             raise TrainingError(str(error)) from None
         metadata = header.metadata
         context = int(str(metadata.get(f"{metadata.get('general.architecture')}.context_length", 0)))
-        found = metadata.get("tokenizer.chat_template")
-        source = found if isinstance(found, str) else None
+        source = stored_template(path)
         controls = None
         kind = "gguf"
     if template is not None:
@@ -174,29 +174,23 @@ def template_pieces(source: str, controls: Sequence[str], where: str) -> ChatTem
     Raises:
         TrainingError: if it does not treat a system, a user and an assistant message in that order.
     """
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = _refuse
     system, user = _MARKS
     answer = "\u2983answer\u2984"
     conversation = [{"role": "system", "content": system}, {"role": "user", "content": user}]
     bos = next((c for c in controls if c in ("<bos>", "<s>", "<|begin_of_text|>")), "")
     common = {"bos_token": bos, "eos_token": "", "tools": None, "enable_thinking": False}
     try:
-        template = environment.from_string(source)
-        asked = template.render(messages=conversation, add_generation_prompt=True, **common)
-        whole = template.render(
+        render = compile_template(source)
+        asked = render(messages=conversation, add_generation_prompt=True, **common)
+        whole = render(
             messages=[*conversation, {"role": "assistant", "content": answer}], add_generation_prompt=False, **common
         )
         before, rest = asked.split(system)
         between, after = rest.split(user)
         ending = whole.split(answer)[1]
-    except (jinja2.TemplateError, ValueError, IndexError, TypeError) as error:
+    except (TemplateError, ValueError, IndexError) as error:  # the last two: a message is not where it belongs
         raise TrainingError(
-            f"{where}: its chat template cannot be used ({' '.join(str(error).split())[:120]}); "
-            f"set `template` to one of {', '.join(TEMPLATES)}"
+            f"{where}: its chat template cannot be used ({error}); set `template` to one of {', '.join(TEMPLATES)}"
         ) from None
     stop = next((piece for piece in _split(ending, controls) if piece.control), None)
     if stop is None:
@@ -205,10 +199,6 @@ def template_pieces(source: str, controls: Sequence[str], where: str) -> ChatTem
             f"set `template` to one of {', '.join(TEMPLATES)}"
         )
     return ChatTemplate(_split(before, controls), _split(between, controls), _split(after, controls), (stop.text,))
-
-
-def _refuse(message: str) -> None:
-    raise ValueError(message)
 
 
 def _split(text: str, controls: Sequence[str]) -> tuple[Segment, ...]:
@@ -235,14 +225,6 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         raise TrainingError(f"{path}: no readable JSON; give a complete Hugging Face folder") from None
     return value if isinstance(value, dict) else {}
-
-
-def _folder_template(path: Path) -> str | None:
-    separate = path / "chat_template.jinja"
-    if separate.is_file():
-        return separate.read_text("utf-8")
-    found = _json(path / "tokenizer_config.json").get("chat_template")
-    return found if isinstance(found, str) else None
 
 
 def _folder_controls(path: Path) -> tuple[str, ...]:

@@ -12,9 +12,9 @@ from typing import Any
 from masa.artifact import Artifact
 from masa.backends.tokenizing import Tokenizer
 from masa.backends.transformers import FolderTokenizer, TransformersBackend
+from masa.chat_templates import stored_template
 from masa.errors import MasaError
 from masa.files import parse_json, read_text
-from masa.formats.gguf_header import read_header
 from masa.prompt import ChatTemplate
 from masa_export.base import Base, find_base
 from masa_export.checkpoint import NOTES, read_checkpoint
@@ -83,12 +83,11 @@ def find_reference(path: Path, base: str | None = None) -> Reference:
         context = int(config.get("max_position_embeddings") or 0)
         if context < 1:
             raise ExportError(f"{path / 'config.json'}: does not tell max_position_embeddings; add it")
-        return Reference(path, path.name, None, None, None, _folder_jinja(path), context, None, None)
+        return Reference(path, path.name, None, None, None, stored_template(path), context, None, None)
     checkpoint = read_checkpoint(path, full=True)
     found = find_base(checkpoint, base)
-    jinja = _folder_jinja(found.folder) if found.folder is not None else None
-    if found.folder is None and found.gguf is not None:
-        jinja = read_header(found.gguf).text("tokenizer.chat_template")
+    where = found.folder or found.gguf
+    jinja = None if where is None else stored_template(where)
     return Reference(
         path=path,
         name=found.name,
@@ -104,18 +103,7 @@ def find_reference(path: Path, base: str | None = None) -> Reference:
 
 def artifact_jinja(artifact: Artifact) -> str | None:
     """The source of the chat template that an artifact carries for other programs; None where it has none."""
-    if artifact.kind == "gguf":
-        return read_header(artifact.weights_path).text("tokenizer.chat_template")
-    return _folder_jinja(artifact.path)
-
-
-def _folder_jinja(folder: Path) -> str | None:
-    separate = folder / "chat_template.jinja"
-    if separate.is_file():
-        return read_text(separate)
-    settings = folder / "tokenizer_config.json"
-    found = _json(settings).get("chat_template") if settings.is_file() else None
-    return found if isinstance(found, str) else None
+    return stored_template(artifact.weights_path if artifact.kind == "gguf" else artifact.path)
 
 
 def _json(path: Path) -> dict[str, Any]:

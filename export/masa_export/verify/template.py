@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from masa.artifact import Artifact
+from masa.chat_templates import TemplateError, compile_template
 from masa.prompt import ChatTemplate, Segment
 from masa_export.errors import ExportError
 from masa_export.verify.reference import Reference, artifact_jinja
@@ -102,11 +103,6 @@ def _compare_with_pieces(ours: ChatTemplate, jinja: str, conversations: Sequence
 
 
 def _render(source: str, message: tuple[str, str]) -> str:
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = _refuse
     system, user = message
     content: dict[str, Any] = {
         "messages": [{"role": "system", "content": system}, {"role": "user", "content": user}],
@@ -117,10 +113,6 @@ def _render(source: str, message: tuple[str, str]) -> str:
         "add_generation_prompt": True,
     }
     try:
-        return environment.from_string(source).render(**content)
-    except (jinja2.TemplateError, ValueError, TypeError) as error:
-        raise ExportError(f"a chat template cannot be rendered ({' '.join(str(error).split())[:120]})") from None
-
-
-def _refuse(message: str) -> None:
-    raise ValueError(message)
+        return compile_template(source)(**content)
+    except TemplateError as error:
+        raise ExportError(f"a chat template cannot be rendered ({error})") from None

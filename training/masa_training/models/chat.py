@@ -10,10 +10,10 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from masa.backends.tokenizing import Tokenizer
+from masa.chat_templates import TemplateError, compile_template
 from masa.prompt import Segment
 from masa_training.errors import TrainingError
 from masa_training.models.protocol import Message
@@ -85,7 +85,13 @@ class ChatFormat:
         controls = tokenizer.control_tokens()
         self._controls = frozenset(controls)
         self._split = _splitter(controls)
-        self._render = None if template is None else _compile(template, where)
+        try:
+            self._render = None if template is None else compile_template(template)
+        except TemplateError as error:
+            raise TrainingError(
+                f"{where}: its chat template is broken ({error}); "
+                f"give another with the option `template` ({', '.join(TEMPLATES)})"
+            ) from None
         self._values |= {"bos_token": bos or "", "eos_token": eos or ""}
         self._cached = functools.lru_cache(maxsize=4096)(lambda segment: tuple(tokenizer.tokenize([segment])))
         self._trimmed = self._trimming()
@@ -159,13 +165,12 @@ class ChatFormat:
         assert self._render is not None
         try:
             return self._render(messages=messages, add_generation_prompt=generate, **self._values)
-        except Exception as error:  # a template may raise whatever its filters raise
+        except TemplateError as error:
             if messages[0]["role"] == "system" and len(messages) > 1 and messages[1]["role"] == "user":
                 # Templates without a system message: its text goes in front of the user's.
                 joined = f"{messages[0]['content']}\n\n{messages[1]['content']}"
                 return self._rendered([{"role": "user", "content": joined}, *messages[2:]], generate=generate)
-            reason = " ".join(str(error).split())[:150]
-            raise TrainingError(f"{self._where}: its chat template refuses this conversation ({reason})") from None
+            raise TrainingError(f"{self._where}: its chat template refuses this conversation ({error})") from None
 
     def _trimming(self) -> frozenset[str]:
         """The roles whose texts the template trims."""
@@ -192,24 +197,3 @@ def _splitter(controls: Sequence[str]) -> Callable[[str], list[Segment]]:
         return lambda text: [Segment(text)] if text else []
     pattern = re.compile("(" + "|".join(re.escape(c) for c in sorted(known, key=len, reverse=True)) + ")")
     return lambda text: [Segment(piece, piece in known) for piece in pattern.split(text) if piece]
-
-
-def _compile(source: str, where: str) -> Callable[..., str]:
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> None:
-        raise ValueError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    try:
-        return environment.from_string(source).render
-    except jinja2.TemplateError as error:
-        raise TrainingError(
-            f"{where}: its chat template is broken ({' '.join(str(error).split())[:120]}); "
-            f"give another with the option `template` ({', '.join(TEMPLATES)})"
-        ) from None

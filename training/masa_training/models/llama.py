@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from masa.backends.llama import LlamaBackend
+from masa.chat_templates import stored_template
 from masa.errors import ArtifactError, FormatError, MasaError
 from masa_training.errors import TrainingError
 from masa_training.models.chat import TEMPLATES, ChatFormat
@@ -83,14 +84,11 @@ def chat_format(
     backend: LlamaBackend, path: Path, template: str | None = None, options: Mapping[str, Any] | None = None
 ) -> ChatFormat:
     """How the model of a GGUF file writes conversations."""
-    from masa.formats.gguf_header import read_header
-
     if template is None:
         try:
-            found = read_header(path).metadata.get("tokenizer.chat_template")
+            template = stored_template(path)
         except FormatError as error:
             raise TrainingError(str(error)) from None
-        template = found if isinstance(found, str) and found else None
     bos, add_bos, eos = text_ends(backend)
     return ChatFormat(
         backend,

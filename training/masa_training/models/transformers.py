@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from masa.backends.tokenizing import Tokenizer
+from masa.chat_templates import stored_template
 from masa.files import parse_json
 from masa_training.bases import Base, open_base
 from masa_training.checkpoint import read_checkpoint
@@ -43,7 +44,7 @@ def open_checkpoint_model(
     if merging:
         model = model.merge_and_unload().to(getattr(torch, dtype))
     base = base_of(checkpoint)
-    if options.get("template") is None and _template(base) is None:
+    if options.get("template") is None and stored_template(base.path) is None:
         options["template"] = "gemma" if any("start_of_turn" in c for c in checkpoint.template.controls) else "chatml"
     name = options.pop("name", None) or checkpoint.path.resolve().name
     return transformers_model(model, base, name=name, **options)
@@ -101,7 +102,7 @@ def chat_format(
         TrainingError: as `ChatFormat`.
     """
     tokenizer = base.tokenizer()
-    source = template if template is not None else _template(base)
+    source = template if template is not None else stored_template(base.path)
     bos, add_bos, eos = _ends(base, tokenizer)
     return ChatFormat(
         tokenizer,
@@ -112,20 +113,6 @@ def chat_format(
         options=template_options,
         where=str(base.path),
     )
-
-
-def _template(base: Base) -> str | None:
-    """The base's own chat template."""
-    if base.kind == "gguf":
-        from masa.formats.gguf_header import read_header
-
-        found = read_header(base.path).metadata.get("tokenizer.chat_template")
-        return found if isinstance(found, str) and found else None
-    separate = base.path / "chat_template.jinja"
-    if separate.is_file():
-        return separate.read_text("utf-8")
-    stored = _folder_config(base.path).get("chat_template")
-    return stored if isinstance(stored, str) else None
 
 
 def _ends(base: Base, tokenizer: Tokenizer) -> tuple[str | None, bool, str | None]:
