@@ -32,6 +32,8 @@ _NEUTRAL = re.compile(
 _QUANTIZATION = re.compile(
     r"(?<![a-z0-9])i?q[1-8](?:[_-](?:\d|k|nl|xs|xxs|s|m|l|xl))*(?![a-z0-9])|(?<![a-z0-9])tq[12]_0"
 )
+# What servers leave out of a name: a mixture's active parameters and experts, and the stamp of a release.
+_LEFT_OUT = re.compile(r"a\d+(?:\.\d+)?b|\d+e|\d{4}")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([mbt])")
 _UNITS = {"m": 1e6, "b": 1e9, "t": 1e12}
 
@@ -74,6 +76,7 @@ def parse_name(text: str) -> Name:
     """Split a model's name, file name or repository into its parts."""
     text = _last_part(text).lower()
     text = _QUANTIZATION.sub(" ", text)
+    text = re.sub(r"(?<=\d)\.0(?![\d.])", "", text)  # version 4.0 is version 4
     words: set[str] = set()
     size: float | None = None
     kinds: set[str] = set()
@@ -164,7 +167,8 @@ def _same_model(shipped: ModelCard, detected: Detected) -> bool:
     names = inner + _about(target, detected.outer)
     if any(name.words - target.words for name in inner or names):
         return False
-    if not any(name.words == target.words for name in names):
+    least = {word for word in target.words if not _LEFT_OUT.fullmatch(word)}
+    if not any(least <= name.words <= target.words for name in names):
         return False
     return _architecture_fits(shipped, detected.card) and _size_fits(shipped, target, names, detected)
 
