@@ -7,6 +7,7 @@ reading all 49,152 is most of what transformers would do otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -76,3 +77,33 @@ def _merges(reader: object) -> int:
     count = next(i for i, merge in enumerate(merges) if "".join(merge.split(" ")) not in kept)
     assert all(part in kept for merge in merges[:count] for part in merge.split(" "))
     return count
+
+
+def write_vocabulary(path: Path, tokens: Mapping[str, int], *, eos: str) -> Path:
+    """A GGUF without weights: 256 byte tokens, `ab`, then `tokens`, each with its type (gguf's TokenType)."""
+    import gguf
+
+    spelled = [*_BYTES, "ab", *tokens]
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(path.stem)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(spelled)
+    writer.add_token_types([gguf.TokenType.NORMAL] * 257 + [gguf.TokenType(kind) for kind in tokens.values()])
+    writer.add_token_merges(["a b"])  # llama.cpp loads no vocabulary without one
+    writer.add_eos_token_id(spelled.index(eos))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _byte_spellings() -> list[str]:
+    """How byte-level vocabularies spell each byte: itself where it can be printed, else a letter above 255."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+
+
+_BYTES = _byte_spellings()

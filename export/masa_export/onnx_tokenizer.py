@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from masa.backends.onnx_tokenizer import JsonTokenizer
+from masa.prompt import Segment
 from masa_export.errors import ExportError
 from masa_export.verify.tokens import compare_tokens
 
@@ -96,16 +97,15 @@ def write_tokenizer(gguf_file: Path, target: Path, reference: LlamaBackend) -> N
         tokenizer.decoder = decoders.Sequence([decoders.Replace(_BLANK, " "), decoders.ByteFallback(), decoders.Fuse()])
     else:
         raise ExportError(f"{gguf_file}: a tokenizer of kind {kind!r}, known are gpt2 and llama")
-    # llama.cpp takes some tokens for control whatever their type is (those that end a turn).
+    # The token that ends texts is control whatever its type is.
     controls = set(reference.control_tokens())
     added = [
-        AddedToken(
-            token,
-            special=number in (_CONTROL, _UNKNOWN) or (number != _USER_DEFINED and token in controls),
-            normalized=False,
-        )
-        for token, number in zip(tokens, kinds, strict=True)
-        if number in (_CONTROL, _UNKNOWN, _USER_DEFINED) or token in controls
+        AddedToken(token, special=kind != _USER_DEFINED or token in controls, normalized=False)
+        for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
+        if kind in (_CONTROL, _UNKNOWN)
+        or token in controls
+        # llama.cpp does not read every user-defined token from text: Gemma's `</s>` looks like an end to it.
+        or (kind == _USER_DEFINED and reference.tokenize((Segment(token),)) == [number])
     ]
     tokenizer.add_special_tokens([token for token in added if token.special])
     tokenizer.add_tokens([token for token in added if not token.special])

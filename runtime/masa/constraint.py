@@ -31,7 +31,6 @@ class Constraint:
             raise MissingExtraError("constrained decoding", "llama") from None
         compiled = LLMatcher.grammar_from_regex(grammar) if regex else LLMatcher.grammar_from_lark(grammar)
         self._matcher = LLMatcher(tokenizer, compiled, log_level=0)
-        self._words = (tokenizer.vocab_size + 31) // 32
         self._check()
 
     def _check(self) -> None:
@@ -73,8 +72,8 @@ class Constraint:
         allowed = np.unpackbits(words, bitorder="little")[:size].astype(bool)
         if len(allowed) < size:
             allowed = np.pad(allowed, (0, size - len(allowed)))
-        if self.complete:
-            allowed[list(stop)] = True
+        # A vocabulary may call the token that ends an answer text; it ends one all the same.
+        allowed[list(stop)] = self.complete
         self._check()
         return allowed
 

@@ -110,31 +110,36 @@ class LlamaBackend:
         return list(buffer[:count])
 
     def detokenize(self, tokens: Sequence[int]) -> bytes:
-        return b"".join(self._piece(token) for token in tokens if self._control_piece(token) is None)
+        return b"".join(self._piece(token) for token in tokens if not self._is_control(token))
 
     def token_id(self, text: str) -> int | None:
         tokens = self._tokenize(text, special=True)
-        return tokens[0] if len(tokens) == 1 and self._control_piece(tokens[0]) is not None else None
+        return tokens[0] if len(tokens) == 1 and self._is_control(tokens[0]) else None
 
     def control_tokens(self) -> tuple[str, ...]:
-        controls = (piece for token in range(self.vocabulary) if (piece := self._control_piece(token)))
-        return tuple(piece.decode("utf-8", "replace") for piece in controls)
+        controls = (self._piece(token) for token in range(self.vocabulary) if self._is_control(token))
+        return tuple(piece.decode("utf-8", "replace") for piece in controls if piece)
 
     def _piece(self, token: int) -> bytes:
         """The token's spelling, special or not."""
         size = self._llama.llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, True)
         return self._buffer.raw[: max(size, 0)]
 
-    def _control_piece(self, token: int) -> bytes | None:
-        """The spelling of a special token, None for text (which "user defined" tokens such as long blanks may be)."""
-        kind = self._llama.llama_vocab_get_attr(self._vocab, token)
-        if kind & self._llama.LLAMA_TOKEN_ATTR_CONTROL:
-            return self._piece(token)
-        if kind & self._llama.LLAMA_TOKEN_ATTR_USER_DEFINED:
-            piece = self._piece(token)
-            if piece.startswith(b"<") and piece.endswith(b">"):
-                return piece
-        return None
+    def _is_control(self, token: int) -> bool:
+        """Whether a token is no text: one that the vocabulary marks as control, or as the token for the unknown.
+
+        "User defined" tokens are text: HTML in Gemma, `<think>` and `<tool_call>` in Qwen. llama.cpp also marks as
+        control whatever looks like the end of a text, beside the file's own mark: `</s>` is HTML in Gemma, and an
+        end only where the vocabulary ends its texts with it.
+        """
+        llama = self._llama
+        kind = llama.llama_vocab_get_attr(self._vocab, token)
+        if kind & llama.LLAMA_TOKEN_ATTR_UNKNOWN:
+            return True
+        if not kind & llama.LLAMA_TOKEN_ATTR_CONTROL:
+            return False
+        marked = not kind & (llama.LLAMA_TOKEN_ATTR_NORMAL | llama.LLAMA_TOKEN_ATTR_USER_DEFINED)
+        return marked or token in (llama.llama_vocab_eos(self._vocab), llama.llama_vocab_eot(self._vocab))
 
     def grammar_tokenizer(self) -> Any:
         with self._lock:
@@ -150,7 +155,7 @@ class LlamaBackend:
             raise MissingExtraError("constrained decoding", "llama") from None
         # 0xff occurs in no UTF-8 text: llguidance's mark of tokens that no text may match.
         spellings = [
-            b"\xff" + control if (control := self._control_piece(token)) is not None else self._piece(token)
+            b"\xff" + self._piece(token) if self._is_control(token) else self._piece(token)
             for token in range(self.vocabulary)
         ]
         function = ctypes.cast(self._llama.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value

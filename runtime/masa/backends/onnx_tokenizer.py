@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from masa.backends.tokenizing import text_but
 from masa.errors import BackendError, MasaError, MissingExtraError
-from masa.files import parse_json, read_text
+from masa.files import read_text
 
 if TYPE_CHECKING:
     from masa.prompt import Segment
@@ -32,7 +32,7 @@ class JsonTokenizer:
             BackendError: if the file is no tokenizer.
         """
         try:
-            from tokenizers import Tokenizer
+            from tokenizers import Tokenizer, decoders
         except ImportError:
             raise MissingExtraError("the ONNX backend", "onnx") from None
         try:
@@ -51,15 +51,11 @@ class JsonTokenizer:
         self._tokenizer = tokenizer
         self._vocabulary, self._eos = vocabulary, eos
         added = tokenizer.get_added_tokens_decoder().items()
-        # What llama.cpp's backend takes for control: special tokens, and tokens added for text that look like tags.
-        self._controls = {
-            token.content: number
-            for number, token in sorted(added)
-            if token.special or (token.content.startswith("<") and token.content.endswith(">"))
-        }
+        # Tokens that were added and are not special are text, as the user-defined ones of a GGUF are.
+        self._controls = {token.content: number for number, token in sorted(added) if token.special}
         self._special = frozenset(self._controls.values())
         # llguidance marks special tokens by this byte, which is in no UTF-8, and spells the byte itself as nothing.
-        byte = tokenizer.token_to_id("<0xFF>")
+        byte = tokenizer.token_to_id("ÿ" if isinstance(tokenizer.decoder, decoders.ByteLevel) else "<0xFF>")
         self._byte_ff = None if byte in self._special else byte
 
     def tokenize(self, segments: Sequence[Segment]) -> list[int]:
@@ -104,10 +100,8 @@ class JsonTokenizer:
             from llguidance import LLTokenizer
         except ImportError:
             raise MissingExtraError("constrained decoding", "onnx") from None
-        content = parse_json(self._json)
-        for token in content.get("added_tokens", ()):
-            token["special"] = token["content"] in self._controls
-        return LLTokenizer(json.dumps(content), n_vocab=self._vocabulary, eos_token=self._eos, slices=None)
+        plain = LLTokenizer(self._json, n_vocab=self._vocabulary, eos_token=self._eos, slices=None)
+        return text_but(self._special, plain, self._encode)
 
     @functools.cached_property
     def _pattern(self) -> re.Pattern[str]:

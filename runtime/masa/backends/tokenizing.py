@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -21,6 +21,26 @@ class Tokenizer(Protocol):
     def control_tokens(self) -> tuple[str, ...]: ...
 
     def grammar_tokenizer(self) -> Any: ...
+
+
+def text_but(controls: Collection[int], vocabulary: Any, encode: Callable[[str], list[int]]) -> Any:
+    """An `LLTokenizer` like `vocabulary`, made from the library tokenizers' JSON, in which only `controls` are no text.
+
+    llguidance takes every added token that is spelled `<…>` for a control token: no text matches it, and a grammar that
+    spells it has the token forced and then refused (findings/llguidance_added_tokens.sh).
+    """
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    class Vocabulary:
+        eos_token_id = vocabulary.eos_token
+        bos_token_id = None
+        tokens = tuple(vocabulary.decode_bytes([token]) for token in range(vocabulary.vocab_size))
+        special_token_ids = tuple(controls)
+
+        def __call__(self, text: str) -> list[int]:
+            return encode(text)
+
+    return LLTokenizer(TokenizerWrapper(Vocabulary()), slices=None)
 
 
 class Tokenizing:

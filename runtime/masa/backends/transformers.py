@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masa.backends import Feed
-from masa.backends.tokenizing import Tokenizer, Tokenizing
+from masa.backends.tokenizing import Tokenizer, Tokenizing, text_but
 from masa.errors import BackendError
 from masa.prompt import Segment
 
@@ -170,7 +170,7 @@ class FolderTokenizer:
     def grammar_tokenizer(self) -> Any:
         from llguidance.hf import from_tokenizer
 
-        return from_tokenizer(self._tokenizer)
+        return text_but(self._special, from_tokenizer(self._tokenizer), lambda text: self.tokenize([Segment(text)]))
 
 
 def _empty_cache() -> Any:
