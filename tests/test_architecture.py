@@ -176,8 +176,27 @@ def test_an_unknown_public_name_is_an_attribute_error() -> None:
 def test_one_place_parses_json_and_yaml(package: str) -> None:
     """Parsers fail in many ways (nesting, dates, huge numbers); `masa.files` makes one of them."""
     parsers = ("json.loads", "json.load", "yaml.safe_load", "yaml.load")
-    own = ("json.dumps", "dump_bank", "sys.stdin", "done.stdout", "text")  # what masa itself wrote, or another of its processes
+    own = (
+        "json.dumps",
+        "dump_bank",
+        "sys.stdin",
+        "done.stdout",
+        "text",
+    )  # what masa itself wrote, or another of its processes
     for module, path in of(package):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in parsers and module != "masa.files":
                 assert ast.unparse(node.args[0]).startswith(own), f"{path}:{node.lineno}: use masa.files.parse_*"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_one_place_opens_connections(package: str) -> None:
+    """`masa.http_client` has the rule for proxies, keys and redirects; the clients of others are told it by name."""
+    clients = {"urllib.request", "http.client", "httpx", "requests", "aiohttp"}
+    told = {
+        "masa.http_client": clients,
+        "masa.download": {"http.client"},  # for the names of its errors
+        "masa_training.models.endpoints": {"httpx"},
+    }
+    for module, path in of(package):
+        assert all_imports(path, module) & clients <= told.get(module, set()), module

@@ -13,16 +13,15 @@ import secrets
 import shutil
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from masa import __version__
 from masa.artifact import damage
 from masa.errors import ArtifactError
 from masa.files import WriteError, make_folder, reason
+from masa.http_client import open_url
 from masa.manifest import FileEntry
 
 _log = logging.getLogger(__name__)
@@ -160,29 +159,21 @@ class _BrokeOffError(Exception):
     """The server stopped in the middle, or is overloaded: worth another attempt."""
 
 
-class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """A server may send us on, but not from an encrypted connection to an open one."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
-            raise ArtifactError(f"{_host(req.full_url)} redirects to {newurl[:80]}, which is no https; refused")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
 def _open(url: str, name: str, timeout: float, start: int = 0) -> Any:
-    headers = {"User-Agent": f"masa/{__version__}", "Accept-Encoding": "identity"}
+    headers = {"Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-    opener = urllib.request.build_opener(_SafeRedirects)
     try:
-        return opener.open(urllib.request.Request(url, headers=headers), timeout=timeout)
+        return open_url(url, headers=headers, timeout=timeout, redirects=True)
     except urllib.error.HTTPError as error:
         error.close()
         host = _host(url)
         if error.code == 416:
             raise
+        if 300 <= error.code < 400:
+            target = str(error.headers.get("Location", "elsewhere"))[:80]
+            why = "which is no https" if url.startswith("https:") and target.startswith("http:") else "without end"
+            raise ArtifactError(f"{name}: {host} redirects to {target}, {why}; refused") from None
         if error.code >= 500 or error.code == 429:
             raise _BrokeOffError(f"{name}: {host} answers {error.code} ({error.reason})") from None
         meaning = {
@@ -191,7 +182,7 @@ def _open(url: str, name: str, timeout: float, start: int = 0) -> Any:
             404: "no such repository, revision or file",
         }.get(error.code, str(error.reason))
         raise ArtifactError(f"{name}: {host} answers {error.code}: {meaning}; check the name") from None
-    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+    except (OSError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError
         cause = getattr(error, "reason", error)
         text = reason(cause) if isinstance(cause, BaseException) else str(cause)
         raise ArtifactError(

@@ -6,14 +6,11 @@ at every decision. Both are safe to use from several threads.
 
 from __future__ import annotations
 
-import http.client
-import json
 import logging
 import os
 import threading
-import urllib.error
+import time
 import urllib.parse
-import urllib.request
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -22,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from masa.errors import BackendError, MissingExtraError
 from masa.files import parse_json
+from masa.http_client import NoAnswerError, ask
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,8 +135,8 @@ class ServerEmbedder(_RememberingEmbedder):
     """Embeds with an OpenAI-compatible server (`/v1/embeddings`). The only embedder that opens a socket.
 
     `url` is the server's address with or without `/v1`. `api_key_env` names the environment variable that
-    holds the key; the key is sent to this address only, redirects are not followed. `timeout` is in seconds
-    per request, each with at most `batch` texts.
+    holds the key; the key is sent to this address only (`masa.http_client`). `timeout` is in seconds per request,
+    each with at most `batch` texts.
     """
 
     def __init__(
@@ -157,32 +155,27 @@ class ServerEmbedder(_RememberingEmbedder):
         self._api_key_env = api_key_env
         self._batch = batch
         self._timeout = timeout
-        self._opener = urllib.request.build_opener(_NoRedirect)
 
     def _embed_new(self, texts: list[str]) -> list[NDArray[np.float32]]:
         starts = range(0, len(texts), self._batch)
         return [vector for start in starts for vector in self._request(texts[start : start + self._batch])]
 
     def _request(self, texts: list[str]) -> list[NDArray[np.float32]]:
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        key = None
         if self._api_key_env is not None:
             key = os.environ.get(self._api_key_env, "").strip()
             if not key:
                 raise BackendError(f"the environment variable {self._api_key_env} is not set; put the key there")
-            headers["Authorization"] = f"Bearer {key}"
-        body = json.dumps({"model": self.model, "input": texts, "encoding_format": "float"}).encode()
+        body = {"model": self.model, "input": texts, "encoding_format": "float"}
+        deadline = time.monotonic() + self._timeout
         try:
-            request = urllib.request.Request(self.url, data=body, headers=headers, method="POST")
-            with self._opener.open(request, timeout=self._timeout) as reply:
-                raw = reply.read(_LARGEST_REPLY)
-        except urllib.error.HTTPError as error:
-            with error:
-                said = " ".join(error.read(2000).decode("utf-8", "replace").split())[:300]
-            raise BackendError(f"{self.url}: HTTP {error.code} {error.reason}: {said or 'no explanation'}") from error
-        except (OSError, http.client.HTTPException, ValueError) as error:  # URLError and timeouts are OSErrors
-            reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
-            raise BackendError(f"{self.url}: no answer ({reason}); is the embedding server running?") from error
-        return self._vectors_of(raw, len(texts))
+            answer = ask(self.url, body=body, key=key, deadline=deadline, longest=_LARGEST_REPLY)
+        except NoAnswerError as error:
+            raise BackendError(f"{self.url}: no answer ({error}); is the embedding server running?") from error
+        if answer.status != 200:
+            said = " ".join(answer.data[:2000].decode("utf-8", "replace").split())[:300]
+            raise BackendError(f"{self.url}: HTTP {answer.status} {answer.reason}: {said or 'no explanation'}")
+        return self._vectors_of(answer.data, len(texts))
 
     def _vectors_of(self, raw: bytes, count: int) -> list[NDArray[np.float32]]:
         import numpy as np
@@ -198,10 +191,3 @@ class ServerEmbedder(_RememberingEmbedder):
         if not all(vector.ndim == 1 and vector.size for vector in vectors):
             raise BackendError(f"{self.url}: the answer's embeddings are no vectors; use another model")
         return vectors
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Turns a redirect into an error: urllib would send the key along to wherever it leads."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None

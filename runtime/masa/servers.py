@@ -1,7 +1,6 @@
 """A backbone behind a running server: Ollama, or OpenAI-compatible as vLLM, SGLang and llama.cpp are.
 
-Only this module and `masa.pull` talk to a network, and this one only to the address it is given: it follows
-no redirect and asks no proxy for this machine's own addresses.
+It talks to the address that it is given and to no other.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 from masa.detect import build, from_metadata, positive
 from masa.errors import CardError
 from masa.files import parse_json
+from masa.http_client import NoAnswerError, ask
 from masa.model_names import Detected
 
 _LONGEST = 8 << 20  # an Ollama answer carries licence and template, some 100 KB
@@ -150,19 +150,7 @@ class _Client:
     """JSON over HTTP with one deadline for all requests."""
 
     def __init__(self, root: SplitResult, timeout: float, api_key: str | None) -> None:
-        import urllib.request
-
-        class NoRedirect(urllib.request.HTTPRedirectHandler):
-            def redirect_request(self, *_: Any) -> None:
-                return None
-
-        handlers: list[urllib.request.BaseHandler] = [NoRedirect()]
-        if _is_this_machine(root.hostname or ""):
-            handlers.append(urllib.request.ProxyHandler({}))
-        self._opener = urllib.request.build_opener(*handlers)
-        self._headers = {"Accept": "application/json", "User-Agent": "masa"}
-        if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._key = api_key or None
         self._timeout = timeout
         self._deadline = time.monotonic() + timeout
         self.where = root.geturl()
@@ -175,74 +163,31 @@ class _Client:
         Raises:
             CardError: if there is no answer in time, a refusal, a redirect, or a success without JSON.
         """
-        import json
-
-        status, data = self._send(path, None if body is None else json.dumps(body).encode())
-        if probe:
-            return status, _decode(data)
-        if status in (401, 403):
-            raise CardError(
-                f"{self.where}{path}: the server refuses (status {status}); give an API key that it accepts"
-            )
-        if status >= 500:
-            raise CardError(
-                f"{self.where}{path}: the server failed (status {status}){_said(_decode(data))}; see its log"
-            )
-        answer = _decode(data)
-        if answer is None and status == 200:
-            start = data[:60].decode("utf-8", errors="replace")
-            raise CardError(f"{self.where}{path}: the answer is not JSON ({start!r}); is this the model's server?")
-        return status, answer
-
-    def _send(self, path: str, data: bytes | None) -> tuple[int, bytes]:
-        import http.client
-        import urllib.error
-        import urllib.request
-
-        headers = self._headers | ({"Content-Type": "application/json"} if data is not None else {})
         url = f"{self.where}{path}"
         try:
-            request = urllib.request.Request(url, data=data, headers=headers)
-            try:
-                with self._opener.open(request, timeout=self._left()) as response:
-                    return response.status, self._read(response, url)
-            except urllib.error.HTTPError as error:
-                with error:
-                    if 300 <= error.code < 400:
-                        target = error.headers.get("Location", "elsewhere")
-                        raise CardError(f"{url}: redirects to {target}; give that address if you trust it") from None
-                    return error.code, self._read(error, url)
-        except TimeoutError:
-            raise self._late() from None
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", None) or error
-            if isinstance(reason, TimeoutError):
-                raise self._late() from None
-            said = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-            raise CardError(f"{self.where}: no server answers ({said}); start it or correct the address") from None
-
-    def _read(self, response: Any, url: str) -> bytes:
-        """The body, within size and time; a server that sends byte by byte does not hold us up."""
-        chunks: list[bytes] = []
-        size = 0
-        while chunk := response.read1(1 << 16):
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > _LONGEST:
-                raise CardError(f"{url}: the answer is longer than {_LONGEST:,} bytes; is this the model's server?")
-            self._left()
-        return b"".join(chunks)
-
-    def _left(self) -> float:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return left
-
-    def _late(self) -> CardError:
-        return CardError(
-            f"{self.where}: no answer within {self._timeout:g} s; is the server busy, or the address wrong?"
-        )
+            answer = ask(url, body=body, key=self._key, deadline=self._deadline, longest=_LONGEST)
+        except NoAnswerError as error:
+            if error.late:
+                problem = f"no answer within {self._timeout:g} s; is the server busy, or the address wrong?"
+            elif error.long:
+                problem = f"{error}; is this the model's server?"
+            else:
+                problem = f"no server answers ({error}); start it or correct the address"
+            raise CardError(f"{url if error.long else self.where}: {problem}") from None
+        if 300 <= answer.status < 400:
+            target = answer.location or "elsewhere"
+            raise CardError(f"{url}: redirects to {target}; give that address if you trust it")
+        content = _decode(answer.data)
+        if probe:
+            return answer.status, content
+        if answer.status in (401, 403):
+            raise CardError(f"{url}: the server refuses (status {answer.status}); give an API key that it accepts")
+        if answer.status >= 500:
+            raise CardError(f"{url}: the server failed (status {answer.status}){_said(content)}; see its log")
+        if content is None and answer.status == 200:
+            start = answer.data[:60].decode("utf-8", errors="replace")
+            raise CardError(f"{url}: the answer is not JSON ({start!r}); is this the model's server?")
+        return answer.status, content
 
 
 def _decode(data: bytes) -> Any:
@@ -252,12 +197,3 @@ def _decode(data: bytes) -> Any:
         return parse_json(data)
     except ValueError:
         return None
-
-
-def _is_this_machine(host: str) -> bool:
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

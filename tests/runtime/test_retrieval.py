@@ -367,6 +367,19 @@ def test_a_server_that_fails_is_one_clear_sentence(server: Server, reply: Reply,
     assert "\n" not in str(caught.value)
 
 
+def test_no_proxy_sees_the_texts_for_a_server_on_this_machine(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = Server(("127.0.0.1", 0), Handler)
+    proxy.reply, proxy.requests = answer(503, b"the proxy"), []
+    threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, proxy.url)
+    monkeypatch.setenv("TEST_KEY", "sk-1")
+    ServerEmbedder(server.url, "mini", api_key_env="TEST_KEY").embed(["egg"])
+    assert len(server.requests) == 1 and proxy.requests == []
+    proxy.shutdown()
+    proxy.server_close()
+
+
 def test_a_server_that_is_slow_absent_or_without_its_key_is_one_clear_sentence(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,6 +197,20 @@ def test_a_request_carries_what_was_asked_and_the_reply_what_was_told() -> None:
         assert model.usage.dollars == pytest.approx((90 + 14) / 1e6)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1"])
+def test_no_proxy_sees_what_is_asked_of_this_machine(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = Server([completion("the proxy")], MODELS)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+    server = Server([completion("ok")], MODELS)
+    model = ServerModel(server.url.replace("127.0.0.1", host), "m", ServerOptions(api_key=KEY, retries=QUICK))
+    assert only(model.reply([HELLO])).text == "ok"
+    assert server.keys == [f"Bearer {KEY}"] and proxy.keys == []
+    model.close()
+    server.close()
+    proxy.close()
+
+
 @pytest.mark.parametrize(
     ("answer", "text", "finish"),
     [

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from masa.http_client import unproxied
 from masa.pull import hub_endpoint
 from masa_export.errors import ExportError
 from masa_export.publish.folder import Package
@@ -72,7 +73,7 @@ def push(package: Package, hub: Hub, *, private: bool = False, bars: bool = Fals
     from huggingface_hub import CommitOperationAdd, HfApi
 
     names = sorted({*package.texts, *package.files})
-    with _told(hub, package), _silent(bars):
+    with _told(hub, package), _silent(bars), unproxied(hub.endpoint):
         api = HfApi(endpoint=hub.endpoint, token=hub.token)
         api.create_repo(hub.repository, private=private or None, exist_ok=True)
         commit = api.create_commit(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from masa.errors import MissingExtraError
+from masa.http_client import is_direct
 from masa_training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
     from masa_training.models.openai import ServerOptions
-
-_LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 class Endpoint:
@@ -153,12 +152,12 @@ def make_endpoint(base_url: str, options: ServerOptions, sockets: weakref.WeakSe
         project="",
         max_retries=0,
         timeout=options.timeout,
-        # No redirects: the key is for this server. No proxy for this machine's own addresses.
+        # The rule of masa.http_client for redirects and proxies.
         http_client=httpx.Client(
             timeout=options.timeout,
             follow_redirects=False,
             event_hooks={"request": [trace]},
-            trust_env=url.hostname not in _LOCAL,
+            trust_env=not is_direct(address, key=bool(options.api_key)),
             limits=httpx.Limits(max_connections=options.concurrency, max_keepalive_connections=options.concurrency),
         ),
     )
