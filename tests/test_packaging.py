@@ -22,7 +22,6 @@ EXTRAS = {
     "llama",
     "onnx",
     "onnx-gpu",
-    "mcp",
     "training",
     "alfworld",
     "ray",

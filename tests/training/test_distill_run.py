@@ -103,6 +103,13 @@ def test_the_end_of_training_can_be_what_is_kept(base: Path, tmp_path: Path) -> 
     assert weights(tmp_path / "run") == weights(tmp_path / "last")
 
 
+def test_the_curves_are_written_beside_the_run(base: Path, tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run(tiny_config(base, max_steps=2, evaluations=7, report_to=["tensorboard"]), tmp_path / "run")
+    curves = reader.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [point.step for point in curves.Scalars("train/loss")] == [1, 2]
+
+
 def test_the_best_weights_are_found_in_a_folder_that_was_moved(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ def trainable(base: Base, config: DistillConfig) -> Any:
     model.set_attn_implementation(attention.NAME)
     model.config.use_cache = False
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # Its name in transformers 5; in 4 only the other one is there.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     if config.method == "full":
         return model
     if config.gradient_checkpointing:
@@ -79,7 +82,10 @@ def _adapted(model: Any, base: Base, config: DistillConfig) -> Any:
     wrong = [] if targets == "all-linear" else [one for one in targets if not _ends(named, one)]
     try:
         if not wrong:
-            return get_peft_model(model, lora)
+            with warnings.catch_warnings():
+                # peft 0.21 asks for it by the name of transformers 4.
+                warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+                return get_peft_model(model, lora)
     except ValueError:  # there is such a module, of a kind that peft cannot adapt
         wrong = targets
     linear = {name.rpartition(".")[2] for name, module in named.items() if isinstance(module, torch.nn.Linear)}

@@ -198,13 +198,12 @@ def _trainer(
     every = max(1, math.ceil(updates(planned.steps_per_epoch, together) / config.evaluations))
     arguments = Arguments(
         output_dir=str(folder / "checkpoints"),
-        logging_dir=str(folder / "tensorboard"),
         per_device_train_batch_size=1,
         num_train_epochs=1,
         max_steps=updates(len(steps), together),
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
-        warmup_ratio=config.warmup,
+        warmup_steps=math.ceil(updates(len(steps), together) * config.warmup),
         weight_decay=config.weight_decay,
         max_grad_norm=config.clip,
         bf16=config.precision == "bf16",
@@ -222,12 +221,11 @@ def _trainer(
         logging_steps=max(1, min(10, every)),
         logging_nan_inf_filter=False,
         disable_tqdm=True,
-        report_to=config.report_to or "none",
+        report_to=[name for name in config.report_to if name != "tensorboard"] or "none",
         seed=config.seed,
         data_seed=config.seed,
         dataloader_num_workers=0,
         remove_unused_columns=False,
-        gradient_checkpointing=config.gradient_checkpointing,
     )
     trainer: Any = StepTrainer(
         config=config,
@@ -238,12 +236,22 @@ def _trainer(
         eval_dataset=Steps(()),
         callbacks=[EventCallback(events), stopping],
     )
+    if "tensorboard" in config.report_to and processes.main():
+        trainer.add_callback(_tensorboard(folder / "tensorboard"))
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     if choose:
         trainer.add_callback(BestCallback())
         trainer.add_callback(EarlyStoppingCallback(config.patience))
     return trainer
+
+
+def _tensorboard(folder: Path) -> Any:
+    """Writes the curves into `folder`; transformers 4 and 5 are told of such a folder in different ways."""
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    return TensorBoardCallback(SummaryWriter(str(folder)))
 
 
 def _ended_early(checkpoint: Path, patience: int) -> int:

@@ -130,8 +130,7 @@ def make_endpoint(base_url: str, options: ServerOptions, sockets: weakref.WeakSe
     if "@" in url.netloc:
         raise TrainingError("the server's address carries a user name or password; leave it out and give an API key")
     try:
-        import httpx
-        from openai import OpenAI
+        from openai import DEFAULT_CONNECTION_LIMITS, DefaultHttpxClient, OpenAI
     except ImportError:
         raise MissingExtraError("a model behind a server", "training") from None
 
@@ -141,7 +140,7 @@ def make_endpoint(base_url: str, options: ServerOptions, sockets: weakref.WeakSe
             if opened is not None:
                 sockets.add(opened)
 
-    def trace(request: httpx.Request) -> None:
+    def trace(request: Any) -> None:
         request.extensions = {**request.extensions, "trace": note}
 
     address = base_url.rstrip("/")
@@ -152,13 +151,16 @@ def make_endpoint(base_url: str, options: ServerOptions, sockets: weakref.WeakSe
         project="",
         max_retries=0,
         timeout=options.timeout,
-        # The rule of masa.http_client for redirects and proxies.
-        http_client=httpx.Client(
+        # openai's own library for HTTP, httpx or since openai 3 httpx2; the rule of masa.http_client for redirects and
+        # proxies.
+        http_client=DefaultHttpxClient(
             timeout=options.timeout,
             follow_redirects=False,
             event_hooks={"request": [trace]},
             trust_env=not is_direct(address, key=bool(options.api_key)),
-            limits=httpx.Limits(max_connections=options.concurrency, max_keepalive_connections=options.concurrency),
+            limits=type(DEFAULT_CONNECTION_LIMITS)(
+                max_connections=options.concurrency, max_keepalive_connections=options.concurrency
+            ),
         ),
     )
     return Endpoint(address, client)
