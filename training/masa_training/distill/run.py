@@ -249,7 +249,7 @@ def _trainer(
 def _tensorboard(folder: Path) -> Any:
     """Writes the curves into `folder`; transformers 4 and 5 are told of such a folder in different ways."""
     from torch.utils.tensorboard import SummaryWriter
-    from transformers.integrations import TensorBoardCallback
+    from transformers.integrations.integration_utils import TensorBoardCallback
 
     return TensorBoardCallback(SummaryWriter(str(folder)))
 
