@@ -20,7 +20,7 @@ from typing import Any
 
 from machine import Row, facts, print_facts, print_rows
 
-from masa.formats.bank_json import load_bank
+from masa.formats import load_bank
 from masa_training.agents import AgentConfig
 from masa_training.environments import open_environment
 from masa_training.instruments.config import BANKS

@@ -13,7 +13,8 @@ from pathlib import Path
 from masa.edits import EDITS, EditCall, apply_plan
 from masa.errors import MasaError
 from masa.files import write_atomic
-from masa.formats.bank_json import dump_bank, load_bank
+from masa.formats import load_bank
+from masa.formats.bank_json import dump_bank
 from masa_training.environments import open_environment
 from masa_training.teacher.operators import plan_of
 from masa_training.whole_bank import WHOLE, part, with_part

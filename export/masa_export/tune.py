@@ -12,7 +12,7 @@ from pathlib import Path
 
 from masa.artifact import Artifact, load_artifact
 from masa.errors import MasaError
-from masa.formats.bank_json import load_bank
+from masa.formats import load_bank
 from masa.manifest import MANIFEST_NAME
 from masa_export.errors import ExportError
 from masa_export.verify.proof import Proof, read_proof

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
         MissingExtraError,
     )
     from masa.facts import Facts, load_facts
-    from masa.formats.bank_json import dump_bank, load_bank
+    from masa.formats import load_bank, save_bank
+    from masa.formats.bank_json import dump_bank
     from masa.provenance import RewriteResult
     from masa.retrieval import select
     from masa.rewriter import Rewriter
-    from masa.skills import Group, Skill, SkillBank
+    from masa.skills import Group, Problem, Skill, SkillBank
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ __all__ = [
     "MasaError",
     "MissingExtraError",
     "ModelCard",
+    "Problem",
     "RewriteResult",
     "Rewriter",
     "Skill",
@@ -47,6 +49,7 @@ __all__ = [
     "load_card",
     "load_facts",
     "resolve_backbone",
+    "save_bank",
     "select",
 ]
 
@@ -61,15 +64,17 @@ _OWNERS = {
     "MasaError": "errors",
     "MissingExtraError": "errors",
     "ModelCard": "cards",
+    "Problem": "skills",
     "RewriteResult": "provenance",
     "Rewriter": "rewriter",
     "Skill": "skills",
     "SkillBank": "skills",
     "dump_bank": "formats.bank_json",
-    "load_bank": "formats.bank_json",
+    "load_bank": "formats",
     "load_card": "cards",
     "load_facts": "facts",
     "resolve_backbone": "backbones",
+    "save_bank": "formats",
     "select": "retrieval",
 }
 

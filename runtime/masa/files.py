@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class WriteError(MasaError, OSError):
     def __init__(self, message: str, code: int | None = None) -> None:
         super().__init__(message)
         self.errno = code
+        self.strerror = os.strerror(code) if code else None
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -38,12 +40,15 @@ class ParseError(ValueError):
     Attributes:
         problem: what is wrong, in a few words.
         line, column: where, counted from 1; None where the parser does not say.
+        began: the line on which the YAML begins that could not be read to its end, where known.
     """
 
-    def __init__(self, problem: str, line: int | None = None, column: int | None = None) -> None:
+    def __init__(
+        self, problem: str, line: int | None = None, column: int | None = None, began: int | None = None
+    ) -> None:
         place = "" if line is None else f"line {line}: " if column is None else f"line {line}, column {column}: "
         super().__init__(place + problem)
-        self.problem, self.line, self.column = problem, line, column
+        self.problem, self.line, self.column, self.began = problem, line, column, began
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -116,22 +121,45 @@ def parse_yaml(text: str) -> Any:
     Raises:
         ParseError: for everything that is wrong with the text.
     """
+    with _yaml_errors():
+        import yaml
+
+        return yaml.safe_load(text)
+
+
+def parse_yaml_texts(text: str) -> tuple[Any, list[tuple[str, int]]]:
+    """YAML with every scalar as the text that it is spelled as, so that `1.10` stays "1.10" and `yes` "yes".
+
+    Also key and line (from 1) of every entry of the top-level map, those that repeat an earlier key among them.
+
+    Raises:
+        ParseError: for everything that is wrong with the text.
+    """
+    with _yaml_errors():
+        import yaml
+
+        loader = yaml.BaseLoader(text)
+        node = loader.get_single_node()
+        value = None if node is None else loader.construct_document(node)
+        entries = node.value if isinstance(node, yaml.MappingNode) else ()
+        return value, [(key.value, key.start_mark.line + 1) for key, _ in entries]
+
+
+@contextlib.contextmanager
+def _yaml_errors() -> Iterator[None]:
     import yaml
 
     try:
-        return yaml.safe_load(text)
+        yield
     except RecursionError:
         raise ParseError("nested too deeply") from None
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        problem = error.problem or error.context or "invalid YAML"
-        raise ParseError(" ".join(problem.split()), None if mark is None else mark.line + 1) from None
+        problem = " ".join((error.problem or error.context or "invalid YAML").split())
+        lines = [mark and mark.line + 1 for mark in (error.problem_mark, error.context_mark)]
+        opened = (error.context or "").startswith(("while parsing a flow", "while scanning"))
+        raise ParseError(problem, lines[0] or lines[1], began=lines[1] if opened else None) from None
     except Exception as error:  # PyYAML leaks ValueError (a 30th of February), KeyError, AttributeError on odd input
-        raise ParseError(_one_line(error)) from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        raise ParseError(" ".join(str(error).split())[:200] or type(error).__name__) from None
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes, *, durable: bool = True) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 GENERAL = "general_skills"
 """Key of the general group; every other group's key is its task type."""
@@ -56,17 +56,40 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """What a person should know about a file of a bank: one sentence with its remedy.
+
+    Attributes:
+        file: path of the file or folder.
+        line: 1-based line; None where the file as a whole is meant.
+        message: what was found and what to do.
+        severity: `error` (it was not read, and stays as it is), `warning` (it was read all the same, others may
+            refuse it), `note` (passed over by rule; nothing is wrong).
+    """
+
+    file: str
+    line: int | None
+    message: str
+    severity: Literal["error", "warning", "note"] = "error"
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}: {self.message}" if self.line else f"{self.file}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
 class SkillBank:
     """General skills, task-specific skills by task type, common mistakes, and what the file said besides.
 
     `common_mistakes` are the file's own objects, never rewritten. `source` is for the format that
-    loaded the bank (layout, unknown fields, original bytes); nobody else reads it.
+    loaded the bank (layout, unknown fields, original bytes); nobody else reads it. `problems` are what loading
+    passed over or read only by being lenient.
     """
 
     general: tuple[Skill, ...]
     task_specific: Mapping[str, tuple[Skill, ...]]
     common_mistakes: tuple[Mapping[str, Any], ...] = ()
     source: Any = field(default=None, compare=False, repr=False)
+    problems: tuple[Problem, ...] = field(default=(), compare=False, repr=False)
 
     def groups(self) -> Iterator[Group]:
         """Every group in file order, the general skills first; empty groups are included."""

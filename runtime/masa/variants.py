@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from masa.errors import FormatError, MasaError
 from masa.file_diff import unified_diff
 from masa.files import parse_json
-from masa.formats.skill_md_tree import fingerprint
+from masa.formats.skill_md_tree import fingerprint, is_skill_file
 
 logger = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ def staleness(
 def _original(path: Path) -> Path:
     """The absolute path of what is adapted: for a SKILL.md, its folder. Links are not followed."""
     path = Path(os.path.abspath(path))  # noqa: PTH100  (resolve() would follow links)
-    return path.parent if path.name in ("SKILL.md", "skill.md") else path
+    return path.parent if is_skill_file(path.name) and not path.is_dir() else path
 
 
 def _output_name(original: Path) -> str:

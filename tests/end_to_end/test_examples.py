@@ -14,7 +14,8 @@ import pytest
 
 from masa.edits import available_edits
 from masa.facts import load_facts
-from masa.formats.bank_json import dump_bank, load_bank
+from masa.formats import load_bank
+from masa.formats.bank_json import dump_bank
 from masa.formats.skill_md import load_skill_folder, validate_skill_folder
 from masa.markdown import protected_spans
 

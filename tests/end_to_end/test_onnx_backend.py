@@ -12,7 +12,7 @@ from masa.artifact import load_artifact
 from masa.backends.llama import LlamaBackend
 from masa.backends.onnx import OnnxBackend
 from masa.cards import find_shipped
-from masa.formats.bank_json import load_bank
+from masa.formats import load_bank
 from masa.rewriter import Rewriter
 
 pytestmark = pytest.mark.model

@@ -10,7 +10,8 @@ import pytest
 
 from masa.cards import ModelCard
 from masa.decoding import Sampling
-from masa.formats.bank_json import dump_bank, load_bank, loads_bank
+from masa.formats import load_bank
+from masa.formats.bank_json import dump_bank, loads_bank
 from masa.guard import check
 from masa.provenance import RewriteResult
 from masa.rewriter import Rewriter

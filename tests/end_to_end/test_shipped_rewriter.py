@@ -9,7 +9,7 @@ import pytest
 
 from masa.artifact import load_artifact
 from masa.cards import ModelCard, find_shipped
-from masa.formats.bank_json import load_bank
+from masa.formats import load_bank
 from masa.provenance import RewriteResult
 from masa.rewriter import Rewriter
 from masa.skills import SkillBank

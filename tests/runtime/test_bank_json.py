@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masa.errors import FormatError
-from masa.formats.bank_json import dump_bank, load_bank, loads_bank
+from masa.errors import FormatError, MasaError
+from masa.formats import load_bank, save_bank
+from masa.formats.bank_json import dump_bank, loads_bank
 from masa.skills import GENERAL, Group, Skill, SkillBank
 
 DOCUMENT = {
@@ -137,8 +138,48 @@ def test_everything_else_gets_one_clear_sentence(tmp_path: Path, data: bytes, wo
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="no such file"):
         load_bank(tmp_path / "none.json")
-    with pytest.raises(FormatError, match="a folder"):
+    with pytest.raises(FormatError, match=r"no SKILL\.md"):
         load_bank(tmp_path)
+
+
+def test_one_loader_and_one_saver_serve_banks_and_folders(tmp_path: Path) -> None:
+    data = b'{"general_skills": [{"title": "A", "principle": "Do a."}], "task_specific_skills": {"b": []}}\n'
+    (tmp_path / "bank.json").write_bytes(data)
+    (tmp_path / "pdf").mkdir()
+    text = "---\nname: pdf\ndescription: x\n---\nDo b.\n"
+    (tmp_path / "pdf" / "SKILL.md").write_text(text)
+    (tmp_path / "pdf" / "more.txt").write_text("kept")
+    bank = load_bank(tmp_path / "bank.json")
+    folders = [load_bank(tmp_path / place) for place in ("pdf", "pdf/SKILL.md", "")]
+    assert [list(folder.task_specific) for folder in folders] == [["pdf"]] * 3
+
+    save_bank(bank, tmp_path / "copy.json")
+    assert (tmp_path / "copy.json").read_bytes() == data
+    save_bank(folders[0], tmp_path / "copy")
+    assert (tmp_path / "copy" / "SKILL.md").read_text() == text and (tmp_path / "copy" / "more.txt").exists()
+    save_bank(SkillBank((Skill("g", "T", "P"),), {}), tmp_path / "made.json")
+    assert load_bank(tmp_path / "made.json").general[0].title == "T"
+    for original, target in ((bank, "bank.json"), (folders[0], "pdf"), (folders[0], "copy")):
+        with pytest.raises(FormatError, match=target):
+            save_bank(original, tmp_path / target)
+    with pytest.raises(MasaError, match="nowhere"):
+        save_bank(bank, tmp_path / "nowhere" / "x.json")
+    assert (tmp_path / "bank.json").read_bytes() == data
+
+
+def test_empty_parts_are_named_with_their_line(tmp_path: Path) -> None:
+    text = """{"general_skills": [{"title": "A", "principle": " "}, {"title": "B", "principle": "Do b."}],
+    "task_specific_skills": {
+      "clean": [{"title": "C", "principle": "Do c."}],
+      "h\u00e9at": [],
+      "cool": [
+      ]
+    }}"""
+    for written in (text, text.replace("\\u00e9", "é")):
+        (tmp_path / "bank.json").write_text(written, encoding="utf-8")
+        bank = load_bank(tmp_path / "bank.json", strict=True)
+        assert [(p.line, p.severity) for p in bank.problems] == [(None, "note"), (4, "note"), (5, "note")]
+        assert "skill 1" in bank.problems[0].message and "héat" in bank.problems[1].message
 
 
 def test_published_banks_round_trip_byte_for_byte(shared_data: Path) -> None:

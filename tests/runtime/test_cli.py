@@ -23,7 +23,7 @@ from tests.support import ScriptedBackend
 from masa.cli import plugins, root
 from masa.cli.output import clean, duration, size, table
 from masa.cli.progress import line
-from masa.formats.bank_json import load_bank
+from masa.formats import load_bank
 from masa.progress import Progress
 
 Cli = Callable[..., Result]
@@ -325,7 +325,7 @@ def bad_card(name: str, content: bytes) -> Callable[[Path], dict[str, str]]:
 
 
 def broken_front_matter(here: Path) -> dict[str, str]:
-    (here / "pdf" / "SKILL.md").write_text("---\nname: [pdf\n---\n# Steps\n\nDo.\n")
+    (here / "pdf" / "SKILL.md").write_text("---\nname pdf\nlicense: MIT\n---\n# Steps\n\nDo.\n")
     return {"bank": "pdf"}
 
 
@@ -545,6 +545,49 @@ def test_inspect_tells_what_to_put_right(cli: Cli, here: Path) -> None:
     assert "also used in general_skills" in text and "chat-template token" in text
     wrong_checksum(here)
     assert "sha256" in cli("inspect", "damaged").stdout
+
+
+def three_skills(here: Path) -> Path:
+    """A good skill, one that only lenient clients read, one that none does."""
+    for name, front in (("good", "name: good\ndescription: x"), ("colon", "name: colon\ndescription: Use when: asked")):
+        (here / "s" / name).mkdir(parents=True)
+        body = "## A\n\nOpen the file before you read it, because it is closed.\n"
+        (here / "s" / name / "SKILL.md").write_text(f"---\n{front}\nmodel: opus\n---\n{body}")
+    (here / "s" / "bad").mkdir()
+    (here / "s" / "bad" / "SKILL.md").write_text("# No front matter\n")
+    return here / "s"
+
+
+def test_one_broken_skill_stops_nothing_and_strict_refuses_it(rewrite: Cli, cli: Cli, here: Path) -> None:
+    three_skills(here)
+    for words in ((), ("-q",), ("--json",)):
+        done = rewrite("-o", f"out{len(words)}{words}", *words, bank="s")
+        assert done.exit_code == 0
+        assert "s/bad/SKILL.md, line 1: no front matter" in done.stderr and "s/colon/SKILL.md, line 3" in done.stderr
+    told = json.loads(done.stdout)
+    assert [group["group"] for group in told["groups"]] == ["colon", "good"]
+    assert {(p["file"], p["line"], p["severity"]) for p in told["problems"]} == {
+        ("s/bad/SKILL.md", 1, "error"),
+        ("s/colon/SKILL.md", 3, "warning"),
+    }
+    for command in (lambda: rewrite("--strict", "-o", "never", bank="s"), lambda: cli("select", "s", "--strict")):
+        refused = command()
+        assert refused.exit_code == 1 and refused.stderr.count("SKILL.md, line") == 2 and refused.stdout == ""
+    assert not (here / "never").exists()
+    assert "s/bad/SKILL.md" in cli("select", "s", "--query", "file").stderr
+
+
+def test_inspect_names_what_was_passed_over_and_the_fields_of_clients(cli: Cli, here: Path) -> None:
+    three_skills(here)
+    shown = cli("inspect", "s", "--no-tokens")
+    assert shown.exit_code == 0 and "2 skills in 2 groups" in shown.stdout
+    assert "bad/SKILL.md, line 1" in shown.stdout and "for clients" in shown.stdout and "unknown" not in shown.stdout
+    assert cli("inspect", "s", "--no-tokens", "--strict").exit_code == 1
+    told = json.loads(cli("inspect", "s", "--no-tokens", "--json").stdout)
+    assert told["client_fields"] == {"colon": ["model"], "good": ["model"]}
+    (here / "links").mkdir()
+    (here / "links" / "good").symlink_to("../s/good")
+    assert "1 skill in 1 group" in cli("inspect", "links", "--no-tokens", "--strict").stdout
 
 
 def test_inspect_shows_a_gguf_file(cli: Cli, here: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from masa.edits import EDITS, EditCall, Plan, PlanLine, apply_plan, available_edits
 from masa.facts import ActionForm, Facts
-from masa.formats.bank_json import load_bank
+from masa.formats import load_bank
 from masa.guard import CONTROL_TOKENS, RULES, Limits, check
 from masa.guard.case import fold
 from masa.skills import Group, Skill

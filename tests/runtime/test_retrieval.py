@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from masa.embedders import LlamaEmbedder, ServerEmbedder
 from masa.errors import BackendError, MasaError
+from masa.formats import load_bank
 from masa.formats.skill_md import load_skill_folder
 from masa.retrieval import METHODS, Selection, render, select
 from masa.skills import Skill, SkillBank
@@ -224,8 +225,7 @@ def test_importing_the_module_loads_only_the_standard_library() -> None:
 
 
 def test_the_published_banks_are_searched_sensibly(shared_data: Path) -> None:
-    bank_json = pytest.importorskip("masa.formats.bank_json")
-    bank = bank_json.load_bank(shared_data / "skillrl" / "alfworld.json")
+    bank = load_bank(shared_data / "skillrl" / "alfworld.json")
     got = select(bank, "heat some egg with the microwave and put it in the garbage can", method="bm25")
     assert got.task_type is not None
     assert "heat" in got.task_type

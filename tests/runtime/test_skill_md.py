@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masa.errors import FormatError
+from masa.formats import load_bank
 from masa.formats.skill_md import (
+    client_fields,
     is_skill_folder,
     load_skill_folder,
     save_skill_folder,
@@ -26,7 +31,8 @@ from masa.formats.skill_md_document import (
     parse_document,
 )
 from masa.formats.skill_md_render import render_document
-from masa.skills import Group, Skill
+from masa.formats.skill_md_tree import fingerprint
+from masa.skills import Group, Skill, SkillBank
 
 FRONT = "---\nname: pdf\ndescription: Reads PDF files. Use for PDFs.\n---\n"
 BODY = """\
@@ -129,15 +135,10 @@ def test_dashes_inside_the_yaml_and_the_body_do_not_end_the_front_matter() -> No
         ("", "no front matter"),
         ("\n---\nname: x\n---\nb\n", "no front matter"),
         ("---\nname: x\n\n# Title\n", "not terminated"),
-        ("---\nname: x\nlist: [1, 2\n---\nbody\n", "SKILL.md, line 4.*not valid YAML"),
+        ("---\nname: x\nno colon here\nlicense: MIT\n---\nbody\n", "SKILL.md, line 3.*not valid YAML"),
         ("---\nname: x\n\tkey: tab\n---\nbody\n", "line 3.*not valid YAML"),
-        ("---\nname: x\nwhen: 2024-99-99\n---\nbody\n", "not valid YAML"),
         ("---\nname: x\nkey: " + "[" * 2000 + "\n---\nbody\n", "not valid YAML"),
         ("---\nname: \x01\n---\nbody\n", "not valid YAML"),
-        ("---\ndescription: y\n---\nbody\n", "no name"),
-        ("---\n---\nbody\n", "no name"),
-        ("---\nname: 12\n---\nbody\n", "12, not a text"),
-        ("---\nname: ''\n---\nbody\n", "not a text"),
         ("---\n- name\n---\nbody\n", "list"),
         ("---\nname: x\n---\n", "no text"),
         ("---\nname: x\n---\n\n# Only\n\n## Headings\n", "no text"),
@@ -163,19 +164,16 @@ def test_a_folder_without_skill_md_and_no_folder_at_all_are_refused(tmp_path: Pa
         load_skill_folder(tmp_path / "bank.json")
 
 
-def test_two_folders_with_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_skills_with_one_name_are_both_read_and_told(tmp_path: Path) -> None:
     folder(tmp_path / "a")
-    folder(tmp_path / "b")
-    with pytest.raises(FormatError, match="also called 'pdf'"):
-        load_skill_folder(tmp_path)
-
-
-def test_a_skill_md_that_links_out_of_the_folder_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text(FRONT + "secret\n")
-    (tmp_path / "pdf").mkdir()
-    (tmp_path / "pdf" / "SKILL.md").symlink_to(tmp_path / "secret")
-    with pytest.raises(FormatError, match="link out of the skill folder"):
-        load_skill_folder(tmp_path / "pdf")
+    folder(tmp_path / "plugins" / "b")
+    folder(tmp_path / "plugins" / "c", FRONT.replace("pdf", "general_skills") + "Do c.\n")
+    bank = load_skill_folder(tmp_path)
+    assert list(bank.task_specific) == ["pdf", "plugins/b", "plugins/c"]
+    assert [(p.severity, p.line) for p in bank.problems] == [("warning", 2), ("warning", 2)]
+    ids = [skill.skill_id for skills in bank.task_specific.values() for skill in skills]
+    assert len(set(ids)) == len(ids)
+    save_skill_folder(bank, tmp_path.parent / f"{tmp_path.name}-out")
 
 
 # -- saving ----------------------------------------------------------------------------------------------
@@ -184,7 +182,7 @@ def test_a_skill_md_that_links_out_of_the_folder_is_not_read(tmp_path: Path) -> 
 def with_skills(bank_path: Path, skills: Sequence[Skill], out: Path) -> bytes:
     bank = load_skill_folder(bank_path)
     name = next(iter(bank.task_specific))
-    save_skill_folder(bank.with_groups({name: Group(name, tuple(skills))}), bank_path, out)
+    save_skill_folder(bank.with_groups({name: Group(name, tuple(skills))}), out)
     return (out / "SKILL.md").read_bytes()
 
 
@@ -205,7 +203,7 @@ def test_a_copy_keeps_every_other_file_byte_for_byte(tmp_path: Path) -> None:
     before = (path / "SKILL.md").read_bytes()
 
     out = tmp_path / "out" / "pdf"
-    save_skill_folder(load_skill_folder(path), path, out)
+    save_skill_folder(load_skill_folder(path), out)
 
     assert (out / "SKILL.md").read_bytes() == before
     assert (path / "SKILL.md").read_bytes() == before
@@ -335,13 +333,13 @@ def test_originals_and_existing_files_are_never_overwritten(tmp_path: Path) -> N
     (tmp_path / "alias").symlink_to(path)
     for out in ("all/pdf", "all/pdf/../pdf", "all/pdf/copy", "all", "full", "full/x", "link", "alias"):
         with pytest.raises(FormatError):
-            save_skill_folder(bank, path, tmp_path / out)
+            save_skill_folder(bank, tmp_path / out)
     assert (path / "SKILL.md").read_text() == FRONT + BODY
     assert (tmp_path / "full" / "x").read_text() == "mine"
     assert not (tmp_path / "elsewhere").exists()
 
     (tmp_path / "empty").mkdir()
-    save_skill_folder(bank, path, tmp_path / "empty")
+    save_skill_folder(bank, tmp_path / "empty")
     assert (tmp_path / "empty" / "SKILL.md").exists()
 
 
@@ -355,7 +353,7 @@ def test_a_failing_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr("masa.formats.skill_md_tree.shutil.copy2", full)
     with pytest.raises(OSError, match="No space"):
-        save_skill_folder(bank, path, tmp_path / "out" / "pdf")
+        save_skill_folder(bank, tmp_path / "out" / "pdf")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -364,59 +362,372 @@ def test_banks_that_do_not_belong_to_the_folder_are_refused(tmp_path: Path) -> N
     bank = load_skill_folder(path)
     for wrong in (replace(bank, source=None), replace(bank, general=(Skill("g", "t", "p"),))):
         with pytest.raises(FormatError, match="bank JSON"):
-            save_skill_folder(wrong, path, tmp_path / "out")
+            save_skill_folder(wrong, tmp_path / "out")
     (path / "SKILL.md").write_text(FRONT + "Changed meanwhile.\n")
     with pytest.raises(FormatError, match="changed since it was loaded"):
-        save_skill_folder(bank, path, tmp_path / "out")
+        save_skill_folder(bank, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# -- finding ---------------------------------------------------------------------------------------------
+
+
+def skill(path: Path, name: str = "", body: str = "Open the file before you read it.\n") -> Path:
+    return folder(path, f"---\nname: {name or path.name}\ndescription: Does it.\n---\n\n{body}")
+
+
+def told(bank: SkillBank, severity: str = "") -> list[str]:
+    """The places of a bank's problems, relative to its folder."""
+    root = bank.source.root
+    return [str(Path(p.file).relative_to(root)) for p in bank.problems if severity in ("", p.severity)]
+
+
+def saved(bank: SkillBank, out: Path) -> dict[str, str]:
+    """The bank written with every section replaced: text of each file of the copy, links not followed."""
+    groups = {
+        key: Group(key, tuple(replace(skill, principle=f"New {key}.") for skill in skills))
+        for key, skills in bank.task_specific.items()
+    }
+    save_skill_folder(bank.with_groups(groups), out)
+    return {
+        str(path.relative_to(out)): "link" if path.is_symlink() else path.read_text(errors="replace")
+        for path in sorted(out.rglob("*"))
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def test_skills_are_found_at_any_depth_and_below_other_skills(tmp_path: Path) -> None:
+    root = tmp_path / "lib"
+    for place in ("flat", "ios/one", "ios/two", ".curated/x", "deep/" + "d/" * 60 + "y"):
+        skill(root / place)
+    skill(root, "lib")
+    skill(root / "ios" / "one" / "skills" / "inner")
+    bank = load_skill_folder(root)
+    assert list(bank.task_specific) == ["lib", "x", "y", "flat", "one", "inner", "two"]
+    assert not bank.problems
+    files = saved(bank, tmp_path / "out")
+    assert len(files) == 7 and all("New " in text for text in files.values())
+
+
+@pytest.mark.parametrize("spelling", ["Skill.md", "skill.md", "SKILL.MD"])
+def test_other_spellings_are_read_with_a_warning(tmp_path: Path, spelling: str) -> None:
+    skill(tmp_path / "a")
+    (tmp_path / "a" / "SKILL.md").rename(tmp_path / "a" / spelling)
+    assert is_skill_folder(tmp_path / "a" / spelling)
+    for path in (tmp_path, tmp_path / "a", tmp_path / "a" / spelling):
+        bank = load_skill_folder(path)
+        assert list(bank.task_specific) == ["a"]
+        assert [(p.severity, "rename" in p.message) for p in bank.problems] == [("warning", True)]
+    assert "New a." in saved(bank, tmp_path / "out")[spelling]
+
+
+def test_of_two_spellings_in_one_folder_one_is_read_and_the_other_named(tmp_path: Path) -> None:
+    skill(tmp_path / "a")
+    (tmp_path / "a" / "skill.md").write_text("no front matter")
+    bank = load_skill_folder(tmp_path)
+    assert list(bank.task_specific) == ["a"] and told(bank, "warning") == ["a/skill.md"]
+
+
+def test_resources_of_a_skill_and_installed_packages_are_named_as_passed_over(tmp_path: Path) -> None:
+    skill(tmp_path / "maker")
+    for place in ("maker/assets/template", "maker/references/other", "node_modules/package/skills/s"):
+        skill(tmp_path / place)
+    skill(tmp_path / "assets" / "real")  # no skill above it whose resource it could be
+    bank = load_skill_folder(tmp_path)
+    assert list(bank.task_specific) == ["real", "maker"]
+    assert len(told(bank, "note")) == 3 == len(bank.problems)
+    (tmp_path / "linked").symlink_to("node_modules/package/skills/s")
+    bank = load_skill_folder(tmp_path)
+    assert list(bank.task_specific) == ["real", "s", "maker"]
+    files = saved(bank, tmp_path.parent / f"{tmp_path.name}-out")
+    assert files["linked"] == "link" and "New s." in files["node_modules/package/skills/s/SKILL.md"]
+    assert "New" not in files["maker/assets/template/SKILL.md"]
+
+
+def test_links_that_stay_inside_are_read_once(tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    skill(root / ".agents" / "skills" / "one")
+    (root / ".claude" / "skills").mkdir(parents=True)
+    (root / ".claude" / "skills" / "one").symlink_to("../../.agents/skills/one")
+    bank = load_skill_folder(root)
+    assert list(bank.task_specific) == ["one"] and told(bank, "note") == [".claude/skills/one"]
+    files = saved(bank, tmp_path / "out")
+    assert files[".claude/skills/one"] == "link"
+    assert "New one." in (tmp_path / "out" / ".claude" / "skills" / "one" / "SKILL.md").read_text()
+
+
+def test_links_out_to_skills_are_followed_and_become_folders_of_the_copy(tmp_path: Path) -> None:
+    """What an installer leaves: the folder of a client holds links to the folders of the skills."""
+    store, root = tmp_path / ".agents" / "skills", tmp_path / ".claude" / "skills"
+    for name in ("one", "two", "three"):
+        (skill(store / name) / "notes.txt").write_text(name)
+    (store / "one" / "leak").symlink_to(tmp_path / "private")
+    (tmp_path / "private").write_text("secret")
+    root.mkdir(parents=True)
+    (root / "one").symlink_to("../../.agents/skills/one")
+    (root / "again").symlink_to(store / "one")
+    (root / "all").symlink_to(store)
+    bank = load_skill_folder(root)
+    assert list(bank.task_specific) == ["one", "three", "two"]
+    assert (
+        sorted(told(bank)) == ["again/leak", "all/one", "one"] == sorted([*told(bank, "warning"), *told(bank, "note")])
+    )
+    before = fingerprint(root)
+    files = saved(bank, tmp_path / "out")
+    assert {name for name, text in files.items() if text == "link"} == {"all/one", "one"}
+    assert files["again/notes.txt"] == "one" and "secret" not in "".join(files.values())
+    for name in ("again", "one", "all/one", "all/two", "all/three"):
+        assert "New " in (tmp_path / "out" / name / "SKILL.md").read_text()
+        assert (tmp_path / "out" / name).resolve().is_relative_to(tmp_path / "out")
+    assert "New" not in (store / "one" / "SKILL.md").read_text(), "nothing is written outside the output"
+    (store / "two" / "notes.txt").write_text("changed")
+    assert fingerprint(root) != before, "a variant of linked skills grows stale with them"
+    for out in (store / "one" / "new", store / "three"):
+        with pytest.raises(FormatError, match="never overwritten"):
+            save_skill_folder(bank, out)
+
+
+def test_a_linked_skill_md_is_read_and_nothing_else_that_leads_out(tmp_path: Path) -> None:
+    (tmp_path / "mine.md").write_text(FRONT + "Read me.\n")
+    root = tmp_path / "root"
+    (root / "pdf").mkdir(parents=True)
+    (root / "pdf" / "SKILL.md").symlink_to(tmp_path / "mine.md")
+    (root / "up").symlink_to(tmp_path)
+    bank = load_skill_folder(root)
+    assert list(bank.task_specific) == ["pdf"] and told(bank, "warning") == ["up"]
+    files = saved(bank, tmp_path / "out")
+    assert list(files) == ["pdf/SKILL.md"] and "New pdf." in files["pdf/SKILL.md"]
+    assert "New" not in (tmp_path / "mine.md").read_text()
+
+
+def test_loops_of_links_end_and_are_told(tmp_path: Path) -> None:
+    outside, root = tmp_path / "outside", tmp_path / "root"
+    skill(outside / "a")
+    (outside / "a" / "self").symlink_to(".")
+    (outside / "a" / "around").symlink_to(outside)
+    (outside / "a" / "root").symlink_to(root)
+    skill(root / "b")
+    (root / "b" / "up").symlink_to("../..")
+    (root / "b" / "here").symlink_to("..")
+    (root / "ring").symlink_to("ring")
+    (root / "ping").symlink_to("pong")
+    (root / "pong").symlink_to("ping")
+    (root / "gone").symlink_to("nowhere")
+    (root / "all").symlink_to(outside)
+    bank = load_skill_folder(root)
+    assert list(bank.task_specific) == ["a", "b"]
+    lost = {"ring", "ping", "pong", "gone"}
+    assert lost <= set(told(bank, "warning"))
+    assert {"b/here", "all/a/self", "all/a/root", "b/up", "all/a/around"} <= set(told(bank))
+    files = saved(bank, tmp_path / "out")
+    assert not lost & set(files)
+    assert all((tmp_path / "out" / name).resolve().is_relative_to(tmp_path / "out") for name in files)
+
+
+@pytest.mark.parametrize("what", ["folder", "pipe", "loop", "nothing"])
+def test_a_skill_md_that_is_no_file_is_named_and_the_others_are_read(tmp_path: Path, what: str) -> None:
+    skill(tmp_path / "good")
+    (tmp_path / "bad").mkdir()
+    bad = tmp_path / "bad" / "SKILL.md"
+    if what == "folder":
+        bad.mkdir()
+    elif what == "pipe":
+        os.mkfifo(bad)
+    else:
+        bad.symlink_to("SKILL.md" if what == "loop" else "gone.md")
+    bank = load_skill_folder(tmp_path)
+    assert list(bank.task_specific) == ["good"] and told(bank, "error") == ["bad/SKILL.md"]
+    assert "bad/SKILL.md" in str(bank.problems[0])
+    save_skill_folder(bank, tmp_path.parent / f"{tmp_path.name}-out")
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs POSIX users")
+def test_what_may_not_be_read_is_named_and_not_copied() -> None:
+    root = Path(tempfile.mkdtemp())  # pytest's own folders are closed to other users
+    try:
+        root.chmod(0o755)
+        for name in ("good", "closed", "shut"):
+            skill(root / "s" / name)
+        (root / "s" / "good" / "key").write_text("x")
+        for path in ("s/good/key", "s/closed/SKILL.md", "s/shut"):
+            (root / path).chmod(0)
+        load_skill_folder(root / "s" / "good")  # imports what it needs
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            bank, mark = load_skill_folder(root / "s"), fingerprint(root / "s")
+        finally:
+            os.seteuid(user)
+        assert list(bank.task_specific) == ["good"]
+        assert told(bank, "error") == ["closed/SKILL.md"]
+        assert told(bank, "warning") == ["good/key", "shut"]
+        assert len(mark) == 64
+    finally:
+        for path in root.rglob("*"):
+            path.chmod(0o755)
+        shutil.rmtree(root)
+
+
+# -- problems --------------------------------------------------------------------------------------------
+
+
+def test_forty_broken_skills_stop_nothing_and_are_told_at_once(tmp_path: Path) -> None:
+    skill(tmp_path / "good")
+    texts = [
+        "# No front matter\n",
+        "---\nname: x\n",
+        "---\n- a\n---\nb\n",
+        "---\nno colon\nx: y\n---\nb\n",
+        b"---\nname: \xff\n",
+    ]
+    for number in range(40):
+        folder(tmp_path / f"bad{number:02}", texts[number % len(texts)])
+    bank = load_skill_folder(tmp_path)
+    assert list(bank.task_specific) == ["good"]
+    assert told(bank, "error") == [f"bad{number:02}/SKILL.md" for number in range(40)]
+    assert all(problem.line and ";" in problem.message for problem in bank.problems), "each has its line and remedy"
+    out = tmp_path.parent / f"{tmp_path.name}-out"
+    assert "New good." in saved(bank, out)["good/SKILL.md"]
+    for number in range(40):
+        name = f"bad{number:02}/SKILL.md"
+        assert (out / name).read_bytes() == (tmp_path / name).read_bytes(), "what was passed over stays as it is"
+    assert list(load_bank(tmp_path).task_specific) == ["good"]
+    with pytest.raises(FormatError, match="40 problems") as caught:
+        load_bank(tmp_path, strict=True)
+    assert str(caught.value).count("SKILL.md") == 40
+    shutil.rmtree(tmp_path / "good")
+    with pytest.raises(FormatError) as caught:
+        load_skill_folder(tmp_path)
+    assert str(caught.value).count("SKILL.md, line") == 40
+
+
+@pytest.mark.parametrize(
+    ("front", "field", "value", "line"),
+    [
+        ("name: x\ndescription: Use when: asked", "description", "Use when: asked", 3),
+        ("name: x\ndescription: Use when\n  the user: asks\nlicense: MIT", "description", "Use when the user: asks", 3),
+        ("name: x\ndescription: d\nargument-hint: [file] [line]", "argument-hint", "[file] [line]", 4),
+        ("name: x\ndescription: d\npaths: **/*.ts", "paths", "**/*.ts", 4),
+        ("name: x\ndescription: d\nmodel: @fast", "model", "@fast", 4),
+        ('name: x\ndescription: "PDF" files', "description", '"PDF" files', 3),
+        ("name: x\ndescription: it's: 'so'", "description", "it's: 'so'", 3),
+        ("name: x\ndescription: d\nmetadata:\n  note: a: b\n  v: 1", "metadata", {"note": "a: b", "v": "1"}, 5),
+        ("name: x\ndescription:\tUses a tab", "description", "Uses a tab", 3),
+        ("name: x\ndescription: d\nmetadata:\n\tversion: 1.10", "metadata", {"version": "1.10"}, 5),
+        ("description: d", "description", "d", 1),
+        ("name:\ndescription: d", "name", "", 2),
+        ("name: [x]\ndescription: d", "name", ["x"], 2),
+        ("name: x", "name", "x", 1),
+        ("name: x\ndescription: d\nname: x", "name", "x", 4),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_what_clients_accept_is_read_with_a_warning(
+    tmp_path: Path, front: str, field: str, value: object, line: int, newline: str
+) -> None:
+    text = f"---\n{front}\n---\nDo it.\n".replace("\n", newline)
+    bank = load_skill_folder(folder(tmp_path / "x", text))
+    assert list(bank.task_specific) == ["x"]
+    assert bank.source.documents["x"].fields[field] == value
+    assert [(p.severity, p.line) for p in bank.problems] == [("warning", line)]
+    save_skill_folder(bank, tmp_path / "out")
+    assert (tmp_path / "out" / "SKILL.md").read_bytes() == text.encode(), "front matter is never rewritten"
+    with pytest.raises(FormatError, match="1 problem"):
+        load_bank(tmp_path / "x", strict=True)
+
+
+def test_a_skill_without_text_is_a_note(tmp_path: Path) -> None:
+    skill(tmp_path / "good")
+    folder(tmp_path / "empty", "---\nname: empty\ndescription: d\n---\n\n# Only\n")
+    bank = load_bank(tmp_path, strict=True)
+    assert list(bank.task_specific) == ["good"] and told(bank, "note") == ["empty/SKILL.md"]
 
 
 # -- validation ------------------------------------------------------------------------------------------
 
+CLIENTS = (
+    "model: opus\nwhen_to_use: Often: always.\ndisable-model-invocation: true\nuser-invocable: false\ncontext: fork\n"
+    "agent: Explore\nargument-hint: '[file]'\nhooks:\n  PreToolUse:\n    - matcher: Bash\n"
+)
 
-def test_a_folder_that_follows_the_specification_has_no_messages(tmp_path: Path) -> None:
-    front = (
-        "---\nname: my-skill2\ndescription: Does x.\nlicense: MIT\ncompatibility: Needs git\n"
-        'metadata:\n  version: "1.0"\nallowed-tools:\n  - Read\n---\n'
-    )
-    assert validate_skill_folder(folder(tmp_path / "my-skill2", front + "Do x.\n")) == []
-    assert validate_skill_folder(folder(tmp_path / "技能", "---\nname: 技能\ndescription: x\n---\ny\n")) == []
+
+def validated(path: Path, front: str, body: str = "body") -> list[str]:
+    return [str(problem) for problem in validate_skill_folder(folder(path, f"---\n{front}\n---\n{body}\n"))]
 
 
 @pytest.mark.parametrize(
-    ("front", "message"),
+    "front",
     [
-        ("name: pdf", "no description"),
-        ("description: x", "no name"),
-        ("name: PDF\ndescription: x", "lower-case"),
-        ("name: a_b\ndescription: x", "lower-case"),
-        ("name: -pdf\ndescription: x", "hyphen"),
-        ("name: a--b\ndescription: x", "hyphen"),
-        ("name: other\ndescription: x", "differs from its folder 'pdf'"),
-        (f"name: {'a' * 65}\ndescription: x", "65 characters, the limit is 64"),
-        (f"name: pdf\ndescription: {'x' * 1025}", "1025 characters"),
-        ("name: pdf\ndescription: ''", "description must be a text"),
-        (f"name: pdf\ndescription: x\ncompatibility: {'x' * 501}", "501 characters"),
-        ("name: pdf\ndescription: x\nlicense: 3", "license must be a text"),
-        ("name: pdf\ndescription: x\nmetadata:\n  version: 1.0", "metadata must map"),
-        ("name: pdf\ndescription: x\nallowed-tools: [1]", "allowed-tools"),
-        ("name: pdf\ndescription: x\nlicence: MIT", "unknown field 'licence'"),
-        ("name: [", "not valid YAML"),
+        'name: s\ndescription: x\nlicense: MIT\ncompatibility: git\nmetadata:\n  v: "1"\nallowed-tools:\n  - Read',
+        "name: s\ndescription: x\nmetadata:\n  version: 1.10",
+        "name: s\ndescription: x\nlicense:",
+        "name: s\ndescription: 2024-01-01\nlicense: 3\ncompatibility: true\nmetadata:",
+        "name: s\ndescription: x\nmetadata:\n  a:\n    b: [c]",
+        f"name: s\ndescription: x\n{CLIENTS.replace('Often: always.', 'Often.')}",
+    ],
+)  # fmt: skip
+def test_what_the_reference_implementation_accepts_has_no_messages(tmp_path: Path, front: str) -> None:
+    assert validated(tmp_path / "s", front) == []
+
+
+def test_names_may_be_of_any_script_and_numbers_are_names(tmp_path: Path) -> None:
+    assert validated(tmp_path / "技能", "name: 技能\ndescription: x") == []
+    assert validated(tmp_path / "12", "name: 12\ndescription: x") == []
+
+
+def test_fields_of_clients_are_known_and_kept(tmp_path: Path) -> None:
+    text = f"---\nname: s\ndescription: x\n{CLIENTS}---\nDo it.\n"
+    bank = load_skill_folder(folder(tmp_path / "s", text))
+    assert set(client_fields(bank)["s"]) == {line.partition(":")[0] for line in CLIENTS.split("\n") if line[:1].strip()}
+    assert not any("unknown" in str(problem) for problem in validate_skill_folder(tmp_path / "s"))
+    assert (tmp_path / "s" / "SKILL.md").read_text().startswith(saved(bank, tmp_path / "out")["SKILL.md"][:-10])
+
+
+@pytest.mark.parametrize(
+    ("front", "line", "message"),
+    [
+        ("name: pdf", 1, "no description"),
+        ("description: x", 1, "no name"),
+        ("name: PDF\ndescription: x", 2, "lower-case"),
+        ("name: a_b\ndescription: x", 2, "lower-case"),
+        ("name: -pdf\ndescription: x", 2, "hyphen"),
+        ("name: a--b\ndescription: x", 2, "hyphen"),
+        ("description: x\nname: other", 3, "differs from its folder 'pdf'"),
+        (f"name: {'a' * 65}\ndescription: x", 2, "65 characters, the limit is 64"),
+        (f"name: pdf\ndescription: {'x' * 1025}", 3, "1025 characters"),
+        ("name: pdf\ndescription: ''", 3, "no description"),
+        ("name: pdf\ndescription: [x]", 3, "description must be a text"),
+        (f"name: pdf\ndescription: x\ncompatibility: {'x' * 501}", 4, "501 characters"),
+        ("name: pdf\ndescription: x\nmetadata: v1", 4, "metadata must be a map"),
+        ("name: pdf\ndescription: x\nallowed-tools:\n  a: b", 4, "allowed-tools"),
+        ("name: pdf\ndescription: x\nlicence: MIT", 4, "unknown field 'licence'.*'license'"),
+        ("name: pdf\ndescription: x\nwhen-to-use: MIT", 4, "unknown field 'when-to-use'.*'when_to_use'"),
+        ("name: pdf\ndescription: one --- two", 3, "`---`"),
+        ("name: pdf\ndescription: |\n  one\n  ---\n  two", 5, "`---`"),
+        ("name: pdf\ndescription: x\nname: pdf", 4, "stands twice"),
+        ("[a]: b", 2, "not valid YAML"),
     ],
 )
-def test_each_breach_of_the_specification_is_named(tmp_path: Path, front: str, message: str) -> None:
-    messages = validate_skill_folder(folder(tmp_path / "pdf", f"---\n{front}\n---\nbody\n"))
-    assert any(message in m for m in messages), messages
-    assert all("SKILL.md" in m for m in messages)
+def test_each_breach_of_the_specification_is_named(tmp_path: Path, front: str, line: int, message: str) -> None:
+    problems = validate_skill_folder(folder(tmp_path / "pdf", f"---\n{front}\n---\nbody\n"))
+    assert any(p.line == line and re.search(message, p.message) for p in problems), problems
+    assert all(p.file.endswith("SKILL.md") and ";" in p.message for p in problems)
+
+
+def test_a_byte_order_mark_is_read_and_told(tmp_path: Path) -> None:
+    path = folder(tmp_path / "pdf", "\ufeff" + FRONT + "body")
+    assert not load_skill_folder(path).problems
+    assert [problem.line for problem in validate_skill_folder(path)] == [1]
 
 
 def test_links_out_of_the_folder_and_missing_files_are_messages(tmp_path: Path) -> None:
     path = folder(tmp_path / "pdf")
     (path / "leak").symlink_to(tmp_path)
-    assert [m for m in validate_skill_folder(path) if "leads out" in m]
+    assert [m for m in validate_skill_folder(path) if "leads out" in m.message]
     assert validate_skill_folder(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    assert "no SKILL.md" in validate_skill_folder(tmp_path / "empty")[0]
+    assert "no SKILL.md" in str(validate_skill_folder(tmp_path / "empty")[0])
 
 
 # -- properties ------------------------------------------------------------------------------------------

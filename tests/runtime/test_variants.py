@@ -237,7 +237,7 @@ def test_a_skill_folder_is_stored_as_a_folder_and_every_file_of_it_counts(tmp_pa
     (skill / "scripts" / "run.py").write_text("1")
 
     def write(path: Path) -> None:
-        save_skill_folder(load_skill_folder(skill), skill, path)
+        save_skill_folder(load_skill_folder(skill), path)
 
     stored = store(skill / "SKILL.md", write, RECORD)
     assert stored.output == tmp_path / "skills" / ".masa" / "pdf" / "0123456789ab-smollm2-135m" / "pdf"

@@ -13,7 +13,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from masa.formats.bank_json import dump_bank, load_bank, loads_bank
+from masa.formats import load_bank
+from masa.formats.bank_json import dump_bank, loads_bank
 from masa.skills import GENERAL, SkillBank
 from masa_training.commands import downstream as commanding
 from masa_training.errors import TrainingError

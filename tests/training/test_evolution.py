@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 import masa_training.evolution.run as running
 from masa.edits import apply_plan
-from masa.formats.bank_json import load_bank
+from masa.formats import load_bank
 from masa.skills import GENERAL
 from masa_training.commands.evolve import command
 from masa_training.dataset.runs import read_runs

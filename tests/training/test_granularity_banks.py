@@ -4,7 +4,8 @@ from importlib import resources
 import pytest
 
 from masa.edits import EDITS
-from masa.formats.bank_json import dump_bank, load_bank
+from masa.formats import load_bank
+from masa.formats.bank_json import dump_bank
 from masa.skills import Skill, SkillBank
 from masa_training.environments import SPLITS
 from masa_training.environments.lookup import Lookup

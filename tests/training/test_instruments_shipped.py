@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import masa_training.instruments.shipped as shipped
-from masa.formats.bank_json import load_bank
+from masa.formats import load_bank
 from masa_training import configs
 from masa_training.environments import open_environment
 from masa_training.errors import TrainingError

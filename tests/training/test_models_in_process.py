@@ -13,7 +13,7 @@ import torch
 from masa.backends import Backend
 from masa.backends.llama import LlamaBackend
 from masa.decoding import Job, decode
-from masa.formats.bank_json import load_bank
+from masa.formats import load_bank
 from masa_training import rollouts
 from masa_training.agents import AgentConfig
 from masa_training.errors import TrainingError

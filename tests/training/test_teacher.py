@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masa.edits import EDITS, apply_plan, check_plan
-from masa.formats.bank_json import load_bank
+from masa.formats import load_bank
 from masa.skills import Group, Skill
 from masa_training.environments import Task
 from masa_training.instruments.config import BANKS

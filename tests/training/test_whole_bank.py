@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from masa.edits import EDITS, WARN_KINDS, EditCall, Plan, PlanLine, apply_plan, available_edits
-from masa.formats.bank_json import load_bank
+from masa.formats import load_bank
 from masa.skills import GENERAL, Skill, SkillBank
 from masa_training.errors import TrainingError
 from masa_training.evolution.config import BANKS

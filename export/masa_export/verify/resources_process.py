@@ -18,7 +18,7 @@ from masa.decoding import Sampling
 from masa.engine import Engine
 from masa.errors import FormatError, MasaError
 from masa.estimate import measure
-from masa.formats.bank_json import load_bank
+from masa.formats import load_bank
 from masa.interpret import prepare
 from masa.languages import PARALLEL
 from masa.progress import Tracker

@@ -169,7 +169,7 @@ def _text(value: object) -> str:
 def _default() -> Sequence[Sample]:
     """Every group of the example bank for five readers."""
     from masa.cards import find_shipped
-    from masa.formats.bank_json import load_bank
+    from masa.formats import load_bank
 
     bank_file, facts_file = EXAMPLES / "banks" / "household.json", EXAMPLES / "facts" / "household.yaml"
     if not bank_file.is_file() or not facts_file.is_file():

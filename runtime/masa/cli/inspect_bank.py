@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from masa.cli.loading import BankFile, load_bank_file
+from masa.cli.loading import BankFile, load_bank_file, problems_json
 from masa.cli.output import clean, count, table, wrap
 from masa.errors import MasaError
 from masa.facts import Facts
-from masa.skills import Skill
+from masa.skills import Problem, Skill
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,8 @@ class Finding:
 class BankFindings:
     file: BankFile
     skills: tuple[Finding, ...]
-    problems: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    client_fields: Mapping[str, tuple[str, ...]]
     counted_by: str
     """The rewriter whose tokenizer counted, or why none did."""
 
@@ -39,6 +40,7 @@ class BankFindings:
 def examine(path: Path, facts: Facts | None, rewriter: str | None) -> BankFindings:
     """Look at every skill; count tokens with the rewriter's tokenizer where its weights are here."""
     from masa.edits import available_edits
+    from masa.formats.skill_md import client_fields
     from masa.markdown import protected_spans
 
     file = load_bank_file(str(path))
@@ -57,7 +59,7 @@ def examine(path: Path, facts: Facts | None, rewriter: str | None) -> BankFindin
         )
     finally:
         close()
-    return BankFindings(file, found, tuple(_problems(file)), by)
+    return BankFindings(file, found, tuple(_problems(file)), client_fields(file.bank), by)
 
 
 def as_text(found: BankFindings, *, edits: bool) -> str:
@@ -92,9 +94,14 @@ def as_text(found: BankFindings, *, edits: bool) -> str:
             lines.append(wrap(f"protected: {spans}", "  ", "    "))
         if edits:
             lines.append(wrap(f"edits: {', '.join(finding.edits)}", "  ", "    "))
+    if any(found.client_fields.values()):
+        lines.append("")
+    for key, fields in found.client_fields.items():
+        if fields:
+            lines.append(wrap(f"{key}: fields for clients, kept as they are: {', '.join(fields)}", "", "  "))
     if edits:
         lines += ["", *_contracts()]
-    lines += ["", *(_problem(text) for text in found.problems)] if found.problems else ["", "No problems found."]
+    lines += ["", *map(_problem, found.problems)] if found.problems else ["", "No problems found."]
     return "\n".join(lines)
 
 
@@ -121,7 +128,8 @@ def as_json(found: BankFindings) -> dict[str, Any]:
             }
             for group in found.file.bank.groups()
         ],
-        "problems": list(found.problems),
+        "client_fields": {key: list(fields) for key, fields in found.client_fields.items() if fields},
+        "problems": problems_json(found.problems),
     }
 
 
@@ -144,30 +152,25 @@ def _counter(rewriter: str | None) -> tuple[Callable[[str], int] | None, str, Ca
     )
 
 
-def _problems(file: BankFile) -> Iterator[str]:
+def _problems(file: BankFile) -> Iterator[Problem]:
     """What a person may want to put right, though the bank can be used as it is."""
+    from masa.formats.skill_md import validate_skill_folder
     from masa.guard import CONTROL_TOKENS
 
-    if file.folder:
-        from masa.formats.skill_md import validate_skill_folder
-
-        yield from validate_skill_folder(file.path)
+    where = str(file.path)
+    yield from validate_skill_folder(file.path) if file.folder else file.bank.problems
     seen: dict[str, str] = {}
     for group in file.bank.groups():
-        if not len(group) and not file.folder:
-            yield f"{group.key}: has no skills"
         for number, skill in enumerate(group.skills, start=1):
-            where = f"{group.key}, skill {number} ({skill.skill_id or skill.title})"
+            what = f"{group.key}, skill {number} ({skill.skill_id or skill.title})"
             if not skill.skill_id and not file.folder:
-                yield f"{where}: has no skill_id, so it cannot be pinned"
-            elif skill.skill_id and skill.skill_id in seen:
-                yield f"{where}: the skill_id is also used in {seen[skill.skill_id]}"
-            seen.setdefault(skill.skill_id, group.key)
-            if not skill.title.strip() or not skill.principle.strip():
-                yield f"{where}: title or principle is empty"
-            tokens = [token for token in CONTROL_TOKENS if token in skill.text]
-            if tokens:
-                yield f"{where}: contains the chat-template token {tokens[0]!r}; rewrites that keep it are refused"
+                yield Problem(where, None, f"{what}: has no skill_id, so it cannot be pinned; give it one", "note")
+            elif seen.setdefault(skill.skill_id, what) != what:
+                message = f"{what}: the skill_id is also used in {seen[skill.skill_id]}; make it unique"
+                yield Problem(where, None, message, "warning")
+            if tokens := [token for token in CONTROL_TOKENS if token in skill.text]:
+                message = f"{what}: contains the chat-template token {tokens[0]!r}; rewrites that keep it are refused"
+                yield Problem(where, None, message, "warning")
 
 
 def _contracts() -> Iterator[str]:
@@ -179,8 +182,9 @@ def _contracts() -> Iterator[str]:
         yield wrap(f"{edit.name}{argument}: {edit.changes}; preserves {edit.preserves}", "  ", "      ")
 
 
-def _problem(text: str) -> str:
-    return click.style("! ", fg="yellow", bold=True) + wrap(text, "", "  ")
+def _problem(problem: Problem) -> str:
+    mark, colour = {"error": ("✗", "red"), "warning": ("!", "yellow"), "note": ("·", None)}[problem.severity]
+    return click.style(f"{mark} ", fg=colour, bold=True) + wrap(str(problem), "", "  ")
 
 
 def _tokens(findings: list[Finding]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import click
 
 from masa.cli import inspect_bank, inspect_model
-from masa.cli.loading import rewriter_option
+from masa.cli.loading import rewriter_option, strict_option
 from masa.cli.output import write_json
 from masa.errors import FormatError, MasaError
 from masa.files import parse_json
@@ -31,8 +31,11 @@ Kind = Literal["bank", "skills", "artifact", "gguf", "huggingface", "card", "fac
 @click.option("--facts", metavar="FILE", help="Interface facts, for --edits.", type=click.Path())
 @click.option("--tokens/--no-tokens", default=True, help="Count tokens if the rewriter's weights are here.")
 @rewriter_option
+@strict_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
-def command(path: str, edits: bool, facts: str | None, tokens: bool, rewriter: str, as_json: bool) -> None:
+def command(
+    path: str, edits: bool, facts: str | None, tokens: bool, rewriter: str, strict: bool, as_json: bool
+) -> None:
     """Say what PATH is and what is in it: counts, tokens, protected text, problems.
 
     PATH is a skill bank JSON file, a SKILL.md or its folder, a rewriter's folder or name, a GGUF file, a model
@@ -49,6 +52,8 @@ def command(path: str, edits: bool, facts: str | None, tokens: bool, rewriter: s
             write_json({"kind": kind, **inspect_bank.as_json(found)})
         else:
             click.echo(inspect_bank.as_text(found, edits=edits))
+        if strict and any(problem.severity != "note" for problem in found.problems):
+            click.get_current_context().exit(1)
         return
     if edits:
         raise click.UsageError("--edits is for banks and skill folders.")
@@ -74,13 +79,14 @@ def recognise(path: Path) -> Kind:
         MasaError: if it is nothing that masa knows, or nothing is there.
     """
     from masa.formats.gguf_header import is_gguf
+    from masa.formats.skill_md_tree import is_skill_file
     from masa.manifest import MANIFEST_NAME
 
     if path.is_dir():
         return _folder(path)
     if not path.exists():
         raise FormatError(f"{path}: no such file or folder; check the path")
-    if path.name.lower() == "skill.md":
+    if is_skill_file(path.name):
         return "skills"
     if path.name == MANIFEST_NAME:
         return "artifact"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from masa.cli.output import clean
 from masa.errors import MasaError
 
 if TYPE_CHECKING:
     from masa.cards import ModelCard
-    from masa.skills import SkillBank
+    from masa.skills import Problem, SkillBank
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -32,48 +33,18 @@ class BankFile:
     folder: bool
     sha256: str
 
-    def write(self, bank: SkillBank, target: Path) -> None:
-        """Write `bank`, a rewrite of this one, in this one's format; completely or not at all."""
-        if self.folder:
-            try:
-                self.write_plainly(bank, target)
-            except OSError as error:
-                if isinstance(error, MasaError):
-                    raise
-                why = error.strerror or type(error).__name__
-                raise MasaError(f"{target}: cannot be written ({why}); check space and permissions") from error
-        else:
-            from masa.files import write_atomic
 
-            write_atomic(target, self.dump(bank))
-
-    def write_plainly(self, bank: SkillBank, target: Path) -> None:
-        """The same for where somebody else sees to completeness; raises OSError."""
-        if self.folder:
-            from masa.formats.skill_md import save_skill_folder
-
-            save_skill_folder(bank, self.path, target)
-        else:
-            target.write_bytes(self.dump(bank))
-
-    def dump(self, bank: SkillBank) -> bytes:
-        from masa.formats.bank_json import dump_bank
-
-        return dump_bank(bank)
-
-
-def load_bank_file(path: str) -> BankFile:
-    """Load a bank JSON file, a SKILL.md, a skill folder, or a folder of skill folders.
+def load_bank_file(path: str, *, strict: bool = False) -> BankFile:
+    """Load a bank of either format, as `masa.load_bank` does.
 
     Raises:
-        FormatError: if it is none of these, or broken.
+        FormatError: if there is none, or it is refused.
     """
-    from masa.formats.bank_json import load_bank
-    from masa.formats.skill_md import load_skill_folder
-    from masa.formats.skill_md_tree import fingerprint
+    from masa.formats import load_bank
+    from masa.formats.skill_md_tree import fingerprint, is_skill_file
 
     where = Path(path)
-    folder = where.is_dir() or where.name.lower() == "skill.md"
+    folder = where.is_dir() or (is_skill_file(where.name) and where.exists())
     if folder and not where.is_dir():
         where = where.parent
     # The fingerprint comes first: whoever changes the file in between makes the variant stale, not wrong.
@@ -84,8 +55,23 @@ def load_bank_file(path: str) -> BankFile:
         except OSError as error:
             why = error.strerror or type(error).__name__
             raise MasaError(f"{where}: cannot be read ({why}); check its permissions") from error
-    bank = load_skill_folder(where) if folder else load_bank(where)
-    return BankFile(where, bank, folder, sha256)
+    return BankFile(where, load_bank(where, strict=strict), folder, sha256)
+
+
+def tell_problems(bank: SkillBank) -> None:
+    """Every problem of a bank as a line on stderr."""
+    for problem in bank.problems:
+        colour = {"error": "red", "warning": "yellow"}.get(problem.severity)
+        word = "Passed over" if problem.severity == "error" else problem.severity.capitalize()
+        click.echo(click.style(f"{word}: ", fg=colour) + clean(str(problem)), err=True)
+
+
+def problems_json(problems: Sequence[Problem]) -> list[dict[str, object]]:
+    """Problems of a bank as JSON objects."""
+    return [
+        {"file": problem.file, "line": problem.line, "severity": problem.severity, "message": problem.message}
+        for problem in problems
+    ]
 
 
 def resolve_card(backbone: str, model: str | None, card: str | None, api_key_env: str | None) -> ModelCard:
@@ -175,6 +161,13 @@ def complete_group(ctx: click.Context, param: click.Parameter, incomplete: str) 
     except MasaError:
         return []
     return [CompletionItem(group.key) for group in bank.groups() if group.key.startswith(incomplete)]
+
+
+def strict_option(function: Function) -> Function:
+    """`--strict`."""
+    return click.option("--strict", is_flag=True, help="Fail if anything in BANK is broken or was passed over.")(
+        function
+    )
 
 
 def bank_argument(function: Function) -> Function:

@@ -16,8 +16,11 @@ from masa.cli.loading import (
     bank_argument,
     complete_group,
     load_bank_file,
+    problems_json,
     resolve_card,
     rewriter_option,
+    strict_option,
+    tell_problems,
 )
 from masa.cli.output import clean, write_json
 from masa.cli.progress import RewriteProgress, interrupts
@@ -114,6 +117,7 @@ class _Written:
     metavar="N",
     help="Guess up to N tokens ahead from the prompt: faster where a rewrite copies.",
 )
+@strict_option
 @click.option("--no-cache", is_flag=True, help="Neither read nor keep finished rewrites.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
 @click.option("--dry-run", is_flag=True, help="Tell the tokens and the time it would take; rewrite nothing.")
@@ -129,20 +133,22 @@ def command(
     only: tuple[str, ...],
     pin: tuple[str, ...],
     output: str | None,
+    strict: bool,
     as_json: bool,
     dry_run: bool,
     **options: Any,
 ) -> None:
     """Rewrite BANK for the model that will read it.
 
-    BANK is a skill bank JSON file or a SKILL.md folder. It is never changed: the result is stored as a
-    variant beside it (see `masa variants`), or written to OUT. A group whose rewrite is refused by the
-    guard keeps its original text, and the report says why.
+    BANK is a skill bank JSON file, a SKILL.md, or a folder with skills at any depth. It is never changed: the
+    result is stored as a variant beside it (see `masa variants`), or written to OUT. A broken SKILL.md is named and
+    stays as it is. What the guard refuses keeps its original text, and the report says why.
     """
     from masa.decoding import Sampling
     from masa.facts import load_facts
 
-    original = load_bank_file(bank)
+    original = load_bank_file(bank, strict=strict)
+    tell_problems(original.bank)
     check_output(original, output, as_json)
     request: dict[str, Any] = {
         "task": options["task"],
@@ -228,13 +234,16 @@ def _rewrite(
 def _write(
     original: BankFile, result: RewriteResult, card: ModelCard, rewriter: Rewriter, output: str | None
 ) -> _Written:
+    from masa.formats import save_bank
+    from masa.formats.bank_json import dump_bank
+
     if output == STDOUT:
         sys.stdout.flush()
-        sys.stdout.buffer.write(original.dump(result.bank))
+        sys.stdout.buffer.write(dump_bank(result.bank))
         sys.stdout.buffer.flush()
         return _Written(None, False)
     if output is not None:
-        original.write(result.bank, Path(output))
+        save_bank(result.bank, output)
         return _Written(Path(output), False)
     from masa.variants import Record, store
 
@@ -250,7 +259,7 @@ def _write(
     )
     variant = store(
         original.path,
-        lambda target: original.write_plainly(bank, target),
+        lambda target: save_bank(bank, target),
         record,
         original_sha256=original.sha256,
     )
@@ -284,5 +293,6 @@ def _json(original: BankFile, result: RewriteResult, written: _Written | None) -
         "output": str(path) if path else None,
         "variant": str(path.parent) if path and written and written.variant else None,
         "cancelled": result.cancelled,
+        "problems": problems_json(original.bank.problems),
         **result.to_json(),
     }

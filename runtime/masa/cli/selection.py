@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from masa.cli.loading import bank_argument, complete_group, load_bank_file
+from masa.cli.loading import bank_argument, complete_group, load_bank_file, strict_option, tell_problems
 from masa.cli.output import clean, write_json
 from masa.errors import MasaError
 
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     "--embedder", metavar="MODEL", help="A GGUF embedding model, or an OpenAI-compatible server as URL#MODEL."
 )
 @click.option("--api-key-env", metavar="VARIABLE", help="The environment variable with the server's key.")
+@strict_option
 @click.option("--mistakes", is_flag=True, help="Add the bank's common mistakes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
 def command(
@@ -64,6 +65,7 @@ def command(
     specific: int,
     embedder: str | None,
     api_key_env: str | None,
+    strict: bool,
     mistakes: bool,
     as_json: bool,
 ) -> None:
@@ -75,7 +77,8 @@ def command(
     wanted = method or ("embedding" if embedder else "bm25" if query.strip() else "task-type")
     if wanted == "embedding" and embedder is None:
         raise click.UsageError("--method embedding needs --embedder.")
-    found = load_bank_file(bank).bank
+    found = load_bank_file(bank, strict=strict).bank
+    tell_problems(found)
     model = _embedder(embedder, api_key_env) if embedder is not None else None
     try:
         selection = select(

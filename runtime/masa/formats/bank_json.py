@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from masa.errors import FormatError
 from masa.files import ParseError, parse_json
-from masa.skills import GENERAL, Skill, SkillBank
+from masa.skills import GENERAL, Problem, Skill, SkillBank
 
 _SPECIFIC_KEYS = ("task_specific_skills", "query_type_skills")
 _SKILL_FIELDS = ("skill_id", "title", "principle", "when_to_apply")
@@ -29,6 +29,7 @@ _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 class _Layout:
     """How the file was written, so that it can be written that way again."""
 
+    where: str
     original: bytes
     document: Mapping[str, Any]
     specific_key: str
@@ -40,24 +41,6 @@ class _Layout:
     bom: bool
     literals: Mapping[str, str]
     """Strings that the file spells otherwise than `json.dumps` would (a file may mix escapes), by the latter."""
-
-
-def load_bank(path: str | Path) -> SkillBank:
-    """Read a skill bank JSON file.
-
-    Raises:
-        FormatError: if the file cannot be read, is not UTF-8, not JSON, or no skill bank.
-    """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except IsADirectoryError:
-        raise FormatError(f"{path}: a folder, but a skill bank JSON file was expected") from None
-    except FileNotFoundError:
-        raise FormatError(f"{path}: no such file; give a skill bank JSON file or a SKILL.md folder") from None
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read ({error.strerror})") from None
-    return loads_bank(data, where=str(path))
 
 
 def loads_bank(data: bytes, *, where: str = "skill bank") -> SkillBank:
@@ -98,8 +81,14 @@ def loads_bank(data: bytes, *, where: str = "skill bank") -> SkillBank:
     bank = SkillBank(general, by_type, tuple(mistakes))
     style = _style(text)
     bom = data[:3] == b"\xef\xbb\xbf"
-    layout = _Layout(data, document, specific_key, _content(bank), *style, bom, _spellings(text, style[2]))
-    return SkillBank(general, by_type, tuple(mistakes), layout)
+    layout = _Layout(where, data, document, specific_key, _content(bank), *style, bom, _spellings(text, style[2]))
+    return SkillBank(general, by_type, tuple(mistakes), layout, tuple(_empty_parts(bank, document, text, where)))
+
+
+def loaded_from(bank: SkillBank) -> Path | None:
+    """The file that a bank was loaded from, if it came from bank JSON and that is still there."""
+    where = Path(bank.source.where) if isinstance(bank.source, _Layout) else None
+    return where if where is not None and where.is_file() else None
 
 
 def dump_bank(bank: SkillBank) -> bytes:
@@ -132,6 +121,21 @@ def dump_bank(bank: SkillBank) -> bytes:
     except UnicodeEncodeError:
         encoded = re.sub("[\ud800-\udfff]", lambda m: f"\\u{ord(m.group()):04x}", text).encode("utf-8")
     return (b"\xef\xbb\xbf" if layout and layout.bom else b"") + encoded
+
+
+def _empty_parts(bank: SkillBank, document: Mapping[str, Any], text: str, where: str) -> Iterator[Problem]:
+    """Groups and texts that are there and hold nothing; a rewrite passes over such a group."""
+    for group in bank.groups():
+        if not group.skills and (group.task_type is not None or GENERAL in document):
+            place = re.search(rf"{re.escape(json.dumps(group.key, ensure_ascii=text.isascii()))}\s*:\s*\[\s*\]", text)
+            line = text.count("\n", 0, place.start()) + 1 if place else None
+            yield Problem(
+                where, line, f"{group.key} has no skills, so it is passed over; add some or remove it", "note"
+            )
+        for number, skill in enumerate(group.skills, start=1):
+            if not skill.title.strip() or not skill.principle.strip():
+                what = f"{group.key}, skill {number} ({skill.skill_id or skill.title})"
+                yield Problem(where, None, f"{what}: title or principle is empty; write it or remove the skill", "note")
 
 
 def _object(pairs: Sequence[tuple[str, Any]], where: str) -> dict[str, Any]:

@@ -1,35 +1,41 @@
 """Agent Skills folders as specified at agentskills.io: `<name>/SKILL.md`, scripts and references beside it.
 
-A skill folder becomes one group: its task type is the front matter's `name`, its skills are the sections of
+Each SKILL.md becomes one group: its task type is the front matter's `name`, its skills are the sections of
 the Markdown body. The body is split at every ATX or setext heading that stands at the top level of the
 Markdown (not in a list, quote or code), whatever its level; the level is kept in `Skill.extra`. Titles and
 principles are Markdown source. `when_to_apply` starts empty: the condition of a skill folder is its
 description, which is front matter and never rewritten; `Skill.extra["skill_md"]["description"]` carries it
 for whoever searches.
 
-Loading opens no file outside the folder; saving writes a copy and never touches the original.
+Which files are skills, and which links are followed, `skill_md_tree` decides. Saving writes a copy and never touches
+the original nor anything outside the copy.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 import shutil
 import unicodedata
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from masa.errors import FormatError
-from masa.formats.skill_md_document import Document, parse_document
+from masa.files import reason
+from masa.formats.skill_md_document import LINE_BREAK, BrokenFileError, Document, parse_document
 from masa.formats.skill_md_render import render_document
-from masa.formats.skill_md_tree import copy_tree, is_inside, walk
-from masa.skills import SkillBank
+from masa.formats.skill_md_tree import SkillFile, copy_tree, find_skills, is_skill_file, walk
+from masa.skills import GENERAL, Problem, SkillBank
 
-_FILE_NAMES = ("SKILL.md", "skill.md")  # the reference implementation accepts the second, too
 _FIELDS = ("name", "description", "license", "compatibility", "metadata", "allowed-tools")
 _LONGEST = {"name": 64, "description": 1024, "compatibility": 500}
+CLIENT_FIELDS = frozenset({
+    "when_to_use", "argument-hint", "arguments", "disable-model-invocation", "user-invocable", "model", "effort",
+    "context", "agent", "hooks", "paths", "shell",
+})  # fmt: skip
+"""Fields beyond the specification that clients read (code.claude.com/docs/en/skills); several clients share some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,57 +43,53 @@ class SkillFolders:
     """`SkillBank.source` of a bank that came from skill folders.
 
     Attributes:
-        documents: per skill name, its document.
-        files: per skill name, the path of its SKILL.md relative to the loaded folder.
-        raw: per skill name, the bytes of that file.
+        root: the loaded folder.
+        documents: per group, its document.
+        files: per group, its SKILL.md.
+        raw: per group, the bytes of that file.
     """
 
+    root: Path
     documents: Mapping[str, Document]
-    files: Mapping[str, Path]
+    files: Mapping[str, SkillFile]
     raw: Mapping[str, bytes]
 
 
 def is_skill_folder(path: Path) -> bool:
-    """Whether `path` is a SKILL.md, a skill folder, or a folder with skill folders directly in it."""
+    """Whether `path` is a SKILL.md, or a folder with one in it at any depth."""
+    root = _root(path)
     try:
-        return bool(_listed(_root(path)))
-    except FormatError:
+        return root.is_dir() and any(is_skill_file(entry.relative.name) for entry in walk(root))
+    except OSError:
         return False
 
 
 def load_skill_folder(path: Path) -> SkillBank:
-    """Load a skill folder, a folder of skill folders (ordered by folder name), or the folder of a SKILL.md.
+    """Load every SKILL.md in a folder, or in the folder of a SKILL.md, ordered by folder. The general group is empty.
 
-    Hidden folders and folders without a SKILL.md are passed over. The general group is empty.
+    A SKILL.md that cannot be read stops nothing: it is among the bank's `problems`, as is everything that was passed
+    over or read only by being lenient. Where two skills share a name, the later one's group is called by its place.
 
     Raises:
-        FormatError: if there is no SKILL.md, one is broken, two share a name, or one cannot be read.
+        FormatError: if there is no SKILL.md, or none can be read.
     """
-    root = _root(path)
-    documents: dict[str, Document] = {}
-    files: dict[str, Path] = {}
-    raw: dict[str, bytes] = {}
-    for file in _listed(root):
-        content = _read(file, root)
-        document = parse_document(content, str(file))
-        if document.name in documents:
-            raise FormatError(f"{file}: {root / files[document.name]} is also called {document.name!r}; rename one")
-        documents[document.name] = document
-        files[document.name] = file.relative_to(root)
-        raw[document.name] = content
-    if not documents:
-        raise FormatError(f"{root}: no SKILL.md here or in the folders directly below; is this a skill folder?")
-    groups = {name: document.skills() for name, document in documents.items()}
-    return SkillBank(general=(), task_specific=groups, source=SkillFolders(documents, files, raw))
+    source, problems = _read_all(path)
+    if not source.documents:
+        if len(problems) == 1 and is_skill_file(Path(problems[0].file).name):
+            raise FormatError(str(problems[0]))
+        told = "".join(f"\n  {problem}" for problem in problems)
+        raise FormatError(f"{source.root}: no SKILL.md that can be rewritten here or in the folders below{told}")
+    groups = {key: document.skills() for key, document in source.documents.items()}
+    return SkillBank(general=(), task_specific=groups, source=source, problems=tuple(problems))
 
 
-def save_skill_folder(bank: SkillBank, original_path: Path, out_path: Path) -> None:
-    """Write a copy of the folder `original_path` to `out_path`, its SKILL.md bodies taken from `bank`.
+def save_skill_folder(bank: SkillBank, out_path: Path) -> None:
+    """Write a copy of the folder that `bank` was loaded from to `out_path`, its SKILL.md bodies taken from `bank`.
 
-    `bank` is what `load_skill_folder(original_path)` gave, with groups replaced. Front matter, unchanged
-    sections and every other file keep their bytes; an unmodified bank gives a byte-identical SKILL.md. The
-    copy appears complete or not at all. `.masa` and `.git` folders and links that lead out of the folder are
-    not copied.
+    `bank` is what `load_skill_folder` gave, with groups replaced. Front matter, unchanged sections and every other
+    file keep their bytes; an unmodified bank gives a byte-identical SKILL.md. The copy appears complete or not at
+    all. Skills that were reached by a link out of the folder become folders of the copy. Left out are `.masa` and
+    `.git` folders and what the bank's `problems` say is not copied.
 
     Raises:
         FormatError: if the bank is not from skill folders, a group cannot be written, the original has
@@ -95,23 +97,24 @@ def save_skill_folder(bank: SkillBank, original_path: Path, out_path: Path) -> N
             or around the original.
         OSError: if the copy cannot be written.
     """
-    root = _root(original_path)
     source = bank.source
     if not isinstance(source, SkillFolders) or source.documents.keys() != bank.task_specific.keys():
-        raise FormatError(f"{root}: this bank was not loaded from these skill folders; save it as bank JSON")
+        raise FormatError(f"{out_path}: this bank was not loaded from skill folders; save it as bank JSON")
+    root = source.root
     if bank.general:
         raise FormatError(f"{root}: a skill folder has no place for general skills; save the bank as bank JSON")
     out = Path(out_path).absolute()
-    if out.resolve().is_relative_to(root.resolve()) or root.resolve().is_relative_to(out.resolve()):
+    originals = {root.resolve(), *(file.path.parent.resolve() for file in source.files.values())}
+    if any(out.resolve().is_relative_to(its) or its.is_relative_to(out.resolve()) for its in originals):
         raise FormatError(f"{out}: lies in the original skill folder or around it; originals are never overwritten")
     if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
         raise FormatError(f"{out}: already exists; choose a new folder or remove it first")
     replaced: dict[Path, bytes] = {}
-    for name, document in source.documents.items():
-        file = source.files[name]
-        if _read(root / file, root) != source.raw[name]:
-            raise FormatError(f"{root / file}: changed since it was loaded; load it again")
-        replaced[file] = render_document(document, bank.task_specific[name], str(root / file))
+    for key, document in source.documents.items():
+        file = source.files[key]
+        if _read(file.path) != source.raw[key]:
+            raise FormatError(f"{file.path}: changed since it was loaded; load it again")
+        replaced[file.real] = render_document(document, bank.task_specific[key], str(file.path))
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.parent / f".tmp-{uuid.uuid4().hex}"
     try:
@@ -123,67 +126,112 @@ def save_skill_folder(bank: SkillBank, original_path: Path, out_path: Path) -> N
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def validate_skill_folder(path: Path) -> list[str]:
-    """What is wrong with the skill folder(s) at `path`, one sentence each; empty if nothing is.
+def validate_skill_folder(path: Path) -> list[Problem]:
+    """What is wrong with the skill folder(s) at `path`; empty if nothing is.
 
-    Checked are the front matter's fields and their limits, that the folder is called like the skill, that the
-    body has text, and that no link leads out of the folder.
+    Everything that `load_skill_folder` tells, and of each SKILL.md where it departs from the specification: fields,
+    their limits, and the name, which must be the folder's. As lenient as the reference implementation, skills-ref
+    0.1.1, about what it does not check (an empty license, values of `metadata`), and stricter where that misreads a
+    file (`---` inside the front matter) or does not look (`metadata` that is no map, a link out of the folder).
     """
     try:
-        root = _root(path)
-        files = _listed(root)
-        messages = [
-            f"{entry.path}: leads out of the skill folder; put the file itself into the folder"
-            for entry in walk(root)
-            if entry.kind == "outside"
-        ]
-    except (FormatError, OSError) as error:
-        return [str(error)]
-    if not files:
-        return [f"{root}: no SKILL.md here or in the folders directly below"]
-    names: dict[str, Path] = {}
-    for file in files:
+        source, problems = _read_all(path)
+    except FormatError as error:
+        return [Problem(str(path), None, str(error).removeprefix(f"{path}: "))]
+    for key, document in source.documents.items():
+        where = source.files[key].path
+        folder = Path(os.path.abspath(where)).parent.name  # noqa: PTH100  (resolve() would follow links)
+        found = [*_field_problems(document, folder), *_front_problems(document.head)]
+        problems += [Problem(str(where), line, message, "warning") for line, message in found]
+    return problems
+
+
+def client_fields(bank: SkillBank) -> dict[str, tuple[str, ...]]:
+    """For each group that came from a SKILL.md, the fields of its front matter that are for clients."""
+    documents = bank.source.documents if isinstance(bank.source, SkillFolders) else {}
+    return {key: tuple(name for name in its.fields if name in CLIENT_FIELDS) for key, its in documents.items()}
+
+
+def _read_all(path: Path) -> tuple[SkillFolders, list[Problem]]:
+    """Every SKILL.md that can be read, and what is to be said about these and the others."""
+    root = _root(path)
+    if not root.exists():
+        raise FormatError(f"{root}: does not exist; give a skill folder")
+    if not root.is_dir():
+        raise FormatError(f"{root}: is no folder; give a skill folder or its SKILL.md")
+    try:
+        found, problems = find_skills(root)
+    except OSError as error:
+        raise FormatError(f"{root}: cannot be read ({reason(error)}); check its permissions") from error
+    if not found and not problems:
+        raise FormatError(f"{root}: no SKILL.md here or in the folders below; is this a skill folder?")
+    documents: dict[str, Document] = {}
+    files: dict[str, SkillFile] = {}
+    raw: dict[str, bytes] = {}
+    for file in found:
+        where = str(file.path)
+        folder = Path(os.path.abspath(file.path)).parent.name  # noqa: PTH100  (resolve() would follow links)
         try:
-            document = parse_document(_read(file, root), str(file))
-        except FormatError as error:
-            messages.append(str(error))
+            content = _read(file.path)
+            document = parse_document(content, where, folder=folder)
+        except BrokenFileError as error:
+            problems.append(error.problem)
             continue
-        folder = file.parent.resolve().name
-        messages += [f"{file}: {problem}" for problem in _field_problems(document.fields, folder)]
-        if file.name != _FILE_NAMES[0]:
-            messages.append(f"{file}: must be called {_FILE_NAMES[0]}")
-        if names.setdefault(document.name, file) != file:
-            messages.append(f"{file}: the name {document.name!r} is also used by {names[document.name]}")
-    return messages
+        problems += document.problems
+        key = document.name
+        if key in documents or key == GENERAL:
+            key = file.relative.parent.as_posix()
+            while key in documents or key == GENERAL:
+                key = f"./{key}"
+            message = f"the name {document.name!r} is taken, so this group is called {key!r}; rename the skill"
+            problems.append(Problem(where, document.lines.get("name", 1), message, "warning"))
+        documents[key], files[key], raw[key] = replace(document, name=key), file, content
+    return SkillFolders(root, documents, files, raw), problems
 
 
-def _field_problems(fields: Mapping[str, Any], folder: str) -> Iterator[str]:
-    for key in ("name", "description"):
-        if key not in fields:
-            yield f"the front matter has no {key}"
-    for key, value in fields.items():
+def _front_problems(head: str) -> Iterator[tuple[int, str]]:
+    """What other readers make of the top of a file."""
+    first, *lines = LINE_BREAK.split(head)
+    if first.startswith("\ufeff"):
+        yield 1, "begins with a byte order mark, so many clients see no front matter; save it as UTF-8 without one"
+    for number, line in enumerate(lines, start=2):
+        if line.rstrip() == "---":
+            return
+        if "---" in line:
+            yield number, "has `---` within the front matter, where skills-ref and others end it; write it otherwise"
+
+
+def _field_problems(document: Document, folder: str) -> Iterator[tuple[int, str]]:
+    for key, value in document.fields.items():
+        line = document.lines.get(key, 1)
+        if key in CLIENT_FIELDS:
+            continue
         if key not in _FIELDS:
-            yield f"unknown field {key!r} in the front matter; the specification has {', '.join(_FIELDS)}"
+            near = difflib.get_close_matches(key, (*_FIELDS, *CLIENT_FIELDS), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the specification has {', '.join(_FIELDS)}"
+            yield line, f"unknown field {key!r} in the front matter; {hint}"
         elif key == "metadata":
-            if not isinstance(value, dict) or not all(isinstance(s, str) for pair in value.items() for s in pair):
-                yield "metadata must map texts to texts; put numbers and dates in quotes"
-        elif key == "allowed-tools" and isinstance(value, list):
-            if not all(isinstance(tool, str) for tool in value):
-                yield "allowed-tools must be one text or a list of texts"
-        elif not isinstance(value, str) or not value.strip():
-            yield f"{key} must be a text that is not empty"
+            if value and not isinstance(value, dict):
+                yield line, "metadata must be a map; write it as `key: value` lines"
+        elif key == "allowed-tools":
+            if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(t, str) for t in value)):
+                yield line, "allowed-tools must be one text or a list of texts; write it so"
+        elif not isinstance(value, str):
+            yield line, f"{key} must be a text; put it in quotes"
         elif len(value) > (longest := _LONGEST.get(key, len(value))):
-            yield f"{key} has {len(value)} characters, the limit is {longest}"
-    name = fields.get("name")
+            yield line, f"{key} has {len(value)} characters, the limit is {longest}; shorten it"
+    name = document.fields.get("name")
     if isinstance(name, str) and name.strip():
-        yield from _name_problems(unicodedata.normalize("NFKC", name.strip()), folder)
+        line = document.lines.get("name", 1)
+        for message in _name_problems(unicodedata.normalize("NFKC", name.strip()), folder):
+            yield line, message
 
 
 def _name_problems(name: str, folder: str) -> Iterator[str]:
     if name != name.lower() or not all(char.isalnum() or char == "-" for char in name):
-        yield f"the name {name!r} may hold only lower-case letters, digits and hyphens"
+        yield f"the name {name!r} may hold only lower-case letters, digits and hyphens; rename it"
     if name.startswith("-") or name.endswith("-") or "--" in name:
-        yield f"the name {name!r} must not start or end with a hyphen or have two in a row"
+        yield f"the name {name!r} must not start or end with a hyphen or have two in a row; rename it"
     if name != unicodedata.normalize("NFKC", folder):
         yield f"the name {name!r} differs from its folder {folder!r}; rename one"
 
@@ -191,42 +239,13 @@ def _name_problems(name: str, folder: str) -> Iterator[str]:
 def _root(path: Path) -> Path:
     """The folder meant by `path`, which may also be a SKILL.md."""
     path = Path(path)
-    return path.parent if path.name in _FILE_NAMES and path.is_file() else path
+    return path.parent if is_skill_file(path.name) and path.is_file() else path
 
 
-def _listed(root: Path) -> list[Path]:
-    if not root.exists():
-        raise FormatError(f"{root}: does not exist; give a skill folder")
-    if not root.is_dir():
-        raise FormatError(f"{root}: is no folder; give a skill folder or its SKILL.md")
-    try:
-        return list(_skill_files(root))
-    except OSError as error:
-        raise FormatError(f"{root}: cannot be read ({error.strerror}); check its permissions") from error
-
-
-def _skill_files(root: Path) -> Iterator[Path]:
-    own = _skill_file(root)
-    if own is not None:
-        yield own
-        return
-    for child in sorted(root.iterdir(), key=lambda child: os.fsencode(child.name)):
-        # A linked folder would be copied as a link, so its rewrite would have no place of its own.
-        if child.is_dir() and not child.is_symlink() and not child.name.startswith("."):
-            file = _skill_file(child)
-            if file is not None:
-                yield file
-
-
-def _skill_file(folder: Path) -> Path | None:
-    names = {child.name for child in folder.iterdir()}
-    return next((folder / name for name in _FILE_NAMES if name in names), None)
-
-
-def _read(file: Path, root: Path) -> bytes:
-    if file.is_symlink() and not is_inside(file, root.resolve()):
-        raise FormatError(f"{file}: is a link out of the skill folder; put the file itself there")
+def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise FormatError(f"{file}: cannot be read ({error.strerror}); check that it is a readable file") from error
+        raise BrokenFileError(
+            Problem(str(file), None, f"cannot be read ({reason(error)}); check its permissions")
+        ) from error

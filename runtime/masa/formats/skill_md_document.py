@@ -8,6 +8,7 @@ directly above `## First step`) is no section: it is layout and stays in front o
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -16,8 +17,8 @@ from itertools import pairwise
 from typing import Any
 
 from masa.errors import FormatError
-from masa.files import ParseError, parse_yaml
-from masa.skills import Skill
+from masa.files import ParseError, parse_yaml_texts
+from masa.skills import Problem, Skill
 
 EXTRA = "skill_md"
 """Key of `Skill.extra` under which a section's origin is kept: {"level", "section", "description"}."""
@@ -27,6 +28,16 @@ _LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")  # the line ends of YAML 
 LINE_BREAK = re.compile(r"\r\n|\n|\r")
 _BLANK_LINES = re.compile(r"(?:[ \t]*(?:\r\n|\n|\r))*")
 _BLANK = " \t\r\n"
+_ENTRY = re.compile(r"([ ]*(?:- +)?)([^\s:#'\"\[{&*!|>%@`-][^:]*?)(\s*:[ \t]+)(\S.*)")
+_MOST_MENDS = 20
+
+
+class BrokenFileError(FormatError):
+    """A SKILL.md that cannot be read, as a `Problem`."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +68,19 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A parsed SKILL.md; `fields` is the front matter, section numbers are 1-based."""
+    """A parsed SKILL.md; section numbers are 1-based.
+
+    Attributes:
+        name: the front matter's name, or the folder's.
+        fields: the front matter. Every scalar is text, as it is spelled: `version: 1.10` is "1.10".
+        lines: the line of the file on which each field stands.
+        problems: what was read only by being lenient.
+    """
 
     name: str
     fields: Mapping[str, Any]
+    lines: Mapping[str, int]
+    problems: tuple[Problem, ...]
     head: str
     sections: tuple[Section, ...]
     tail: str
@@ -87,25 +107,37 @@ class Document:
         )
 
 
-def parse_document(raw: bytes, where: str) -> Document:
-    """Take a SKILL.md apart; `where` names the file in errors.
+def parse_document(raw: bytes, where: str, *, folder: str = "") -> Document:
+    """Take a SKILL.md apart; `where` names the file in problems, `folder` is the name to use where it has none.
+
+    What agentskills.io's guide asks clients to accept is read and told: values that YAML cannot read because they
+    are not quoted, tabs, a missing name.
 
     Raises:
-        FormatError: if it is not UTF-8, has no (terminated, valid) front matter with a name, or no body text.
+        BrokenFileError: if it is not UTF-8, has no terminated front matter, its front matter cannot be read, or there
+            is neither a name nor a `folder`; with severity `note` if the body has no text.
     """
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise FormatError(f"{where}, line {line}: not UTF-8; save the file as UTF-8") from error
+        raise BrokenFileError(Problem(where, line, "not UTF-8; save the file as UTF-8")) from error
     front, yaml_text, body = _split_front_matter(text, where)
-    fields = _load_yaml(yaml_text, where)
-    name = fields.get("name")
-    if name is None:
-        raise FormatError(f"{where}: the front matter has no name; add a line like `name: my-skill`")
+    fields, lines, problems = _load_yaml(yaml_text, where)
+    name = fields.get("name", "")
     if not isinstance(name, str) or not name.strip():
-        raise FormatError(f"{where}: the front matter's name is {name!r}, not a text; put it in quotes")
-    return _split_body(name.strip(), fields, front, body, where)
+        line = lines.get("name", 1)
+        found = "the front matter has no name" if "name" not in fields or name == "" else "the name is not a text"
+        if not folder:
+            raise BrokenFileError(Problem(where, line, f"{found}; add a line like `name: my-skill`"))
+        message = f"{found}, the folder's is taken; add a line `name: {folder}`"
+        problems.append(Problem(where, line, message, "warning"))
+        name = folder
+    if not isinstance(description := fields.get("description", ""), str) or not description.strip():
+        message = "the front matter has no description, so clients will not offer the skill; add one"
+        problems.append(Problem(where, lines.get("description", 1), message, "warning"))
+    document = _split_body(" ".join(name.split()), front, body, where)
+    return replace(document, fields=fields, lines=lines, problems=tuple(problems))
 
 
 def _split_front_matter(text: str, where: str) -> tuple[str, str, str]:
@@ -124,24 +156,68 @@ def _split_front_matter(text: str, where: str) -> tuple[str, str, str]:
         elif marker:
             return text[:position], text[yaml_start : match.start()], text[position:]
     if yaml_start is None:
-        raise FormatError(f"{where}: no front matter; the first line must be `---`, then name and description")
-    raise FormatError(f"{where}: the front matter is not terminated; end it with a line `---`")
+        message = "no front matter; the first line must be `---`, then name, description and another `---`"
+    else:
+        message = "the front matter is not terminated; end it with a line `---`"
+    raise BrokenFileError(Problem(where, 1, message))
 
 
-def _load_yaml(text: str, where: str) -> Mapping[str, Any]:
-    try:
-        fields = parse_yaml(text)
-    except ParseError as error:
-        line = "" if error.line is None else f", line {error.line + 1}"  # below the opening `---`
-        raise FormatError(f"{where}{line}: the front matter is not valid YAML ({error.problem}); correct it") from None
-    if fields is None:
-        return {}
+def _load_yaml(text: str, where: str) -> tuple[dict[str, Any], dict[str, int], list[Problem]]:
+    """Fields, the line of each, and what had to be mended to read them; line 2 is the first of the text."""
+    lines = LINE_BREAK.sub("\n", text).split("\n")
+    mended: dict[tuple[int, str], str] = {}
+    while True:
+        try:
+            fields, entries = parse_yaml_texts("\n".join(lines))
+            break
+        except ParseError as error:
+            # What was opened and not closed is at fault where it begins.
+            places = [line for line in (error.began, error.line) if line is not None]
+            if len(mended) == _MOST_MENDS or not any(_mend(lines, line - 1, mended) for line in places):
+                message = f"the front matter is not valid YAML ({error.problem}); correct it"
+                raise BrokenFileError(Problem(where, (places or [1])[0] + 1, message)) from None
+    fields = {} if fields is None else fields
     if not isinstance(fields, dict):
-        raise FormatError(f"{where}: the front matter is a {type(fields).__name__}, not `key: value` lines")
-    return fields
+        message = f"the front matter is a {'list' if isinstance(fields, list) else 'text'}, not `key: value` lines"
+        raise BrokenFileError(Problem(where, 2, f"{message}; write it so"))
+    problems = [Problem(where, line + 2, message, "warning") for (line, _), message in sorted(mended.items())]
+    numbers: dict[str, int] = {}
+    for key, line in entries:
+        if key in numbers:
+            message = f"{key!r} stands twice, the last one is taken; many clients refuse that, remove one"
+            problems.append(Problem(where, line + 1, message, "warning"))
+        numbers[key] = line + 1
+    return fields, numbers, problems
 
 
-def _split_body(name: str, fields: Mapping[str, Any], front: str, body: str, where: str) -> Document:
+def _mend(lines: list[str], at: int, mended: dict[tuple[int, str], str]) -> bool:
+    """Make the entry at line `at` (from 0) readable in place, and note in `mended` what was done; False if nothing.
+
+    Tabs become spaces. Else the value is taken as it is written, over all its lines: as if it had been quoted. Lines
+    keep their numbers.
+    """
+    at = min(at, len(lines) - 1)
+    if "\t" in lines[at]:
+        lines[at] = lines[at].replace("\t", "  ").rstrip()
+        mended[at, "tab"] = "has a tab, which YAML does not allow there; use spaces"
+        return True
+    top = next((i for i in range(at, -1, -1) if lines[i].strip() and not lines[i].startswith(" ")), at)
+    end = next((i for i in range(top + 1, len(lines)) if lines[i].strip() and not lines[i].startswith(" ")), len(lines))
+    found = _ENTRY.fullmatch(lines[top])
+    if found is None and at > top:  # an entry of a nested map or list, on one line
+        top, end, found = at, at + 1, _ENTRY.fullmatch(lines[at])
+    if found is None or (top, "value") in mended or found[4][0] in "|>":
+        return False
+    if any((i, "tab") in mended for i in range(top + 1, end)):
+        return False  # indented by tabs: who wrote it saw no continuation
+    value = " ".join(filter(None, (found[4].rstrip(), *(line.strip() for line in lines[top + 1 : end]))))
+    lines[top] = f"{found[1]}{found[2]}{found[3]}{json.dumps(value, ensure_ascii=False)}"
+    lines[top + 1 : end] = [""] * (end - top - 1)
+    mended[top, "value"] = f"the value of {found[2]!r} is taken as it is written; put it in quotes for YAML to read it"
+    return True
+
+
+def _split_body(name: str, front: str, body: str, where: str) -> Document:
     lines = _LINE.findall(body)
     starts = [0]
     for line in lines:
@@ -164,11 +240,13 @@ def _split_body(name: str, fields: Mapping[str, Any], front: str, body: str, whe
         sections.append(Section(lead, body[start:text_start], level, title, gap, text, tail))
         lead = ""
     if not sections:
-        raise FormatError(f"{where}: the body below the front matter has no text; there is nothing to rewrite")
+        line = len(LINE_BREAK.findall(front)) + 1
+        message = "no text below the front matter, so there is nothing to rewrite; it stays as it is"
+        raise BrokenFileError(Problem(where, line, message, "note"))
     if not sections[0].level:  # blank lines above the first text belong to the top of the file
         head, sections[0] = head + sections[0].gap, replace(sections[0], gap="")
     breaks = Counter(LINE_BREAK.findall(front + body))
-    return Document(name, fields, head, tuple(sections), lead, breaks.most_common(1)[0][0])
+    return Document(name, {}, {}, (), head, tuple(sections), lead, breaks.most_common(1)[0][0])
 
 
 def _headings(markdown: str) -> list[tuple[int, int, int, str]]:

@@ -61,7 +61,9 @@ def render_document(document: Document, skills: Sequence[Skill], where: str) -> 
         written = "".join(parts).encode("utf-8")
     except UnicodeEncodeError as error:
         raise FormatError(f"{where}: a section to write holds characters that are no Unicode text") from error
-    parse_document(written, f"{where}, rewritten")  # texts that are nothing but headings would leave no section
+    parse_document(
+        written, f"{where}, rewritten", folder=document.name
+    )  # texts that are nothing but headings would leave no section
     return written
 
 

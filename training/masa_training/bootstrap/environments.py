@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from masa.facts import Facts, loads_facts
 from masa.files import parse_yaml, read_text
-from masa.formats.bank_json import load_bank
+from masa.formats import load_bank
 from masa.skills import Group, SkillBank
 from masa_training.bootstrap.behaviours import SPLITS
 from masa_training.errors import TrainingError

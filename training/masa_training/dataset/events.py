@@ -15,7 +15,7 @@ from masa.cards import FIELDS, ModelCard
 from masa.errors import CardError, FormatError
 from masa.facts import ActionForm, Facts
 from masa.files import decode, parse_json, read_bytes
-from masa.formats.bank_json import load_bank
+from masa.formats import load_bank
 from masa.skills import GENERAL, Group, Skill
 from masa_training.errors import TrainingError
 

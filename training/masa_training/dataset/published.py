@@ -12,7 +12,7 @@ from pathlib import Path
 from masa.cards import load_card
 from masa.errors import CardError
 from masa.facts import load_facts
-from masa.formats.bank_json import load_bank
+from masa.formats import load_bank
 from masa.skills import Group, SkillBank
 from masa_training.dataset.cells import EvolvedCell, Found, Intermediate, Omissions, describe
 from masa_training.dataset.config import Banks, Places

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from masa.files import write_atomic
-from masa.formats.bank_json import dump_bank, load_bank
+from masa.formats import load_bank
+from masa.formats.bank_json import dump_bank
 from masa.skills import GENERAL, Group, SkillBank
 from masa_training.environments import Environment, Task, open_environment
 from masa_training.errors import TrainingError

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from masa.edits import EDITS
-from masa.formats.bank_json import load_bank
+from masa.formats import load_bank
 from masa.skills import Skill, SkillBank
 from masa_training.errors import TrainingError
 from masa_training.instruments.config import BANKS

@@ -20,7 +20,7 @@ from typing import Any
 
 from masa.cards import ModelCard
 from masa.errors import MasaError
-from masa.formats.bank_json import load_bank
+from masa.formats import load_bank
 from masa.provenance import RewriteResult, SkillStatus
 from masa.rewriter import Rewriter
 from masa.skills import GENERAL, SkillBank

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from masa.formats.bank_json import load_bank
+from masa.formats import load_bank
 from masa.skills import Group
 from masa_training.evolution.counting import in_numbers
 from masa_training.evolution.playing import fingerprint

@@ -143,7 +143,7 @@ def bank_arm(name: str, path: Path) -> tuple[Arm, str]:
     Raises:
         FormatError: if it is no skill bank.
     """
-    from masa.formats.bank_json import load_bank
+    from masa.formats import load_bank
 
     bank: SkillBank = load_bank(path)
     return Arm(name=name, bank=bank), hashlib.sha256(path.read_bytes()).hexdigest()
