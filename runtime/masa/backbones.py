@@ -58,11 +58,11 @@ def resolve_backbone(
             if not path.is_file():  # the shipped card says what the weights would
                 return merge(shipped=find_shipped(named.card), user=user)
         from masa import detect
-        from masa.formats.gguf_header import is_gguf
+        from masa.formats.gguf_header import is_gguf, join_parts
 
         if path.is_dir() or path.name == "config.json":
             detected = detect.detect_folder(path if path.is_dir() else path.parent)
-        elif path.suffix.lower() == ".gguf" or is_gguf(path):
+        elif path.suffix.lower() == ".gguf" or is_gguf(path) or join_parts(path):
             detected = detect.detect_gguf(path)
         elif path.suffix.lower() in (".yaml", ".yml", ".json"):
             return merge(user=user, shipped=_as_user(path))
@@ -96,6 +96,11 @@ def _existing(spec: str) -> Path | None:
             return path
     except (OSError, ValueError, RuntimeError) as error:
         raise CardError(f"{spec!r}: not a usable path ({error})") from None
+    if path.suffix.lower() == ".gguf":
+        from masa.formats.gguf_header import parts_instead
+
+        if advice := parts_instead(path):
+            raise CardError(f"{spec}: no such file, but parts of it; {advice}")
     if path.suffix.lower() in (".gguf", ".yaml", ".yml", ".json") or spec.startswith((".", "/", "~", "\\")):
         raise CardError(f"{spec}: no such file or folder; check the path")
     return None

@@ -19,23 +19,46 @@ ARCHITECTURE_FIELDS = ("num_layers", "hidden_size", "num_attention_heads", "num_
 _KIND_FIELDS = ("variant", "base_or_instruct", "alignment_method", "strengths", "weaknesses")
 _IDENTITY = ("family", "variant", "parameter_count")
 
-_KINDS = {"instruct": "instruct", "it": "instruct", "chat": "instruct"} | dict.fromkeys(
-    ("base", "pt", "pretrained"), "base"
-)
+_INSTRUCT, _BASE = ("instruct", "chat"), ("base", "pretrained")
+# Google's suffixes. Elsewhere they are ambiguous: ERNIE-4.5-…-PT are PyTorch weights, `it` may be Italian.
+_GEMMA = {"it": "instruct", "pt": "base"}
+_BASE_IS_A_SIZE = re.compile(r"(?<![a-z])(t5|bert|roberta|bart|deberta|whisper|bge|gte|e5|clip|vit)(?![a-z])")
 # Words that say how a model is stored, who packed it, or what the training folder was called (context
 # length 8k, long-context run lc100k, mixture mix1, epoch ep2: the official SmolLM2 files carry those).
 _NEUTRAL = re.compile(
-    r"latest|gguf|ggml|hf|text|bf16|fp?16|fp?32|fp8|int[48]|w\d+a\d+|nvfp4|mxfp4|awq|gptq|exl[23]|bnb|mlx|onnx"
-    r"|[2-8]bit|imat|imatrix|i1|qat|ud|unsloth|dynamic|quantized|quant|meta|google|microsoft|mistralai|huggingfacetb"
+    r"latest|free|gguf|ggml|hf|text|bf16|fp?16|fp?32|fp8|int[48]|w\d+a\d+|nvfp4|mxfp4|awq|gptq|exl[23]|bnb|dwq|mlx|onnx"
+    r"|[2-8]bit|\d+g|imat|imatrix|i1|qat|ud|unsloth|dynamic|quantized|unquantized|quant"
+    r"|meta|google|microsoft|mistralai|huggingfacetb|openai|ibm|liquidai"
     r"|\d+k|lc\d+k?|mix\d+|ep\d+"
 )
 _QUANTIZATION = re.compile(
     r"(?<![a-z0-9])i?q[1-8](?:[_-](?:\d|k|nl|xs|xxs|s|m|l|xl))*(?![a-z0-9])|(?<![a-z0-9])tq[12]_0"
+    r"|(?<![a-z0-9])mxfp4_moe(?![a-z0-9])"
 )
 # What servers leave out of a name: a mixture's active parameters and experts, and the stamp of a release.
 _LEFT_OUT = re.compile(r"a\d+(?:\.\d+)?b|\d+e|\d{4}")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)([mbt])")
-_UNITS = {"m": 1e6, "b": 1e9, "t": 1e12}
+# Digests and identifiers: sha256-…, a UUID, or many hexadecimal digits of which some are letters and some are not.
+_HASH = re.compile(
+    r"(?<![a-z0-9])(?:sha256[-_:].*"
+    r"|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+    r"|(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{7,64})(?![a-z0-9])",
+    re.IGNORECASE,
+)
+_SIZE = re.compile(r"(\d{1,4}(?:\.\d{1,3})?)([kmbt])")
+_UNITS = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
+_MOST = 5e12
+"""No model has more parameters; what reads as more is no size."""
+_GENEROUS = 0.3
+"""How far a size in a name may be from the truth: Llama-3.2-1B has 1.24B, the file of Qwen2.5-Coder-0.5B 0.63B."""
+# A size as it stands in a name, behind a separator: "4B", "1.5b", "1_6b" and "1p6b" for 1.6B, "7b1" for 7.1B; also what
+# is no number of parameters: "8x7B", "17B-16E", "A2.7B" and "E4B".
+_LABEL = re.compile(
+    r"(?P<before>[\s:/_-]|(?<!\d)\.|^)"
+    r"(?P<label>(?P<experts>\d+x)?(?P<active>[ae])?"
+    r"(?:(?P<whole>\d{1,4})(?:(?P<point>[._p])(?P<fraction>\d{1,3}))?(?P<unit>[kmbt])(?P<behind>\d)?)"
+    r"(?P<of>-\d+e)?)(?![a-z0-9])",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +95,45 @@ class Match:
     shipped: ModelCard | None
 
 
+@dataclass(frozen=True, slots=True)
+class SizeLabel:
+    """A size in a name.
+
+    Attributes:
+        text: as it is written: "1.6B", "8x7B", "17B-16E".
+        parameters: the number of parameters that it says; None where it speaks of experts or of what is in use at a
+            time.
+        start: where the label, with the separator in front, begins in the name.
+    """
+
+    text: str
+    parameters: float | None
+    start: int
+
+
 def parse_name(text: str) -> Name:
     """Split a model's name, file name or repository into its parts."""
-    text = _last_part(text).lower()
+    text = _plain(text).lower()
     text = _QUANTIZATION.sub(" ", text)
+    gemma = "gemma" in text
+    base_is_a_size = _BASE_IS_A_SIZE.search(text) is not None
+    text = _LABEL.sub(_usual, text)
     text = re.sub(r"(?<=\d)\.0(?![\d.])", "", text)  # version 4.0 is version 4
     words: set[str] = set()
     size: float | None = None
     kinds: set[str] = set()
-    for piece in re.split(r"[^a-z0-9.]+|(?<!\d)\.|\.(?!\d)", text):
+    for piece in re.split(r"[^a-z0-9.~]+|(?<!\d)\.|\.(?!\d)", text):
+        number = parse_size(piece)
         if not piece or _NEUTRAL.fullmatch(piece):
             continue
-        if piece in _KINDS:
-            kinds.add(_KINDS[piece])
-        elif size is None and parse_size(piece) is not None:
-            size = parse_size(piece)
+        if piece in _INSTRUCT:
+            kinds.add("instruct")
+        elif piece in _BASE and not base_is_a_size:
+            kinds.add("base")
+        elif gemma and piece in _GEMMA:
+            kinds.add(_GEMMA[piece])
+        elif number is not None and size in (None, number):
+            size = number
         elif glued := re.fullmatch(r"([a-z]{2,})(\d.*)", piece):  # qwen3, llama3.2; but v0.3, a22b stay whole
             words.update(glued.groups())
         else:
@@ -94,17 +141,34 @@ def parse_name(text: str) -> Name:
     return Name(frozenset(words), size, kinds.pop() if len(kinds) == 1 else None)
 
 
+def _usual(found: re.Match[str]) -> str:
+    """The size in the usual spelling; an unclear one becomes a word of its own."""
+    label = _read_label(found)
+    return found[0] if label is None else found["before"] + label.text.lower().replace("_", "~")
+
+
 def parse_size(text: str | None) -> float | None:
     """The number of parameters that a label such as "135M" or "0.6B" says, else None."""
     found = _SIZE.fullmatch((text or "").strip().lower())
-    return float(found[1]) * _UNITS[found[2]] if found else None
+    if not found or found[2] == "k":
+        return None
+    value = float(found[1]) * _UNITS[found[2]]
+    return value if 0 < value <= _MOST else None
 
 
 def size_label(parameters: int) -> str:
     """A number of parameters as people write it: 134515008 is "135M", 4022468096 is "4B"."""
-    if parameters >= 950_000_000:
-        return f"{parameters / 1e9:.1f}".removesuffix(".0") + "B"
-    return f"{max(1, round(parameters / 1e6))}M"
+    for unit, letter in ((10**12, "T"), (10**9, "B")):
+        if parameters >= 0.95 * unit:
+            return f"{parameters / unit:.1f}".removesuffix(".0") + letter
+    if parameters >= 950_000:
+        return f"{round(parameters / 1e6)}M"
+    return f"{round(parameters / 1e3)}K" if parameters >= 1000 else str(parameters)
+
+
+def agrees(size: float, parameters: int) -> bool:
+    """Whether a size in a name may stand for this number of parameters; such sizes are rounded generously."""
+    return abs(size - parameters) <= _GENEROUS * size
 
 
 def kind_of(names: Iterable[str]) -> str | None:
@@ -113,22 +177,58 @@ def kind_of(names: Iterable[str]) -> str | None:
     return kinds.pop() if len(kinds) == 1 else None
 
 
-def family_of(names: Iterable[str]) -> str | None:
-    """What stands before the size in the first name that has one: "Smollm2 135M 8k" is of "Smollm2"."""
-    for name in names:
-        found = re.match(r"(.*?[A-Za-z].*?)[\s:_.-]+\d+(?:\.\d+)?[MBTmbt](?![A-Za-z0-9])", _last_part(name))
-        if found:
-            return found[1]
-    return None
+def sizes_in(name: str) -> list[SizeLabel]:
+    """The sizes in a name, in order, without what may be read in two ways: "_3_8b" is 3.8B, or the 8B of version 3."""
+    found = (_read_label(match) for match in _LABEL.finditer(_plain(name)))
+    return [label for label in found if label is not None and "_" not in label.text]
 
 
-def size_in(names: Iterable[str]) -> str | None:
-    """The first size label among the names, as "135M"."""
+def identity(names: Sequence[str], parameters: int | None) -> tuple[str | None, str | None, str | None]:
+    """Family, variant and parameter count, from what a model is called and how many parameters were counted.
+
+    The count wins over a size in the names that is far off. Of several sizes the one that agrees with the count is
+    meant; without a count no one knows which ("OLMoE-1B-7B" has 7B, "Qwen2.5-7B-Instruct-1M" is made for a million
+    tokens). Thousands ("50K") are a size only where the count agrees, else a context.
+    """
+    family = variant = stated = None
     for name in names:
-        found = re.search(r"(?<![A-Za-z0-9.])\d+(?:\.\d+)?[MBTmbt](?![A-Za-z0-9])", _last_part(name))
-        if found:
-            return found[0].upper()
-    return None
+        labels = [label for label in sizes_in(name) if not label.text.endswith("K") or _counted(label, parameters)]
+        if not labels:
+            continue
+        before = _plain(name)[: labels[0].start].strip(" :/_.-")
+        if family is None and re.search("[A-Za-z]", before):
+            family = before
+        sizes = {label.parameters: label.text for label in labels if label.parameters is not None}
+        if parameters is not None:
+            sizes = {size: text for size, text in sizes.items() if agrees(size, parameters)}
+        found = next(iter(sizes.values())) if len(sizes) == 1 or (parameters is not None and sizes) else None
+        stated = stated or found
+        if not sizes:  # "8x7B", "17B-16E": part of what it is called, though it is no number of parameters
+            found = next((label.text for label in labels if label.parameters is None), None)
+        variant = variant or found
+    return family, variant, stated or (size_label(parameters) if parameters else None)
+
+
+def _counted(label: SizeLabel, parameters: int | None) -> bool:
+    return parameters is not None and label.parameters is not None and agrees(label.parameters, parameters)
+
+
+def _read_label(found: re.Match[str]) -> SizeLabel | None:
+    """The size that `_LABEL` found, None where it is none; one that may be read in two ways keeps its underscore."""
+    whole, fraction, unit = found["whole"], found["fraction"], found["unit"].lower()
+    if found["behind"]:  # bloom-7b1
+        if fraction or unit not in "mb":
+            return None
+        fraction = found["behind"]
+    number = float(f"{whole}.{fraction or 0}") * _UNITS[unit]
+    if not 0 < number <= _MOST:
+        return None
+    unclear = found["point"] == "_" and found["before"] == "_" and whole != "0"
+    size = f"{whole}{'_' if unclear else '.'}{fraction}" if fraction else whole
+    behind = (found["of"] or "").upper()
+    text = f"{found['experts'] or ''}{(found['active'] or '').upper()}{size}{unit.upper()}{behind}"
+    in_parts = found["experts"] or found["active"] or behind
+    return SizeLabel(text, None if in_parts else number, found.start())
 
 
 def match(detected: Detected, cards: Mapping[str, ModelCard]) -> Match:
@@ -186,14 +286,17 @@ def _architecture_fits(shipped: ModelCard, card: ModelCard) -> bool:
 
 def _size_fits(shipped: ModelCard, target: Name, names: Sequence[Name], detected: Detected) -> bool:
     labels = [size for size in (target.size, parse_size(shipped.parameter_count)) if size]
+    card, count = detected.card, detected.parameters
+    if count and labels and not any(label / 2 <= count <= 2 * label for label in labels):
+        return False  # whatever it is called, it is another model
     sizes = [name.size for name in names if name.size]
     if any(abs(size - label) <= 0.03 * label for size in sizes for label in labels):
         return True
-    card, count = detected.card, detected.parameters
+    nameless = not sizes and target.size is None
     same = [name for name in ARCHITECTURE_FIELDS if None is not getattr(card, name) == getattr(shipped, name)]
-    if count and len(same) >= 2 and any(abs(count - label) <= 0.25 * label for label in labels):
-        return True  # labels are generous: Llama-3.2-1B has 1.24B
-    return not sizes and target.size is None and not count
+    if count and (len(same) >= 2 or nameless) and any(agrees(label, count) for label in labels):
+        return True
+    return nameless and not count
 
 
 def _agreed(cards: Sequence[ModelCard], without: Sequence[str]) -> ModelCard:
@@ -204,9 +307,9 @@ def _agreed(cards: Sequence[ModelCard], without: Sequence[str]) -> ModelCard:
     return replace(first, **dict.fromkeys(drop))  # type: ignore[arg-type]
 
 
-def _last_part(name: str) -> str:
-    """A name without organization or folder, file ending, and the number of a split file's part."""
+def _plain(name: str) -> str:
+    """A name without organization or folder, file ending, the number of a split file's part, and digests."""
     name = name.strip().rstrip("/\\")
     name = re.split(r"[/\\]", name)[-1]
     name = re.sub(r"\.(gguf|safetensors|bin)$", "", name, flags=re.IGNORECASE)
-    return re.sub(r"-\d{5}-of-\d{5}$", "", name)
+    return _HASH.sub("", re.sub(r"-\d{5}-of-\d{5}$", "", name))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from masa.cards import ModelCard, merge
-from masa.model_names import Detected, family_of, kind_of, match, parse_name, parse_size, size_in, size_label
+from masa.model_names import Detected, identity, kind_of, match, parse_name, parse_size, size_label
 
 QWEN = ModelCard(
     family="Qwen3",
@@ -90,6 +90,11 @@ def test_all_spellings_of_a_name_are_the_same(name: str) -> None:
         ("Phi 4 Mini Instruct", {"phi", "4", "mini"}, None, "instruct"),
         ("Smollm2 135M 8k Lc100K Mix1 Ep2", {"smollm", "2"}, 135e6, None),
         ("a-base-instruct", {"a"}, None, None),
+        ("Qwen3-4B 4B", {"qwen", "3"}, 4e9, None),
+        ("openai_gpt-oss-20b-MXFP4_MOE.gguf", {"gpt", "oss"}, 20e9, None),
+        ("ibm-granite_granite-4.0-h-tiny-Q8_0.gguf", {"granite", "4", "h", "tiny"}, None, None),
+        ("LiquidAI_LFM2-1.2B-i1-GGUF", {"lfm", "2"}, 1.2e9, None),
+        ("sha256-15b", set(), None, None),
         ("", set(), None, None),
     ],
 )
@@ -112,13 +117,80 @@ def test_sizes_are_read_and_written_as_people_do() -> None:
     assert parse_size("8x7B") is parse_size("") is parse_size(None) is None
 
 
-def test_family_size_and_kind_come_from_the_first_name_that_tells() -> None:
-    names = ["model", "org/DeepSeek-R1-0528-Qwen3-8B-Q4_K_M.gguf"]
-    assert family_of(names) == "DeepSeek-R1-0528-Qwen3"
-    assert size_in(names) == "8B"
-    assert family_of(["agent"]) is size_in(["agent"]) is None
+@pytest.mark.parametrize(
+    ("name", "parameters", "family", "variant", "count"),
+    [
+        ("org/DeepSeek-R1-0528-Qwen3-8B-Q4_K_M.gguf", None, "DeepSeek-R1-0528-Qwen3", "8B", "8B"),
+        ("deepseek-r1:7b", None, "deepseek-r1", "7B", "7B"),
+        ("Qwen3-30B-A3B", None, "Qwen3", "30B", "30B"),
+        # sizes in other spellings
+        ("stablelm-2-1_6b-chat", None, "stablelm-2", "1.6B", "1.6B"),
+        ("Refact-1_6B", None, "Refact", "1.6B", "1.6B"),
+        ("qwen2_5_0_5b", None, "qwen2_5", "0.5B", "0.5B"),
+        ("qwen-1p5b", None, "qwen", "1.5B", "1.5B"),
+        ("bloom-7b1", None, "bloom", "7.1B", "7.1B"),
+        ("Kimi-K2-1T", None, "Kimi-K2", "1T", "1T"),
+        # of experts, or of what is in use at a time: no number of parameters
+        ("Mixtral-8x7B-v0.1", None, "Mixtral", "8x7B", None),
+        ("Mixtral-8x7B-v0.1", 46_702_792_704, "Mixtral", "8x7B", "46.7B"),
+        ("Llama-4-Scout-17B-16E-Instruct", None, "Llama-4-Scout", "17B-16E", None),
+        ("Llama-4-Scout-17B-16E-Instruct", 108_641_793_024, "Llama-4-Scout", "17B-16E", "108.6B"),
+        ("Qwen1.5-MoE-A2.7B", None, "Qwen1.5-MoE", "A2.7B", None),
+        ("gemma-3n-E4B-it", None, "gemma-3n", "E4B", None),
+        # which of several sizes is meant, only a count can say
+        ("OLMoE-1B-7B-0924", None, "OLMoE", None, None),
+        ("OLMoE-1B-7B-0924", 6_919_161_856, "OLMoE", "7B", "7B"),
+        ("Qwen2.5-7B-Instruct-1M", None, "Qwen2.5", None, None),
+        ("Qwen2.5-7B-Instruct-1M", 7_615_616_512, "Qwen2.5", "7B", "7B"),
+        # a count beats a name that is far off, and names are generous
+        ("relu-100B", 1_340_000_000, "relu", None, "1.3B"),
+        ("gemma-2-2b", 2_614_341_888, "gemma-2", None, "2.6B"),
+        ("Llama-3.2-1B", 1_235_814_400, "Llama-3.2", "1B", "1B"),
+        ("Qwen2.5-Coder-0.5B", 630_167_424, "Qwen2.5-Coder", "0.5B", "0.5B"),
+        # thousands are contexts, unless the model is that small
+        ("Phi-3-mini-128k", None, None, None, None),
+        ("smollm2 135M 8k-lc100k", None, "smollm2", "135M", "135M"),
+        ("stories-50k", 50_000, "stories", "50K", "50K"),
+        ("stories-50k", 15_000_000, None, None, "15M"),
+        # what can be read in two ways, and what is no name
+        ("llama_3_8b", None, None, None, None),
+        ("qwen2_5_1_5b", None, None, None, None),
+        ("local-gguf/sha256-15b", 494_032_768, None, None, "494M"),
+        ("550e8400-e29b-41d4-a716-44665544015b", None, None, None, None),
+        ("8c22764a7e3675c50d4c7c9a4edb474456022b16", None, None, None, None),
+        ("step-9999999b", None, None, None, None),
+        ("agent", None, None, None, None),
+    ],
+)
+def test_family_variant_and_count_come_from_names_and_counts(
+    name: str, parameters: int | None, family: str | None, variant: str | None, count: str | None
+) -> None:
+    assert identity(["model", name], parameters) == (family, variant, count)
+
+
+def test_base_or_instruct_is_what_all_names_say() -> None:
     assert kind_of(["x-base", "x-instruct"]) is None
-    assert kind_of(["x", "x-it"]) == "instruct"
+    assert kind_of(["x", "x-chat"]) == "instruct"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("gemma-3-4b-pt", "base"),
+        ("gemma-3-4b-it", "instruct"),
+        ("medgemma-4b-it", "instruct"),
+        ("paligemma2-3b-pt-448", "base"),
+        # PyTorch weights of the post-trained model; Italian
+        ("ERNIE-4.5-21B-A3B-PT", None),
+        ("mistral-7b-it", None),
+        # a base model, and a size called base
+        ("Qwen3-0.6B-Base", "base"),
+        ("flan-t5-base", None),
+        ("bge-base-en-v1.5", None),
+    ],
+)
+def test_an_ambiguous_suffix_is_no_evidence(name: str, kind: str | None) -> None:
+    assert parse_name(name).kind == kind
 
 
 def detected(
@@ -161,6 +233,8 @@ def borrowed(found: Detected) -> ModelCard | None:
             ),
             LLAMA,
         ),
+        # neither name has a size: the count decides
+        (detected(outer=("phi-4-mini-instruct",), kind="instruct", parameters=3_836_021_760), PHI),
         # a file that somebody renamed says nothing against what is written inside
         (detected("Qwen3 4B", outer=("my-model.gguf",)), QWEN),
         (detected("Qwen3 4B", outer=("my-qwen-agent.gguf",)), QWEN),
@@ -183,6 +257,10 @@ def test_a_backbone_finds_its_card(found: Detected, card: ModelCard) -> None:
         detected(outer=("Qwen3-4B",), num_layers=28),
         detected(outer=("Qwen2.5-4B",)),
         detected(outer=("qwen3",)),
+        # it is called so, but it has twice the parameters or a half of them
+        detected(outer=("Qwen3-4B",), parameters=8_190_735_360),
+        detected(outer=("Qwen3-4B",), parameters=1_720_574_976),
+        detected(outer=("Qwen3-4B-PT",)),
         detected(outer=("qwen3",), parameters=8_190_735_360, num_layers=36, hidden_size=4096),
         detected(outer=("model.gguf",), parameters=4_022_468_096, num_layers=36, hidden_size=2560),
         detected(outer=("4B",)),

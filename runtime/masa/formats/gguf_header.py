@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import shlex
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -135,9 +137,107 @@ def read_header(path: str | os.PathLike[str], *, check_size: bool = True) -> Ggu
 
     Raises:
         FormatError: if the file cannot be read, is no GGUF, is of another version or byte order,
-            damaged or truncated.
+            damaged or truncated; of a part of a file that was cut, how to join the parts.
     """
     path = Path(path)
+    try:
+        return _read_header(path, check_size)
+    except FormatError:
+        advice = join_parts(path) if path.is_file() else None
+        if advice is None:
+            raise
+        raise FormatError(f"{path}: one part of a file that was cut into pieces; {advice}") from None
+
+
+def join_parts(path: Path) -> str | None:
+    """How to join the parts of a cut file, of which `path` is one; None if its name does not say that it is.
+
+    People cut GGUF files that are too large for a web site with `split`, and name the parts X.gguf.part1of2,
+    X.gguf-split-a, X.gguf.001, X.gguf.aa or X.part1.gguf. A part of llama.cpp's own gguf-split is a GGUF file itself.
+    """
+    part = _part(path.name)
+    if part is None:
+        return None
+    try:
+        beside = [other for file in path.parent.iterdir() if (other := _part(file.name)) and other.of(part)]
+    except OSError:
+        beside = [part]
+    numbers = sorted({other.number for other in beside}, key=lambda number: (len(number.lstrip("0")), number))
+    missing: list[str] = []
+    if part.total:
+        first = 0 if numbers and not numbers[0].strip("0") else 1
+        width = len(part.number) if part.number.startswith("0") or len(part.number) > len(str(part.total)) else 0
+        every = [f"{number:0{width}}" for number in range(first, first + part.total)]
+        missing, numbers = [number for number in every if number not in numbers], every
+    names = [f"{part.before}{number}{part.behind}" for number in numbers]
+    listed = " ".join(shlex.quote(str(path.with_name(name))) for name in names)
+    if len(names) == 1 or len(names) > _LISTED:
+        listed = f"{shlex.quote(str(path.with_name(part.before)))}*{shlex.quote(part.behind) if part.behind else ''}"
+    whole = path.with_name(part.whole)
+    told = f"join the parts with cat: cat {listed} > {shlex.quote(str(whole))}, then give {whole}"
+    if missing:
+        told += f" (of {part.total} parts, {len(missing)} are not in the folder)"
+    return told
+
+
+def parts_instead(path: Path) -> str | None:
+    """What to do about a file that is not there as a whole, but in parts beside where it would be; else None."""
+    try:
+        files = sorted(path.parent.iterdir())
+    except OSError:
+        return None
+    first = next((file for file in files if (part := _part(file.name)) and part.whole == path.name), None)
+    if first is None:
+        return None
+    try:
+        read_header(first)
+    except FormatError:
+        return join_parts(first)
+    return f"give the first one, {first}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The name of one part: `before`, its number or letters, `behind`; of `total` parts of the file `whole`."""
+
+    before: str
+    number: str
+    behind: str
+    total: int | None
+    whole: str
+
+    def of(self, other: _Part) -> bool:
+        same = (self.before, self.behind, self.whole) == (other.before, other.behind, other.whole)
+        return same and self.number.isdigit() == other.number.isdigit()
+
+
+_LISTED = 12
+_OF = r"(?:[._-]*of[._-]*(?P<total>\d{1,5}))?"
+_PARTS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        # X.gguf.part1of2, X.gguf-split-a
+        rf"(?P<before>(?P<whole>.+\.gguf)[._-]*(?:part|split|chunk|piece)[._-]*)(?P<number>\d{{1,5}}|[a-z]{{1,2}})(?P<behind>{_OF})",
+        # X.gguf.001, X.gguf-00001-of-00002, X.ggufaa
+        rf"(?P<before>(?P<whole>.+\.gguf)[._-]*)(?P<number>\d{{1,5}}|a[a-z])(?P<behind>{_OF})",
+        # X.part1of2.gguf, X-split-a.gguf
+        rf"(?P<before>(?P<whole>.+?)[._-]+(?:part|split|chunk|piece)[._-]*)(?P<number>\d{{1,5}}|[a-z]{{1,2}})(?P<behind>{_OF}\.gguf)",
+        # X-00001-of-00002.gguf, as gguf-split names its parts
+        r"(?P<before>(?P<whole>.+)-)(?P<number>\d{5})(?P<behind>-of-(?P<total>\d{5})\.gguf)",
+    )
+)
+
+
+def _part(name: str) -> _Part | None:
+    for pattern in _PARTS:
+        if found := pattern.fullmatch(name):
+            whole = found["whole"] if found["whole"].lower().endswith(".gguf") else f"{found['whole']}.gguf"
+            total = int(found["total"]) if found["total"] else None
+            return _Part(found["before"], found["number"], found["behind"], total, whole)
+    return None
+
+
+def _read_header(path: Path, check_size: bool) -> GgufHeader:
     try:
         with path.open("rb") as file:
             header = _read(path, file, os.fstat(file.fileno()).st_size)
