@@ -119,7 +119,8 @@ def decode(
 
     def tick() -> None:
         if on_tick:
-            on_tick(Tick(done, len(running), len(jobs), prompt_tokens, tokens, time.perf_counter() - started))
+            written = tokens + sum(len(sequence.output) for sequence in running.values())
+            on_tick(Tick(done, len(running), len(jobs), prompt_tokens, written, time.perf_counter() - started))
 
     if jobs and not cancelled():
         session.share(shared)
@@ -149,10 +150,7 @@ def decode(
                 session.release(slot)
                 free.append(slot)
                 yield sequence.completion()
-        if on_tick:
-            ahead = sum(len(sequence.output) for sequence in running.values())
-            seconds = time.perf_counter() - started
-            on_tick(Tick(done, len(running), len(jobs), prompt_tokens, tokens + ahead, seconds))
+        tick()
     for slot, sequence in running.items():
         session.release(slot)
         sequence.reason = sequence.reason or "cancelled"

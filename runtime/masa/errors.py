@@ -23,6 +23,13 @@ class BackendError(MasaError):
     """The inference library is missing, refuses a model, or a prompt does not fit the context."""
 
 
+class UnknownNameError(MasaError, KeyError):
+    """What was asked for by its name is not there; the sentence tells the nearest one."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class MissingExtraError(MasaError):
     """A feature needs an extra that is not installed."""
 

@@ -155,7 +155,7 @@ def _yaml_errors() -> Iterator[None]:
         raise ParseError("nested too deeply") from None
     except yaml.MarkedYAMLError as error:
         problem = " ".join((error.problem or error.context or "invalid YAML").split())
-        lines = [mark and mark.line + 1 for mark in (error.problem_mark, error.context_mark)]
+        lines = [None if mark is None else mark.line + 1 for mark in (error.problem_mark, error.context_mark)]
         opened = (error.context or "").startswith(("while parsing a flow", "while scanning"))
         raise ParseError(problem, lines[0] or lines[1], began=lines[1] if opened else None) from None
     except Exception as error:  # PyYAML leaks ValueError (a 30th of February), KeyError, AttributeError on odd input

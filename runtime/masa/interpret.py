@@ -8,7 +8,7 @@ are taken out before and put back after.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -110,33 +110,44 @@ def prepare(request: Request, pinned: frozenset[str], language: str, *, cautious
 
 
 def accept(work: Work, raw: str, control_tokens: Sequence[str]) -> GroupResult:
-    """What the output `raw` makes of the group: the rewritten group, or the original if it is refused."""
+    """What the output `raw` makes of the group: the rewritten group, with the source's words where it is refused.
+
+    What the guard refuses falls back alone: a skill, or the skills that were merged into one. If what is left does
+    not pass either, the whole group stays as it was.
+    """
     try:
-        draft = _read(work, raw)
+        draft = _with_pinned(work, _read(work, raw))
     except ParseError as error:
         return refuse(work, f"the output does not parse: {error}")
-    draft = _with_pinned(work, draft)
-    violations = check(
-        work.whole,
-        draft.group,
-        facts=work.request.facts,
-        control_tokens=control_tokens,
-        prompt_text=INSTRUCTIONS[work.language],
-    )
-    fates = fates_of(work.whole, draft, work.pinned)
-    order = [fate.outputs[0] for fate in fates if fate.outputs]
-    changed = order != sorted(order) or any(fate.status not in ("kept", "pinned") for fate in fates)
-    added = tuple(i for i, sources in enumerate(draft.sources) if not sources)
+    violations = _judge(work, work.whole, draft, control_tokens)
+    refused: frozenset[int] = frozenset()
     if violations:
-        reason = "; ".join(dict.fromkeys(violation.message for violation in violations))
-        return refuse(work, f"the guard refused the output: {reason}", violations=violations)
+        attempts = _without_refused(work, draft, control_tokens)
+        spared = next((one for one in attempts if not _judge(work, work.whole, one[0], control_tokens)), None)
+        if spared is None:
+            return refuse(work, f"the guard refused the output: {_told(violations)}", violations=violations)
+        draft, refused, violations = spared
+    fates = fates_of(work.whole, draft, work.pinned, refused)
+    order = [fate.outputs[0] for fate in fates if fate.outputs]
+    added = tuple(i for i, sources in enumerate(draft.sources) if not sources)
+    changed = order != sorted(order) or any(fate.status not in ("kept", "pinned", "fell back") for fate in fates)
+    status: GroupStatus = "rewritten" if changed or added else "fell back" if violations else "kept"
+    if status == "kept":
+        reason = _why_kept(work, fates)
+    elif violations:
+        what = (
+            f"{len(refused)} of {len(work.whole)} skills stay as they were" if refused else "an added skill is left out"
+        )
+        reason = f"{what}: the guard refused {_told(violations)}"
+    else:
+        reason = ""
     return GroupResult(
         key=work.whole.key,
         source=work.whole,
-        output=draft.group,
-        status="rewritten" if changed or added else "kept",
-        reason="",
-        violations=(),
+        output=draft.group if status == "rewritten" else work.whole,
+        status=status,
+        reason=reason,
+        violations=violations,
         fates=fates,
         added=added,
         raw=raw,
@@ -145,6 +156,93 @@ def accept(work: Work, raw: str, control_tokens: Sequence[str]) -> GroupResult:
         steps=0,
         seconds=0.0,
     )
+
+
+def _judge(work: Work, source: Group, draft: Draft, control_tokens: Sequence[str]) -> tuple[Violation, ...]:
+    return check(
+        source,
+        draft.group,
+        facts=work.request.facts,
+        control_tokens=control_tokens,
+        prompt_text=INSTRUCTIONS[work.language],
+    )
+
+
+def _told(violations: Sequence[Violation]) -> str:
+    return "; ".join(dict.fromkeys(violation.message for violation in violations))
+
+
+def _why_kept(work: Work, fates: Sequence[SkillFate]) -> str:
+    """Why the group is as it was, though its rewrite was accepted."""
+    tried = dict.fromkeys(edit for fate in fates for edit in fate.edits if edit != "keep")
+    if tried:
+        said = f"the edits that were chosen change nothing here ({', '.join(tried)})"
+    elif work.language == "plan":
+        said = "the rewriter chose to keep every skill"
+    else:
+        said = "the rewriter wrote every skill as it was"
+    bare = [name for name in ("weaknesses", "strengths") if not work.request.card.get(name)]
+    return f"{said}; this card has no {' and no '.join(bare)}" if "weaknesses" in bare else said
+
+
+def _without_refused(
+    work: Work, draft: Draft, control_tokens: Sequence[str]
+) -> Iterator[tuple[Draft, frozenset[int], tuple[Violation, ...]]]:
+    """Drafts with the source's words where the guard refuses what was made of them, the mildest first.
+
+    Each with the numbers of the skills that fell back and what was found about them. First what fails on its own; then
+    also every skill that was dropped, since what it said may have been elsewhere in what is gone now. A text that was
+    refused in part is not believed about what it leaves out.
+    """
+    refused: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    found: list[Violation] = []
+    parts = _parts(len(work.whole), draft)
+    for numbers, outputs in parts:
+        if not outputs:
+            continue
+        skills = tuple(draft.group.skills[i] for i in outputs)
+        if numbers:
+            part = replace(work.whole, skills=tuple(work.whole.skills[n - 1] for n in numbers))
+            sources = tuple(tuple(numbers.index(n) + 1 for n in draft.sources[i]) for i in outputs)
+            edits = tuple(draft.edits[n - 1] for n in numbers) if draft.edits else ()
+        else:  # an added skill, which must go with the group as it was
+            part, skills = work.whole, (*work.whole.skills, *skills)
+            sources, edits = (*((n,) for n in range(1, len(work.whole) + 1)), ()), ()
+        made = Draft(replace(work.whole, skills=skills), sources, edits)
+        if violations := _judge(work, part, made, control_tokens):
+            refused.append((numbers, outputs))
+            found += [replace(violation, skill=None) for violation in violations]
+    dropped = [(numbers, outputs) for numbers, outputs in parts if not outputs]
+    attempts = [refused + dropped] if work.language == "text" or not refused else [refused, refused + dropped]
+    for back in attempts if refused or dropped else ():
+        spared, fallen = _put_back(work.whole, draft, back)
+        yield spared, fallen, tuple(found) or _judge(work, work.whole, draft, control_tokens)
+
+
+def _parts(skills: int, draft: Draft) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The draft in its smallest independent parts: source numbers and the places of the outputs made of them."""
+    parts: list[tuple[set[int], set[int]]] = [({number}, set()) for number in range(1, skills + 1)]
+    for place, sources in enumerate(draft.sources):
+        touched = [part for part in parts if part[0] & set(sources)]
+        parts = [part for part in parts if part not in touched]
+        parts.append((set().union(*(part[0] for part in touched)), {place}.union(*(part[1] for part in touched))))
+    return [(tuple(sorted(numbers)), tuple(sorted(outputs))) for numbers, outputs in parts]
+
+
+def _put_back(
+    whole: Group, draft: Draft, parts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
+) -> tuple[Draft, frozenset[int]]:
+    """The draft with the source skills of these parts in the place of what was made of them."""
+    gone = {place for _, outputs in parts for place in outputs}
+    numbers = frozenset(number for sources, _ in parts for number in sources)
+    kept = [(draft.group.skills[i], sources) for i, sources in enumerate(draft.sources) if i not in gone]
+    for number in sorted(numbers):
+        # Behind the last skill of a smaller number, so that the order of the source is kept.
+        place = max((i + 1 for i, (_, sources) in enumerate(kept) if sources and min(sources) < number), default=0)
+        kept.insert(place, (whole.skills[number - 1], (number,)))
+    group = replace(whole, skills=tuple(skill for skill, _ in kept))
+    edits = tuple(() if number in numbers else names for number, names in enumerate(draft.edits, start=1))
+    return Draft(group, tuple(sources for _, sources in kept), edits), numbers
 
 
 def refuse(

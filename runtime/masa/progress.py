@@ -52,7 +52,13 @@ class Tracker:
 
     def finish(self, result: GroupResult) -> None:
         state = self._state
-        self._state = replace(state, groups=state.groups + 1, cached=state.cached + result.cached, finished=result)
+        self._state = replace(
+            state,
+            groups=state.groups + 1,
+            cached=state.cached + result.cached,
+            running=max(0, state.running - 1),
+            finished=result,
+        )
         self._report()
 
     def _report(self) -> None:

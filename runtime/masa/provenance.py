@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from masa.guard import Violation
-from masa.skills import Group, Skill, SkillBank
-
-NEAR_COPY = 0.1
-"""Below this normalized edit distance a rewrite counts as kept."""
+from masa.skills import Group, SkillBank
 
 SkillStatus = Literal["rewritten", "edited", "merged", "kept", "pinned", "dropped", "fell back", "cancelled"]
 GroupStatus = Literal["rewritten", "kept", "fell back", "cancelled"]
@@ -23,10 +19,10 @@ class SkillFate:
 
     Attributes:
         number: 1-based place in the source group.
-        status: `rewritten` (new text), `edited` (by the named edits), `merged` (into one skill with others),
-            `kept` (unchanged, or a near copy), `pinned` (not to be touched), `dropped` (in no output), `fell back`
-            (the group's output was refused, this is the original), `cancelled` (not reached).
-        edits: names of the edits of a plan, also where they changed next to nothing.
+        status: `rewritten` (new text), `edited` (changed or moved by the named edits), `merged` (into one skill with
+            others), `kept` (not one character changed), `pinned` (not to be touched), `dropped` (in no output),
+            `fell back` (what was written for it was refused, this is the original), `cancelled` (not reached).
+        edits: names of the edits of a plan, also where they found nothing to change.
         outputs: 0-based places in the output group of the skills that were made of it.
     """
 
@@ -44,9 +40,9 @@ class GroupResult:
     Attributes:
         key: the group's key in its bank.
         source, output: before and after; equal where the group fell back or was cancelled.
-        status: `rewritten` if any skill changed, moved or was added; `kept` if none did.
-        reason: why the group fell back or was cancelled; else empty.
-        violations: the guard's findings on the refused output.
+        status: `rewritten` if any skill changed, moved or was added; `kept` if none did and none was refused.
+        reason: why the group, or some of its skills, fell back, was cancelled, or is as it was; else empty.
+        violations: the guard's findings on what it refused.
         fates: one entry per source skill, in order.
         added: 0-based places of output skills that have no source.
         raw: what the rewriter wrote.
@@ -167,20 +163,26 @@ class Draft:
     """Per source skill the edits of the plan; empty for the text language."""
 
 
-def fates_of(source: Group, draft: Draft, pinned: frozenset[int] = frozenset()) -> tuple[SkillFate, ...]:
-    """Account for every source skill of an accepted draft."""
+def fates_of(
+    source: Group, draft: Draft, pinned: frozenset[int] = frozenset(), refused: frozenset[int] = frozenset()
+) -> tuple[SkillFate, ...]:
+    """Account for every source skill of an accepted draft; `refused` are those that it has in their source's words."""
     fates = []
     for number, skill in enumerate(source.skills, start=1):
         outputs = tuple(i for i, sources in enumerate(draft.sources) if number in sources)
         edits = draft.edits[number - 1] if draft.edits else ()
+        ahead = [i for i, sources in enumerate(draft.sources) if sources and min(sources) < number]
+        moved = "first" in edits and bool(outputs) and any(i > outputs[0] for i in ahead)
         status: SkillStatus
         if number in pinned:
             status = "pinned"
+        elif number in refused:
+            status = "fell back"
         elif not outputs:
             status = "dropped"
         elif any(len(draft.sources[i]) > 1 for i in outputs):
             status = "merged"
-        elif len(outputs) == 1 and near_copy(skill, draft.group.skills[outputs[0]]):
+        elif len(outputs) == 1 and skill == draft.group.skills[outputs[0]] and not moved:
             status = "kept"
         else:
             status = "edited" if draft.edits else "rewritten"
@@ -194,26 +196,6 @@ def unchanged_fates(source: Group, status: SkillStatus, pinned: frozenset[int]) 
         SkillFate(number, skill.skill_id, "pinned" if number in pinned else status, (), (number - 1,))
         for number, skill in enumerate(source.skills, start=1)
     )
-
-
-def near_copy(before: Skill, after: Skill, *, threshold: float = NEAR_COPY) -> bool:
-    """Whether the texts differ by less than `threshold` of the longer one's length (Levenshtein distance).
-
-    Prose that became a list, or a list that became prose, is no copy however few letters changed: readers can be made
-    that follow the one and not the other (docs/results/agents-household.md).
-    """
-    longest = max(len(before.text), len(after.text))
-    if longest == 0 or before.text == after.text:
-        return True
-    if _lines(before.text) != _lines(after.text):
-        return False
-    limit = math.ceil(threshold * longest)
-    distance = edit_distance(before.text, after.text, limit)
-    return distance is not None and distance < threshold * longest
-
-
-def _lines(text: str) -> int:
-    return sum(1 for line in text.splitlines() if line.strip())
 
 
 def edit_distance(left: Sequence[Any], right: Sequence[Any], limit: int | None = None) -> int | None:

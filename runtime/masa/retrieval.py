@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
-from masa.errors import BackendError, MasaError
+from masa.errors import BackendError, MasaError, UnknownNameError
+from masa.fields import did_you_mean
 from masa.skills import Skill, SkillBank
 
 if TYPE_CHECKING:
@@ -35,12 +35,14 @@ class Selection:
         specific: from the skills of `task_type`.
         task_type: the one asked for or picked; None if the bank has none or none fits the query.
         picked: whether the task type was picked by the query instead of given.
+        method: how the skills were ranked.
     """
 
     general: tuple[Skill, ...]
     specific: tuple[Skill, ...]
     task_type: str | None
     picked: bool = False
+    method: Method = "task-type"
 
 
 def select(
@@ -50,10 +52,12 @@ def select(
     task_type: str | None = None,
     general: int = 6,
     specific: int = 5,
-    method: Method = "task-type",
+    method: Method | None = None,
     embedder: Embedder | None = None,
 ) -> Selection:
     """At most `general` general skills and `specific` skills of one task type.
+
+    `method` is by default "embedding" where there is an embedder, else "bm25" where there is a query, else "task-type".
 
     "task-type" takes the first ones in bank order and needs no query. "bm25" ranks by BM25 (Robertson and
     Zaragoza, 2009; with the inverse document frequency that is never negative) and "embedding" by cosine
@@ -64,22 +68,27 @@ def select(
     Opens no socket, unless the embedder does.
 
     Raises:
-        MasaError: for an unknown method or task type, or a method without the query or embedder it needs.
-        ValueError: if a number is negative.
+        MasaError: for an unknown method or task type, a method without the query or embedder it needs, a bank or query
+            that is none, or a negative number.
     """
+    if not isinstance(bank, SkillBank):
+        raise MasaError(f"the bank must be a SkillBank, not a {type(bank).__name__}; load_bank reads one from a path")
+    if not isinstance(query, str):
+        raise MasaError(f"the query must be text, not a {type(query).__name__}; describe the task")
     if general < 0 or specific < 0:
-        raise ValueError(f"general and specific must be at least 0, not {general} and {specific}")
+        raise MasaError(f"general and specific must be at least 0, not {general} and {specific}")
+    method = method or ("embedding" if embedder is not None else "bm25" if query.strip() else "task-type")
     if method not in METHODS:
-        raise MasaError(f"no selection method {method!r}; there are: {', '.join(METHODS)}")
+        hint = did_you_mean(str(method), METHODS) or f"; there are: {', '.join(METHODS)}"
+        raise UnknownNameError(f"no selection method {method!r}{hint}")
     if method != "task-type" and not query.strip():
         raise MasaError(f"selection by {method} needs a query; describe the task")
     if method == "embedding" and embedder is None:
         raise MasaError("selection by embedding needs an embedder; name a GGUF model or an embedding server")
     if task_type is not None and task_type not in bank.task_specific:
         known = tuple(bank.task_specific)
-        close = difflib.get_close_matches(task_type, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(known) or 'none'}"
-        raise MasaError(f"no task type {task_type!r} in this bank; {hint}")
+        hint = did_you_mean(str(task_type), known) or f"; it has: {', '.join(known) or 'none'}"
+        raise UnknownNameError(f"no task type {task_type!r} in this bank{hint}")
 
     scorer = _Scorer(query, method, embedder)
     picked = task_type is None
@@ -95,6 +104,7 @@ def select(
         _best(candidates, scores[len(bank.general) :], specific),
         task_type,
         picked and task_type is not None,
+        method,
     )
 
 

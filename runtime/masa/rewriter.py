@@ -25,8 +25,9 @@ from masa.artifact import Artifact, load_artifact
 from masa.cache import RewriteCache, cache_key
 from masa.decoding import Sampling
 from masa.engine import Engine, check_lent, check_options
-from masa.errors import BackendError
+from masa.errors import BackendError, MasaError, UnknownNameError
 from masa.estimate import Estimate, GroupEstimate, measure, seconds
+from masa.fields import did_you_mean
 from masa.interpret import Work, from_cache, prepare, refuse, to_cache
 from masa.languages import LANGUAGES, PARALLEL
 from masa.lazy import LazyBank
@@ -63,6 +64,55 @@ class Options(TypedDict, total=False):
     sampling: Sampling | None
     on_progress: Callable[[Progress], None] | None
     cancel: Callable[[], bool]
+
+
+def check_request(bank: SkillBank, options: Mapping[str, Any]) -> None:
+    """Make sure that a rewrite of `bank` can be asked for with these `Options`.
+
+    Raises:
+        UnknownNameError: for an option that there is not, a group or the id of a pinned skill that the bank has not.
+        MasaError: for a bank or a value of the wrong type.
+    """
+    for name, value in options.items():
+        if name not in _TYPES:
+            hint = did_you_mean(name, _TYPES) or f"; there are: {', '.join(_TYPES)}"
+            raise UnknownNameError(f"a rewrite has no option {name!r}{hint}")
+        what, fits = _TYPES[name]
+        if not fits(value):
+            shown = f"the text {value!r}" if isinstance(value, str) else f"a {type(value).__name__}"
+            raise MasaError(f"{name} must be {what}, not {shown}")
+    if not isinstance(bank, SkillBank):
+        raise MasaError(f"the bank must be a SkillBank, not a {type(bank).__name__}; load_bank reads one from a path")
+    for key in options.get("only") or ():
+        bank.group(key)
+    known = {skill.skill_id for group in bank.groups() for skill in group.skills}
+    for identifier in options.get("pinned", ()):
+        if identifier not in known:
+            hint = did_you_mean(identifier, known) or "; `masa inspect` lists them"
+            raise UnknownNameError(f"pinned: no skill {identifier!r} in this bank{hint}")
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, Collection) and not isinstance(value, str) and all(isinstance(v, str) for v in value)
+
+
+def _is_facts(value: object) -> bool:
+    from masa.facts import Facts
+
+    return value is None or isinstance(value, Facts)
+
+
+_TYPES: Mapping[str, tuple[str, Callable[[object], bool]]] = {
+    "task": ("text", lambda value: isinstance(value, str)),
+    "environment": ("text", lambda value: isinstance(value, str)),
+    "facts": ("Facts (load_facts reads them) or None", _is_facts),
+    "only": ("a list of group names, such as ['clean'], or None", lambda value: value is None or _texts(value)),
+    "pinned": ("a list of skill ids, such as ['gen_001']", _texts),
+    "sampling": ("a Sampling or None", lambda value: value is None or isinstance(value, Sampling)),
+    "on_progress": ("a function or None", lambda value: value is None or callable(value)),
+    "cancel": ("a function", callable),
+}
+"""What each of `Options` must be."""
 
 
 class Rewriter:
@@ -164,7 +214,7 @@ class Rewriter:
         """Rewrite a bank for the backbone that the card describes; see `Options`.
 
         Raises:
-            KeyError: if `only` names a group that the bank does not have.
+            MasaError: if the bank, the card or an option is not what it must be (see `check_request`).
             BackendError, MissingExtraError: if the model cannot be loaded or computed.
         """
         started = time.perf_counter()
@@ -176,10 +226,12 @@ class Rewriter:
     ) -> Generator[GroupResult, None, None]:
         """Like `rewrite`, but yields each group as it is finished, cached ones first.
 
-        The rewriter is busy until the generator is exhausted or closed.
+        The rewriter is busy from the first group on, until the generator is exhausted or closed.
         """
+        return self._stream(self._works(bank, card, options), options)
+
+    def _stream(self, works: list[Work], options: Options) -> Generator[GroupResult, None, None]:
         sampling = options.get("sampling") or Sampling()
-        works = self._works(bank, card, options)
         with self._exclusive():
             tracker = Tracker(len(works), options.get("on_progress"))
             pending: list[tuple[Work, str]] = []
@@ -203,12 +255,14 @@ class Rewriter:
 
     async def rewrite_async(self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]) -> RewriteResult:
         """`rewrite` in a thread. Cancelling the awaiting task stops the decoding."""
+        check_request(bank, options)
         return await asynchronous.run(lambda stopped: self.rewrite(bank, card, **_until(stopped, options)))
 
     async def stream_async(
         self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]
     ) -> AsyncIterator[GroupResult]:
         """`stream` in a thread, group by group. Leaving the loop early stops the decoding."""
+        check_request(bank, options)
         results = asynchronous.iterate(lambda stopped: self.stream(bank, card, **_until(stopped, options)))
         try:
             async for result in results:
@@ -218,6 +272,7 @@ class Rewriter:
 
     def lazy(self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]) -> LazyBank:
         """A view of the bank that rewrites a group when it is first asked for; takes `rewrite`'s options."""
+        self._works(bank, card, options)  # a mistake is told here, not when a group is first needed
         return LazyBank(self, bank, card, options)
 
     def estimate(self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]) -> Estimate:
@@ -286,9 +341,16 @@ class Rewriter:
                 self._owner = None
 
     def _works(self, bank: SkillBank, card: ModelCard, options: Options) -> list[Work]:
-        """The groups to rewrite, empty ones left out."""
+        """The groups to rewrite, empty ones left out.
+
+        Raises:
+            MasaError: see `check_request`.
+        """
+        check_request(bank, options)
+        if not hasattr(card, "fields"):
+            raise MasaError(f"the card must be a ModelCard, not {card!r}; resolve_backbone finds one by a name")
         only = options.get("only")
-        groups = [bank.group(key) for key in only] if only is not None else list(bank.groups())
+        groups = [bank.group(key) for key in dict.fromkeys(only)] if only is not None else list(bank.groups())
         pinned = frozenset(options.get("pinned", ()))
         request = Request(
             Group(None, ()),
@@ -320,8 +382,7 @@ class Rewriter:
 
     def _lookup(self, work: Work, key: str) -> GroupResult | None:
         if not work.request.group.skills:
-            # Everything is pinned: there is nothing to ask.
-            return refuse(work, "", "kept")
+            return refuse(work, "every skill is pinned", "kept")
         value = self._cache.get(key) if self._cache else None
         return from_cache(work, value) if value is not None else None
 

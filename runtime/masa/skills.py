@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from masa.errors import UnknownNameError
+
 GENERAL = "general_skills"
 """Key of the general group; every other group's key is its task type."""
 
@@ -101,13 +103,16 @@ class SkillBank:
         """The group called `key` (`GENERAL` or a task type).
 
         Raises:
-            KeyError: if the bank has no such group; the message lists those it has.
+            UnknownNameError: if the bank has no such group.
         """
         for group in self.groups():
             if group.key == key:
                 return group
-        known = ", ".join(g.key for g in self.groups())
-        raise KeyError(f"no group {key!r} in this bank; it has: {known}")
+        from masa.fields import did_you_mean
+
+        known = [group.key for group in self.groups()]
+        hint = did_you_mean(str(key), known) or f"; it has: {', '.join(known)}"
+        raise UnknownNameError(f"no group {key!r} in this bank{hint}")
 
     def with_groups(self, groups: Mapping[str, Group]) -> SkillBank:
         """A copy in which the groups named by key are replaced; order and everything else stay."""

@@ -374,7 +374,7 @@ def test_bad_input_is_one_sentence_and_exit_code_1(rewrite: Cli, here: Path, nam
 
 
 def test_unknown_groups_skills_and_facts_are_one_sentence(rewrite: Cli, here: Path) -> None:
-    one_error(rewrite("--only", "claen"), "claen", "did you mean clean?")
+    one_error(rewrite("--only", "claen"), "claen", 'did you mean "clean"?')
     one_error(rewrite("--pin", "c11"), "c11", "did you mean")
     (here / "facts.yaml").write_text("enviroment: kitchen\n")
     one_error(rewrite("--facts", "facts.yaml"), "enviroment")
@@ -508,7 +508,7 @@ def test_select_renders_the_skills_for_a_task(cli: Cli) -> None:
     content = json.loads(cli("select", "bank.json", "--task-type", "heat", "--json").stdout)
     assert [entry["skill_id"] for entry in content["specific"]] == ["h1"] and content["method"] == "task-type"
     assert "empty hands" in cli("select", "bank.json", "--task-type", "heat", "--mistakes").stdout
-    one_error(cli("select", "bank.json", "--task-type", "haet"), "did you mean 'heat'?")
+    one_error(cli("select", "bank.json", "--task-type", "haet"), 'did you mean "heat"?')
     assert cli("select", "bank.json", "--method", "embedding", "--query", "x").exit_code == 2
     one_error(cli("select", "bank.json", "--query", "x", "--embedder", "http://127.0.0.1:1"), "URL#MODEL")
     assert "No task type fits" in cli("select", "bank.json", "--query", "zzz").stderr

@@ -88,7 +88,18 @@ def test_the_query_picks_the_task_type_and_the_selection_says_so(method: Any) ->
 
 def test_a_query_that_matches_nothing_picks_no_task_type() -> None:
     for query in ("zzz qqq", "the of and", "?!"):
-        assert select(BANK, query, method="bm25") == Selection(BANK.general, (), None)
+        for got in (select(BANK, query, method="bm25"), select(BANK, query)):
+            assert got == Selection(BANK.general, (), None, method="bm25")
+
+
+def test_the_method_follows_from_what_is_given_as_in_the_command() -> None:
+    assert select(BANK).method == "task-type"
+    assert select(BANK, task_type="heat_and_place").method == "task-type"
+    query = "an egg near the cabinet"
+    by_words = select(BANK, query, task_type="heat_and_place")
+    assert by_words == select(BANK, query, task_type="heat_and_place", method="bm25")
+    assert by_words.method == "bm25" and select(BANK, "  ").method == "task-type"
+    assert select(BANK, query, embedder=WordEmbedder()).method == "embedding"
 
 
 @pytest.mark.parametrize("method", ["bm25", "embedding"])
@@ -138,14 +149,17 @@ def test_what_cannot_be_selected_is_one_clear_sentence() -> None:
         ({"method": "bm25"}, "needs a query"),
         ({"method": "embedding", "query": "x"}, "needs an embedder"),
         ({"method": "random"}, "no selection method 'random'"),
-        ({"task_type": "heat_and_plate"}, "did you mean 'heat_and_place'"),
+        ({"method": "bm52", "query": "x"}, "did you mean .bm25"),
+        ({"task_type": "heat_and_plate"}, "did you mean .heat_and_place"),
         ({"task_type": "zzz"}, "it has: heat_and_place, clean_and_place"),
+        ({"query": ["x"]}, "must be text, not a list"),
+        ({"general": -1}, "at least 0"),
     ]
     for arguments, message in cases:
         with pytest.raises(MasaError, match=message):
             select(BANK, **arguments)
-    with pytest.raises(ValueError, match="at least 0"):
-        select(BANK, general=-1)
+    with pytest.raises(MasaError, match="load_bank"):
+        select("bank.json")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +181,7 @@ def test_vectors_that_make_no_sense_are_refused(vectors: Any, message: str) -> N
 
 def test_texts_without_direction_score_nothing_instead_of_failing() -> None:
     got = select(BANK, "zzz", task_type="heat_and_place", method="embedding", embedder=WordEmbedder())
-    assert got == Selection(BANK.general, BANK.task_specific["heat_and_place"], "heat_and_place")
+    assert (got.general, got.specific) == (BANK.general, BANK.task_specific["heat_and_place"])
 
 
 WORDS = st.sampled_from(["egg", "mug", "clean", "sinkbasin", "the", "of", "cabinet", "É", "技能", "x", "?", "\ud800"])

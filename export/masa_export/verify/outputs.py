@@ -110,7 +110,8 @@ def distance(left: str, right: str) -> float:
 
 def _written(result: GroupResult) -> Written:
     valid = result.status != "fell back" or bool(result.violations)
-    return Written(result.raw, valid, result.status != "fell back", result.reason)
+    guarded = result.status != "fell back" and not result.violations
+    return Written(result.raw, valid, guarded, "" if guarded else result.reason)
 
 
 def _together(samples: Sequence[Sample], template: ChatTemplate, version: int, language: str) -> Iterator[list[Sample]]:

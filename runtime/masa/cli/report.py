@@ -42,10 +42,19 @@ def summary_text(result: RewriteResult) -> str:
         for group in result.groups
     ]
     lines = ["", table(rows, ("group", "status", "skills", "edits", "tokens", "s"), right=(4, 5)), ""]
-    reasons = [group for group in result.groups if group.reason]
-    for group in reasons:
-        lines.append(wrap(f"{group.key} {group.status}: {group.reason}", "", "  "))
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for group in result.groups:
+        if group.reason:
+            reasons.setdefault((group.status, group.reason), []).append(group.key)
+    for (status, reason), keys in reasons.items():
+        lines.append(wrap(f"{', '.join(keys)} {status}: {reason}", "", "  "))
     lines += [""] if reasons else []
+    if result.groups and all(group.status == "kept" for group in result.groups):
+        lines.append(wrap("Nothing was changed: the result equals its source.", "", "  "))
+        if any("no weaknesses" in reason for _, reason in reasons):
+            lines.append(
+                wrap("`masa profile` finds a model's weaknesses; --card takes a card that names them.", "", "  ")
+            )
     lines.append(_totals(result))
     note = _note(result)
     if note:
@@ -122,8 +131,9 @@ def _group(group: GroupResult) -> Iterator[str]:
     for place, skill in enumerate(group.output.skills):
         fates = [fate for fate in group.fates if place in fate.outputs]
         sources = [group.source.skills[fate.number - 1] for fate in fates]
-        if len(fates) == 1 and skill == sources[0] and len(fates[0].outputs) == 1 and "first" not in fates[0].edits:
-            untouched.append(f"{clean(skill.skill_id or skill.title)}{' (pinned)' * (fates[0].status == 'pinned')}")
+        if len(fates) == 1 and fates[0].status in ("kept", "pinned", "fell back"):
+            word = "" if fates[0].status == "kept" else f" ({fates[0].status})"
+            untouched.append(f"{clean(skill.skill_id or skill.title)}{word}")
             continue
         yield ""
         yield _title(skill, fates)
@@ -149,7 +159,7 @@ def _title(skill: Skill, fates: Sequence[SkillFate]) -> str:
             edits.remove("first")
             word += ", moved to the front"
         if fate.status == "kept" and edits:
-            word += ", next to nothing changed"
+            word += ", nothing to change by"
         words.append(f"{word}: {', '.join(edits)}" if edits else word)
     said = " + ".join(words) if len(fates) > 1 else (words[0] if words else "new")
     if len(fates) > 1:

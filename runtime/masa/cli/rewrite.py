@@ -24,7 +24,7 @@ from masa.cli.loading import (
 )
 from masa.cli.output import clean, write_json
 from masa.cli.progress import RewriteProgress, interrupts
-from masa.cli.rewrite_checks import STDOUT, check_only, check_output, check_pinned
+from masa.cli.rewrite_checks import STDOUT, check_output
 from masa.errors import MasaError
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ def command(
     """
     from masa.decoding import Sampling
     from masa.facts import load_facts
+    from masa.rewriter import check_request
 
     original = load_bank_file(bank, strict=strict)
     tell_problems(original.bank)
@@ -154,8 +155,8 @@ def command(
         "task": options["task"],
         "environment": options["environment"],
         "facts": load_facts(facts) if facts is not None else None,
-        "only": check_only(original, only),
-        "pinned": check_pinned(original, pin),
+        "only": only or None,
+        "pinned": pin,
         "sampling": Sampling(
             temperature=options["temperature"],
             seed=options["seed"],
@@ -163,6 +164,7 @@ def command(
             draft=options["draft"],
         ),
     }
+    check_request(original.bank, request)
     model_card = resolve_card(backbone, backbone_model, card, api_key_env)
     quiet = bool(options["quiet"] or as_json)
     with _load_rewriter(options) as rewriter:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 
 import click
@@ -39,23 +38,3 @@ def check_output(original: BankFile, output: str | None, as_json: bool) -> None:
         raise FormatError(f"{target}: is a folder; give -o the path of a file")
     elif not target.absolute().parent.is_dir():
         raise MasaError(f"{target}: the folder {target.absolute().parent} does not exist; create it first")
-
-
-def check_only(original: BankFile, only: tuple[str, ...]) -> tuple[str, ...] | None:
-    try:
-        for key in only:
-            original.bank.group(key)
-    except KeyError as error:
-        near = get_close_matches(key, [group.key for group in original.bank.groups()], n=1)
-        raise MasaError(f"--only: {error.args[0]}" + (f"; did you mean {near[0]}?" if near else "")) from None
-    return tuple(dict.fromkeys(only)) or None
-
-
-def check_pinned(original: BankFile, pin: tuple[str, ...]) -> tuple[str, ...]:
-    known = {skill.skill_id for group in original.bank.groups() for skill in group.skills}
-    for identifier in pin:
-        if identifier not in known:
-            near = get_close_matches(identifier, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"`masa inspect {original.path}` lists them"
-            raise MasaError(f"--pin: no skill {identifier!r} in {original.path}; {hint}")
-    return pin

@@ -13,6 +13,7 @@ from masa.errors import MasaError
 
 if TYPE_CHECKING:
     from masa.embedders import LlamaEmbedder, ServerEmbedder
+    from masa.retrieval import Method
     from masa.skills import Skill
 
 
@@ -60,7 +61,7 @@ def command(
     bank: str,
     query: str,
     task_type: str | None,
-    method: str | None,
+    method: Method | None,
     general: int,
     specific: int,
     embedder: str | None,
@@ -70,12 +71,11 @@ def command(
     as_json: bool,
 ) -> None:
     """Print the skills of BANK that fit a task, as Markdown for an agent's prompt."""
-    from masa.retrieval import METHODS, render, select
+    from masa.retrieval import render, select
 
     if embedder is not None and method not in (None, "embedding"):
         raise click.UsageError(f"--embedder goes with --method embedding, not {method}.")
-    wanted = method or ("embedding" if embedder else "bm25" if query.strip() else "task-type")
-    if wanted == "embedding" and embedder is None:
+    if method == "embedding" and embedder is None:
         raise click.UsageError("--method embedding needs --embedder.")
     found = load_bank_file(bank, strict=strict).bank
     tell_problems(found)
@@ -87,7 +87,7 @@ def command(
             task_type=task_type,
             general=general,
             specific=specific,
-            method=next(name for name in METHODS if name == wanted),
+            method=method,
             embedder=model,
         )
     finally:
@@ -98,7 +98,7 @@ def command(
             {
                 "task_type": selection.task_type,
                 "picked": selection.picked,
-                "method": wanted,
+                "method": selection.method,
                 "general": [_plain(skill) for skill in selection.general],
                 "specific": [_plain(skill) for skill in selection.specific],
             }

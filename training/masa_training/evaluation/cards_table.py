@@ -29,7 +29,7 @@ class Entry:
     @property
     def guarded(self) -> bool:
         """Whether the output also passed the guard."""
-        return self.result.status != "fell back"
+        return self.result.status != "fell back" and not self.result.violations
 
 
 @dataclass(frozen=True, slots=True)

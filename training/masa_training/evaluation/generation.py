@@ -20,7 +20,7 @@ from masa_training.samples import Sample
 Row = dict[str, Any]
 
 CHANGED = ("rewritten", "edited", "merged", "dropped")
-"""Fates of a skill that was really rewritten; a near copy has the fate "kept"."""
+"""Fates of a skill that was changed in any way."""
 
 _TOGETHER = 8
 
@@ -57,14 +57,15 @@ def row_of(sample: Sample, work: Work, result: GroupResult, controls: Sequence[s
     not pass the guard. `edits` are, for the plan language, (right, invented, missed) by name of edit.
     """
     valid = result.status != "fell back" or bool(result.violations)
-    guarded = result.status != "fell back"
+    guarded = result.status != "fell back" and not result.violations
     target = accept(work, sample.target, controls)
+    target_guarded = target.status != "fell back" and not target.violations
     row: Row = {
         "status": result.status,
-        "reason": result.reason,
+        "reason": "" if guarded else result.reason,
         "valid": valid,
         "guarded": guarded,
-        "target_guarded": target.status != "fell back",
+        "target_guarded": target_guarded,
         "skills": len(result.fates),
         "changed": sum(fate.status in CHANGED for fate in result.fates),
         "output": result.raw,
@@ -72,7 +73,7 @@ def row_of(sample: Sample, work: Work, result: GroupResult, controls: Sequence[s
         "seconds": round(result.seconds, 3),
         "length_ratio": _length(result.output) / max(1, _length(result.source)) if guarded else None,
         "to_source": distance(result.output, result.source) if guarded else None,
-        "to_target": distance(result.output, target.output) if guarded and target.status != "fell back" else None,
+        "to_target": distance(result.output, target.output) if guarded and target_guarded else None,
     }
     if sample.language == "plan":
         row["exact"] = result.raw == sample.target
