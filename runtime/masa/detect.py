@@ -142,7 +142,9 @@ def from_metadata(
     if label and parse_size(label) is None:
         # llama.cpp's converter writes 128x9.4B for experts, which nobody calls a model.
         label = next((size.text for size in sizes_in(label) if size.parameters), None)
-    inner = [_joined(basename, label, text("finetune"), text("version"))] if basename else []
+    # A basename with a size ("Ministral-3-3B") needs no second one beside it ("3.4B").
+    sized = any(size.parameters for size in sizes_in(basename or ""))
+    inner = [_joined(basename, None if sized else label, text("finetune"), text("version"))] if basename else []
     inner += [name for name in (text("name"),) if name]
     recurrent = any(key.startswith(f"{architecture}.{word}") for key in metadata for word in _RECURRENT)
     return build(

@@ -97,6 +97,12 @@ CONVERTER_GPT_OSS = {
     "general.basename": "openai_gpt-oss",
     "general.size_label": "20B",
 }
+UNSLOTH_MINISTRAL = {
+    "general.name": "Ministral-3-3B-Instruct-2512",
+    "general.basename": "Ministral-3-3B-Instruct-2512",
+    "general.finetune": "Instruct-2512",
+    "general.size_label": "3.4B",
+}
 QWEN_CODER = {
     "general.name": "Qwen2.5 Coder 0.5B Instruct AWQ",
     "general.basename": "Qwen2.5-Coder",
@@ -125,6 +131,7 @@ QWEN_CODER = {
         ),
         (UNSLOTH_GPT_OSS, "gpt-oss-20b-F16.gguf", "gpt-oss-20b"),
         (CONVERTER_GPT_OSS, "openai_gpt-oss-20b-MXFP4_MOE.gguf", "gpt-oss-20b"),
+        (UNSLOTH_MINISTRAL, "Ministral-3-3B-Instruct-2512-Q4_K_M.gguf", "Ministral-3-3B-Instruct-2512"),
         (QWEN_CODER, "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf", "Qwen2.5-Coder-0.5B-Instruct"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from masa.cards import ModelCard, load_card, shipped_cards
+from masa.detect import from_metadata
 from masa.model_names import Detected, kind_of, match
 
 CARDS = Path(__file__).parents[2] / "models" / "cards"
@@ -277,6 +278,34 @@ def test_a_name_that_leaves_the_tuning_open_finds_what_does_not_depend_on_it(nam
 )
 def test_other_models_find_no_card(name: str) -> None:
     assert names_find(name) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("card", "architecture", "parameters", "general", "counts"),
+    [
+        ("Gemma-3n-E4B-it", "gemma3n", 6.87e9, {"basename": "Gemma-3N-E4B-It", "size_label": "6.9B"}, (35, 2048, 8, 2)),
+        ("Gemma-4-31B-it", "gemma4", 30.7e9, {"name": "Gemma-4-31B-It"}, (60, 5376, 32, [16, 16, 16, 16, 16, 4] * 10)),
+        ("Granite-4.0-h-tiny", "granitehybrid", 6.94e9, {"name": "Granite 4.0 H Tiny"}, (40, 1536, 12, [0, 4] * 20)),
+        ("LFM2-350M", "lfm2", 354e6, {"basename": "LFM2", "size_label": "350M"}, (16, 1024, 16, [0, 0, 8, 0] * 4)),
+        (
+            "Llama-4-Scout-17B-16E-Instruct",
+            "llama4",
+            107.8e9,
+            {"basename": "Llama-4-Scout", "size_label": "17B-16E", "finetune": "16E-Instruct"},
+            (48, 5120, 40, 8),
+        ),
+    ],
+)
+def test_a_file_that_counts_otherwise_than_its_name_finds_its_card(
+    card: str, architecture: str, parameters: float, general: dict[str, str], counts: tuple[Any, ...]
+) -> None:
+    """Parameters in use, text part of a model that sees, heads per layer: files say less or more than cards."""
+    keys = ("block_count", "embedding_length", "attention.head_count", "attention.head_count_kv")
+    metadata = {f"general.{key}": value for key, value in general.items()}
+    metadata |= {f"{architecture}.{key}": value for key, value in zip(keys, counts, strict=True)}
+    detected = from_metadata(metadata, architecture, "gguf", outer=("model.gguf",), parameters=int(parameters))
+    shipped = match(detected, shipped_cards()).shipped
+    assert shipped is not None and shipped.name == card
 
 
 def names_find(name: str) -> tuple[str | None, str | None]:
