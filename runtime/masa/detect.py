@@ -56,6 +56,7 @@ _NO_TEXT = re.compile(
     r"|quant|rope|generat|token|vq|dit_|diffusion|depth|draft|mtp|encoder|align|adapter|attn|ffn|moe|auto_map|task"
 )
 _DEEPEST = 8
+_NONSENSE = 10**15
 _FEWEST = 10_000
 """Language models have more parameters than that; the smallest that people train for fun have 50,000."""
 _DENSE = frozenset({
@@ -270,6 +271,7 @@ def build(
     *,
     label: str | None = None,
     basename: str | None = None,
+    adapter: str | None = None,
     **architecture: Any,
 ) -> Detected:
     """A `Detected` whose card has the given architecture, and family, size and kind as its names and counts say them.
@@ -280,8 +282,10 @@ def build(
             size, is that of a part, and not used.
         label: a size that is written inside the model, apart from its names.
         basename: the model's name, more or less without size and kind.
+        adapter: as in `Detected`.
     """
     names = [*inner, *([label] if label else []), *outer]
+    parameters = positive(parameters)
     layers, width = architecture.get("num_layers"), architecture.get("hidden_size")
     sized = any((size.parameters or 0) >= 1e6 for name in names for size in sizes_in(name))
     # A layer has several matrices of width x width.
@@ -293,21 +297,21 @@ def build(
         family=(identity([basename], None)[0] or basename) if basename else family,
         variant=variant,
         parameter_count=count,
-        base_or_instruct=kind_of(names),
+        base_or_instruct=None if adapter else kind_of(names),
         **architecture,
     )
     card = ModelCard(**card.fields(), origins=dict.fromkeys(card.fields(), origin))  # type: ignore[arg-type]
-    return Detected(card, tuple(inner), tuple(outer), parameters)
+    return Detected(card, tuple(inner), tuple(outer), parameters, adapter)
 
 
 def positive(value: Any) -> int | None:
-    """`value` as a positive whole number; of a value per layer, the one that all layers share; else None."""
+    """`value` as a positive whole number below `_NONSENSE`; of a value per layer, the one of all; else None."""
     if isinstance(value, (list, tuple)):
         each = {positive(item) for item in value}
         return each.pop() if len(each) == 1 else None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _NONSENSE else None
 
 
 def _label(name: str | None, settings: Iterable[tuple[str, Any]], *, attention: bool) -> str | None:
@@ -465,10 +469,12 @@ def _sum_headers(files: Sequence[Path], further: range) -> int | None:
                 layer = re.match(r"(?:model\.|language_model\.)*layers\.(\d+)\.", name)
                 if (layer and int(layer[1]) in further) or re.search(r"(?:^|\.)mtp(?:[._]|$)", name):
                     continue
+                if not all(type(side) is int for side in tensor["shape"]):
+                    return None
                 total += math.prod(tensor["shape"])
         except (OSError, ValueError, AttributeError, KeyError, TypeError):
             return None  # the weights are not this function's business; whoever loads them will complain
-    return total or None
+    return positive(total)
 
 
 def _optional_json(path: Path) -> Mapping[str, Any]:

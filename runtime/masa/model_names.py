@@ -9,6 +9,7 @@ architecture agree.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,11 @@ from masa.cards import FIELDS, ModelCard
 
 ARCHITECTURE_FIELDS = ("num_layers", "hidden_size", "num_attention_heads", "num_kv_heads")
 _KIND_FIELDS = ("variant", "base_or_instruct", "alignment_method", "strengths", "weaknesses")
+_BELOW_ADAPTER = (
+    *("family", "parameter_count", "architecture", *ARCHITECTURE_FIELDS),
+    *("context_window", "vocab_size", "multilingual"),
+)
+"""What an adapter leaves as it is."""
 _IDENTITY = ("family", "variant", "parameter_count")
 
 _INSTRUCT, _BASE = ("instruct", "chat"), ("base", "pretrained")
@@ -79,12 +85,14 @@ class Detected:
         inner: the names written inside the model.
         outer: what others call it: file, folder, model on a server. Trusted less than `inner`.
         parameters: exact number of parameters.
+        adapter: name of the LoRA adapter, where the rest is about the model below it.
     """
 
     card: ModelCard
     inner: tuple[str, ...] = ()
     outer: tuple[str, ...] = ()
     parameters: int | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +119,7 @@ class SizeLabel:
     start: int
 
 
+@functools.lru_cache(maxsize=1024)
 def parse_name(text: str) -> Name:
     """Split a model's name, file name or repository into its parts."""
     text = _plain(text).lower()
@@ -243,11 +252,15 @@ def match(detected: Detected, cards: Mapping[str, ModelCard]) -> Match:
     if kind is not None:
         found = [shipped for shipped in found if shipped.base_or_instruct in (None, kind)]
     if not found:
-        return Match(replace(card, note="no shipped card fits, so provenance is unknown"), None)
+        adapter = f"{detected.adapter} is a LoRA adapter; " if detected.adapter else ""
+        return Match(replace(card, note=f"{adapter}no shipped card fits, so provenance is unknown"), None)
     names = ", ".join(shipped.name for shipped in found)
     # A vendor that gives its instruct model no suffix (Qwen3-4B) names the base model differently.
     plain = found[0].base_or_instruct == "instruct" and parse_name(found[0].name).kind is None
-    if len(found) == 1 and (kind is not None or plain):
+    if detected.adapter is not None:
+        note = f"{detected.adapter} is a LoRA adapter: its training is unknown, the architecture is that of {names}"
+        shipped = _agreed(found, [name for name in FIELDS if name not in _BELOW_ADAPTER])
+    elif len(found) == 1 and (kind is not None or plain):
         note, shipped = f"completed from the shipped card {names}", found[0]
     else:
         unclear = () if kind is not None else _KIND_FIELDS
@@ -258,6 +271,9 @@ def match(detected: Detected, cards: Mapping[str, ModelCard]) -> Match:
         )
         shipped = _agreed(found, unclear)
     known = {name: None for name in _IDENTITY if getattr(shipped, name) is not None}
+    stated = parse_size(shipped.parameter_count)
+    if detected.parameters and stated and not agrees(stated, detected.parameters):
+        known.pop("parameter_count", None)  # counted, and far from what the card says
     return Match(replace(card, **known, note=note), replace(shipped, note=""))  # type: ignore[arg-type]
 
 

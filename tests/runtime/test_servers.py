@@ -215,6 +215,29 @@ def test_an_ollama_model_that_says_little_leaves_the_rest_unknown(start: Start) 
     assert card.fields() == {"variant": "7.2B", "parameter_count": "7.2B", "architecture": "llama"}
 
 
+@pytest.mark.parametrize("owner", ["library", "unsloth", "ollama"])
+def test_an_ollama_is_known_under_v1_whoever_owns_the_model(start: Start, owner: str) -> None:
+    name = "hf.co/unsloth/Foo-7B-GGUF:Q4_K_M"
+
+    def answer(method: str, path: str, body: Any) -> Answer:
+        status, content = ollama({name: QWEN3_SHOW})(method, path, body)[:2]
+        for entry in content.get("data", ()) if isinstance(content, dict) else ():
+            entry["owned_by"] = owner
+        return status, content
+
+    server = start(answer)
+    cards = [
+        resolve_backbone(f"{server.url}{form}") for form in (f"#{name}", f"/v1#{name}", "", "/v1/chat/completions")
+    ]
+    assert cards[0].num_layers == 36 and cards == [cards[0]] * 4
+
+
+def test_an_ollama_tells_the_window_that_it_serves(start: Start) -> None:
+    show = QWEN3_SHOW | {"parameters": 'num_ctx                        8192\nstop    "num_ctx 12"'}
+    card = resolve_backbone(f"{start(ollama({'qwen3:4b': show})).url}#qwen3:4b")
+    assert (card.context_window, card.name) == (8192, "Qwen3-4B")
+
+
 def test_a_missing_model_is_answered_with_those_that_are_there(start: Start) -> None:
     server = start(ollama({"qwen3:4b": QWEN3_SHOW, "llama3.2:3b": {}}))
     for form in ("#qwen3:8b", "/v1#qwen3:8b"):
@@ -257,6 +280,179 @@ def test_llama_cpp_tells_sizes_and_its_only_model_needs_no_name(start: Start) ->
     assert origins(card)["hidden_size"] == "openai"
     assert resolve_backbone(f"{server.url}#SmolLM2-135M-Instruct.Q4_1.gguf") == card
     assert resolve_backbone(f"{server.url}/v1#/models/SmolLM2-135M-Instruct.Q4_1.gguf") == card
+
+
+def lists(*entries: Any, **others: Any) -> Callable[[str, str, Any], Answer]:
+    """A server with a list of models, and answers to other paths by their names with _ for /."""
+
+    def answer(method: str, path: str, body: Any) -> Answer:
+        if (method, path) == ("GET", "/v1/models"):
+            return 200, {"object": "list", "data": list(entries)}
+        found = others.get(path.removeprefix("/").replace("/", "_"))
+        return (404, {"error": "not found"}) if found is None else (200, found)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("told", "window"),
+    [
+        ({"context_length": 8192}, 8192),
+        ({"max_context_length": 8192}, 8192),
+        ({"context_window": 8192}, 8192),
+        ({"max_context": 8192}, 8192),
+        ({"max_model_len": 8192}, 8192),
+        ({"contextLength": "8192"}, 8192),
+        ({"inputTokenLimit": 8192}, 8192),
+        ({"model-ctx-tokens": 8192}, 8192),
+        ({"meta": {"n_ctx_train": 40960, "n_ctx": 8192}}, 8192),
+        ({"meta": {"n_ctx_train": 8192}}, 8192),
+        ({"loaded_context_length": 8192, "max_context_length": 40960}, 8192),
+        ({"context_length": 40960, "top_provider": {"context_length": 8192, "max_completion_tokens": 16}}, 8192),
+        ({"capabilities": {"limits": {"max_context_window_tokens": 8192, "max_output_tokens": 16}}}, 8192),
+        ({"max_model_len": None, "context_length": 8192, "context_cost": 9000}, 8192),
+        ({"context_length": "all of it"}, 32768),  # no number: the shipped card's
+        ({"max_tokens": 100}, 32768),  # those that it writes
+    ],
+)
+def test_the_served_window_beats_the_shipped_cards_under_whatever_key(
+    start: Start, told: dict[str, Any], window: int
+) -> None:
+    card = resolve_backbone(start(lists({"id": "qwen/qwen3-4b", "owned_by": "x", **told})).url)
+    assert (card.name, card.context_window) == ("Qwen3-4B", window)
+
+
+@pytest.mark.parametrize(
+    ("others", "window"),
+    [
+        # llama.cpp
+        ({"props": {"total_slots": 4, "default_generation_settings": {"n_ctx": 8192, "id": 0}}}, 8192),
+        # LM Studio
+        ({"api_v0_models": {"data": [
+            {"id": "other", "max_context_length": 7},
+            {"id": "qwen/qwen3-4b", "state": "loaded", "max_context_length": 40960, "loaded_context_length": 8192}
+        ]}}, 8192),
+        ({"api_v0_models": {"data": [{"id": "qwen/qwen3-4b", "max_context_length": 40960}]}}, 40960),
+        # TGI, LiteLLM
+        ({"info": {"model_id": "Qwen/Qwen3-4B", "max_input_tokens": 8000, "max_total_tokens": 8192}}, 8192),
+        ({"v1_model_info": {"data": [
+            {"model_name": "qwen/qwen3-4b", "model_info": {"max_tokens": 16, "max_input_tokens": 8192}}]}}, 8192),
+        # nothing that makes sense
+        ({"props": [1], "info": "x", "api_v0_models": {"data": None}, "v1_model_info": {"data": [3]}}, 32768),
+    ],
+)  # fmt: skip
+def test_a_window_that_the_list_leaves_out_is_asked_for(start: Start, others: dict[str, Any], window: int) -> None:
+    card = resolve_backbone(f"{start(lists({'id': 'qwen/qwen3-4b', 'object': 'model'}, **others)).url}/v1")
+    assert (card.name, card.context_window) == ("Qwen3-4B", window)
+
+
+def test_a_question_that_hangs_leaves_the_window_open(start: Start) -> None:
+    def answer(method: str, path: str, body: Any) -> Answer:
+        if path == "/v1/models":
+            return lists({"id": "qwen3-4b"})(method, path, body)
+        time.sleep(1)
+        return 500, b""
+
+    assert resolve_backbone(f"{start(answer).url}/v1", timeout=0.8).name == "Qwen3-4B"
+
+
+@pytest.mark.parametrize(
+    ("told", "count", "name"),
+    [
+        ({"meta": {"n_params": 4_022_468_096}}, "4B", "Qwen3-4B"),
+        ({"parameter_count": 4_400_000_000}, "4B", "Qwen3-4B"),
+        ({"params_string": "4.0B"}, "4B", "Qwen3-4B"),
+        ({"details": {"parameter_size": "8.2B"}}, "8.2B", "qwen3-8.2B"),
+        ({"meta": {"n_params": 6_000_000_000}}, "6B", "Qwen3-4B"),
+        ({"parameters": {"temperature": 1}}, "4B", "Qwen3-4B"),
+    ],
+)
+def test_the_counted_parameters_beat_the_shipped_cards(
+    start: Start, told: dict[str, Any], count: str, name: str
+) -> None:
+    card = resolve_backbone(start(lists({"id": "qwen/qwen3-4b", "context_length": 8192, **told})).url)
+    assert (card.parameter_count, card.name) == (count, name)
+
+
+def test_a_digest_is_no_name(start: Start) -> None:
+    entry = {"id": "local-gguf/sha256-15b", "meta": {"n_params": 494_032_768, "n_ctx": 4096}}
+    card = resolve_backbone(f"{start(lists(entry)).url}/v1")
+    assert card.fields() == {"parameter_count": "494M", "context_window": 4096}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [{"id": "Qwen/Qwen3-4B", "context_length": 8192}],
+        {"models": [{"name": "Qwen/Qwen3-4B", "context_length": 8192}]},
+        {"data": None, "models": [{"model": "Qwen/Qwen3-4B", "context_length": 8192}]},
+        {"data": {"Qwen/Qwen3-4B": {"context_length": 8192}}},
+        {"data": {"models": [{"id": "Qwen/Qwen3-4B", "context_length": 8192}]}},
+        ["Qwen/Qwen3-4B"],
+    ],
+)
+def test_lists_come_in_many_forms(start: Start, answer: Any) -> None:
+    server = start(lambda method, path, body: (200, answer) if path == "/v1/models" else (404, b""))
+    for form in ("", "/v1#qwen3-4b"):
+        assert resolve_backbone(server.url + form).name == "Qwen3-4B"
+
+
+@pytest.mark.parametrize("answer", [{"data": None}, {"data": []}, {"models": None}, {"data": None, "models": []}, []])
+def test_a_server_that_lists_nothing_has_no_model(start: Start, answer: Any) -> None:
+    server = start(lambda method, path, body: (200, answer) if path == "/v1/models" else (404, b""))
+    for form in ("", "/v1", "#x"):
+        with pytest.raises(CardError, match="the server has no model; load one first"):
+            resolve_backbone(server.url + form)
+
+
+@pytest.mark.parametrize("identifier", ["Qwen3 4B", "/home/jo/My Models/Qwen3-4B.gguf", " Qwen3-4B ", "a#b 4B"])
+def test_a_name_with_blanks_is_all_behind_the_mark(start: Start, identifier: str) -> None:
+    server = start(lists({"id": identifier, "context_length": 8192}, {"id": "other"}))
+    quoted = identifier.replace(" ", "%20")
+    forms = [f"{server.url}#{identifier}", f"{server.url}/v1#{identifier}", f"{server.url}#{quoted}"]
+    for form in forms:
+        assert resolve_backbone(form).context_window == 8192
+    assert resolve_backbone(server.url, model=identifier).context_window == 8192
+
+
+def test_a_name_without_its_organization_is_enough_where_it_is_clear(start: Start) -> None:
+    server = start(lists({"id": "a/Qwen3-4B", "context_length": 8192}, {"id": "a/x"}, {"id": "b/x"}))
+    assert resolve_backbone(f"{server.url}#qwen3-4b").context_window == 8192
+    with pytest.raises(CardError, match="has no model 'x'"):
+        resolve_backbone(f"{server.url}#x")
+
+
+def test_an_address_that_is_the_root_of_the_api_itself(start: Start) -> None:
+    def answer(method: str, path: str, body: Any) -> Answer:
+        if path == "/v1beta/openai/models":
+            return 200, {"data": [{"id": "Qwen3-4B", "input_token_limit": 8192}]}
+        return 404, b""
+
+    assert resolve_backbone(f"{start(answer).url}/v1beta/openai/#Qwen3-4B").context_window == 8192
+
+
+def test_a_server_without_a_list_may_tell_its_model(start: Start) -> None:
+    info = {"model_id": "Qwen/Qwen3-4B", "max_total_tokens": 8192, "max_concurrent_requests": 128}
+    server = start(lambda method, path, body: (200, info) if path == "/info" else (404, b""))
+    card = resolve_backbone(server.url)
+    assert (card.name, card.context_window) == ("Qwen3-4B", 8192)
+    with pytest.raises(CardError, match=r"has no model 'x'; it has: Qwen/Qwen3-4B"):
+        resolve_backbone(f"{server.url}#x")
+
+
+def test_a_lora_adapter_has_the_architecture_of_its_parent_and_nobodys_training(start: Start) -> None:
+    base = {"id": "agent", "root": "/models/Qwen3-4B", "parent": None, "max_model_len": 8192}
+    adapter = {"id": "sql-expert", "root": "/adapters/sql", "parent": "agent", "max_model_len": None}
+    server = start(lists(base, adapter))
+    card = resolve_backbone(f"{server.url}/v1#sql-expert")
+    assert (card.num_layers, card.parameter_count, card.context_window) == (36, "4B", 8192)
+    assert card.strengths is card.training_data_size is card.base_or_instruct is card.alignment_method is None
+    assert "sql-expert is a LoRA adapter" in card.note
+    assert resolve_backbone(f"{server.url}/v1#agent").strengths is not None
+    alone = start(lists({"id": "x", "parent": "Nobody-7B-Instruct"}))
+    card = resolve_backbone(alone.url)
+    assert (card.family, card.parameter_count, card.base_or_instruct) == ("Nobody", "7B", None)
+    assert "x is a LoRA adapter" in card.note
 
 
 def test_several_models_ask_for_a_name(start: Start) -> None:
@@ -393,7 +589,7 @@ def test_an_answer_cut_short_is_an_error(start: Start) -> None:
         ("http://host:99999#x", "not a server's address"),
         ("http://[::1#x", "not a server's address"),
         ("http://me:secret@host/v1#x", "carries a user name or password"),
-        ("http://host#a b", "more than one model is named"),
+        ("http://host b#a", "not a server's address"),
     ],
 )
 def test_a_wrong_address_is_refused_before_anything_is_sent(spec: str, message: str) -> None:

@@ -117,7 +117,7 @@ class ServerModel:
 
     def _has_model(self, endpoint: Endpoint) -> None:
         try:
-            names = [entry.id for entry in endpoint.client.models.list().data]
+            names = [entry.id for entry in endpoint.client.models.list().data or ()]
         except Exception as error:
             failure = self._failure(error, endpoint)
             if failure.status not in (404, 405):  # some servers keep no list
