@@ -4,7 +4,18 @@ from __future__ import annotations
 
 
 class MasaError(Exception):
-    """Base of every error that masa raises on purpose. The CLI prints it as one sentence, exit code 1."""
+    """Base of every error that masa raises on purpose. The CLI prints it as one sentence, exit code 1.
+
+    What it quotes of other people's files may hold anything: what a terminal would obey, or cannot show, is escaped.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__("\n".join(map(one_line, str(message).split("\n"))))
+
+
+def one_line(text: str) -> str:
+    """`text` with line ends and all else escaped that a terminal would obey or cannot show."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class FormatError(MasaError):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from masa.errors import MasaError
+from masa.errors import MasaError, one_line
 
 Segments = tuple[tuple[str, bool], ...]
 """Pieces of a prompt: (text, is_control). Only control text is tokenized with special tokens parsed."""
@@ -50,7 +50,7 @@ class Fields:
     inside: str = ""
 
     def fail(self, problem: str) -> None:
-        raise self.error(f"{self.where}: {problem}")
+        raise self.error(f"{self.where}: {one_line(problem)}")
 
     def only(self, known: str) -> None:
         """Refuse keys that are not among `known`, names between blanks."""

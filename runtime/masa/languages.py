@@ -29,6 +29,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from masa.edits import EDITS, WARN_KINDS, EditCall, Plan, PlanLine
+from masa.errors import MasaError
 from masa.skills import Group, Skill
 
 LANGUAGES = ("plan", "text")
@@ -41,7 +42,7 @@ _STRUCTURAL = tuple(name for name, edit in EDITS.items() if edit.structural)
 _TRANSFORMING = tuple(name for name, edit in EDITS.items() if not edit.structural)
 
 
-class ParseError(ValueError):
+class ParseError(MasaError, ValueError):
     """The text is not in the language; nothing of it may be used."""
 
 

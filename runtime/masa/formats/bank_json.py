@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from masa.errors import FormatError
+from masa.errors import FormatError, one_line
 from masa.files import ParseError, parse_json
 from masa.skills import GENERAL, Problem, Skill, SkillBank
 
@@ -59,7 +59,7 @@ def loads_bank(data: bytes, *, where: str = "skill bank") -> SkillBank:
         raise FormatError(f"{where}: not a skill bank (a JSON {_kind(document)}, expected an object)")
     present = [key for key in _SPECIFIC_KEYS if key in document]
     if GENERAL not in document and not present:
-        keys = ", ".join(sorted(document)[:6]) or "none"
+        keys = one_line(", ".join(sorted(document)[:6])) or "none"
         raise FormatError(f"{where}: not a skill bank (keys: {keys}); expected {GENERAL} and task_specific_skills")
     if len(present) == 2:
         raise FormatError(f"{where}: has both {present[0]} and {present[1]}; keep one")
@@ -71,7 +71,7 @@ def loads_bank(data: bytes, *, where: str = "skill bank") -> SkillBank:
         raise FormatError(f"{where}: {specific_key} is a {_kind(specific)}, expected an object of lists")
     if GENERAL in specific:
         raise FormatError(f"{where}: a task type may not be called {GENERAL!r}; rename it")
-    by_type = {name: _skills(items, f"{where}: {specific_key}.{name}") for name, items in specific.items()}
+    by_type = {name: _skills(items, f"{where}: {specific_key}.{one_line(name)}") for name, items in specific.items()}
     mistakes = document.get("common_mistakes", [])
     if not isinstance(mistakes, list) or not all(isinstance(item, dict) for item in mistakes):
         raise FormatError(f"{where}: common_mistakes is not a list of objects")
@@ -158,7 +158,7 @@ def _skill(item: Any, where: str) -> Skill:
         raise FormatError(f"{where} is a {_kind(item)}, expected a skill (an object with title and principle)")
     for name in ("title", "principle"):
         if name not in item:
-            raise FormatError(f"{where} has no {name!r}; its keys are {', '.join(item) or 'none'}")
+            raise FormatError(f"{where} has no {name!r}; its keys are {one_line(', '.join(item)) or 'none'}")
     for name in _SKILL_FIELDS:
         if name in item and not isinstance(item[name], str):
             raise FormatError(f"{where}.{name} is a {_kind(item[name])}, expected text")
