@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from masa.edits import EditCall, Plan, PlanLine, apply_plan
+from masa.files import parse_yaml
 from masa.languages import render_plan
 from masa.prompt import CHATML, ChatTemplate
 from masa.skills import GENERAL, Group, Skill
+from masa_training.dataset.config import DatasetConfig
+from masa_training.settings import make
 from tests.support import ScriptedBackend
 
 BACKBONES = ("1b", "2b", "3b")
@@ -221,3 +224,8 @@ def write_run(folder: Path, events: Sequence[Mapping[str, Any]], tail: str = "")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events) + tail)
     return folder
+
+
+def dataset_config(text: str, where: str = "configuration") -> DatasetConfig:
+    """The configuration that a YAML text is."""
+    return make(DatasetConfig, parse_yaml(text), where)

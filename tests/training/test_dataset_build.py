@@ -17,7 +17,7 @@ from masa.skills import GENERAL
 from masa_training.dataset import Dataset
 from masa_training.dataset.build import build_dataset
 from masa_training.dataset.cells import EvolvedCell
-from masa_training.dataset.config import Banks, Counts, Holdout, Holdouts, Places, load_config, parse_config
+from masa_training.dataset.config import Banks, Counts, Holdout, Holdouts, Places, load_config
 from masa_training.dataset.data_card import data_card
 from masa_training.dataset.folder import SPLITS
 from masa_training.dataset.holdouts import check_leaks, check_targets, may_read, split_cells
@@ -28,6 +28,7 @@ from tests.training.dataset_banks import (
     CONFIG,
     ByteBase,
     chain,
+    dataset_config,
     edit,
     group,
     made_skills,
@@ -46,12 +47,12 @@ def banks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def built(folder: Path, text: str = CONFIG, **changes: object) -> Dataset:
-    config = replace(parse_config(text), **changes)  # type: ignore[arg-type]
+    config = replace(dataset_config(text), **changes)  # type: ignore[arg-type]
     return build_dataset(config, Places(folder, None), ByteBase())
 
 
 def cells_of(folder: Path) -> list[EvolvedCell]:
-    config = parse_config(CONFIG)
+    config = dataset_config(CONFIG)
     return [c for banks in config.sources.banks for c in read_published(banks, Places(folder, None)).cells]
 
 
@@ -133,7 +134,7 @@ def test_the_same_seed_gives_the_same_data_set_and_another_seed_another(banks_fo
 @settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_no_two_samples_of_a_split_are_the_same_conversation(banks_folder: Path, seed: int) -> None:
-    dataset = built(banks_folder, seed=seed, samples=Counts(1, 2, 3, 9))
+    dataset = built(banks_folder, seed=seed, samples=Counts(intermediate=1, other_backbone=2, adapter=3, augmented=9))
     for split in SPLITS:
         texts = [dumps_sample(s)[len(s.id) + 10 :].split('"prompt_version"')[0] for s in dataset.split(split)]
         assert len(texts) == len(set(texts))
@@ -146,7 +147,7 @@ def test_equal_inputs_become_one_sample_and_the_other_is_counted(tmp_path: Path)
         tmp_path / "banks/home/2b_adapter.json",
         lambda value: value["task_specific_skills"].update(clean=adapter["task_specific_skills"]["clean"]),
     )
-    dataset = built(tmp_path, samples=Counts(0, 0, 3, 0))
+    dataset = built(tmp_path, samples=Counts(intermediate=0, other_backbone=0, adapter=3, augmented=0))
     of_clean = [s for s in dataset.train if s.cell.group == "clean"]
     assert len(of_clean) == 3 * 2
     assert len(dataset.info.left_out["the same prompt and target as another sample"]) == 3
@@ -164,20 +165,24 @@ def test_held_out_task_types_are_out_of_training_entirely(toy: Dataset) -> None:
 
 
 def test_a_held_out_backbone_gives_training_neither_targets_nor_inputs(banks_folder: Path) -> None:
-    dataset = built(banks_folder, holdouts=Holdouts(Holdout(backbones=("Toy-3B",)), Holdout(task_types=("fetch",))))
+    dataset = built(
+        banks_folder, holdouts=Holdouts(test=Holdout(backbones=("Toy-3B",)), validation=Holdout(task_types=("fetch",)))
+    )
     for split in ("train", "validation"):
         assert "of 3b" not in "".join(map(dumps_sample, dataset.split(split)))
     assert {s.backbone for s in dataset.test} == {"Toy-3B"}
 
 
 def test_a_held_out_environment_gives_training_nothing(banks_folder: Path) -> None:
-    dataset = built(banks_folder, holdouts=Holdouts(Holdout(environments=("shop",))))
+    dataset = built(banks_folder, holdouts=Holdouts(test=Holdout(environments=("shop",))))
     assert {s.environment for s in dataset.train} == {"home"} and {s.environment for s in dataset.test} == {"shop"}
     assert "shop" not in "".join(map(dumps_sample, dataset.train)) and not dataset.validation
 
 
 def test_a_cell_in_both_hold_outs_is_a_test_cell(banks_folder: Path) -> None:
-    parts = split_cells(cells_of(banks_folder), Holdouts(Holdout(backbones=("Toy-1B",)), Holdout(task_types=("heat",))))
+    parts = split_cells(
+        cells_of(banks_folder), Holdouts(test=Holdout(backbones=("Toy-1B",)), validation=Holdout(task_types=("heat",)))
+    )
     assert {c.cell.backbone for c in parts["validation"]} == {"Toy-2B", "Toy-3B"}
     assert sum(len(part) for part in parts.values()) == len(cells_of(banks_folder))
 
@@ -196,7 +201,7 @@ def test_a_hold_out_that_leaves_nothing_or_names_nothing_is_one_sentence(
     banks_folder: Path, test: Holdout, validation: Holdout, said: str
 ) -> None:
     with pytest.raises(TrainingError, match=said) as error:
-        built(banks_folder, holdouts=Holdouts(test, validation))
+        built(banks_folder, holdouts=Holdouts(test=test, validation=validation))
     assert "\n" not in str(error.value)
 
 
@@ -223,7 +228,7 @@ def test_a_skill_of_a_held_out_target_anywhere_in_training_is_found(tmp_path: Pa
     secret = f"{made_skills('heat', '3b', 'evolved')[1]['principle']} It holds in the home."
     planted(tmp_path, where, f"As they say:\n{secret.upper()} So be it." if wrapped else secret)
     with pytest.raises(TrainingError, match=r"leak: the skill .* held-out cell home/Toy-3B/heat occurs in train"):
-        built(tmp_path, samples=Counts(1, 2, 3, 0))
+        built(tmp_path, samples=Counts(intermediate=1, other_backbone=2, adapter=3, augmented=0))
 
 
 def test_a_skill_that_evolution_left_as_it_was_is_no_leak(tmp_path: Path) -> None:
@@ -236,7 +241,7 @@ def test_a_skill_that_evolution_left_as_it_was_is_no_leak(tmp_path: Path) -> Non
 
 
 def test_a_training_sample_of_a_held_out_cell_is_found(toy: Dataset, banks_folder: Path) -> None:
-    parts = split_cells(cells_of(banks_folder), parse_config(CONFIG).holdouts)
+    parts = split_cells(cells_of(banks_folder), dataset_config(CONFIG).holdouts)
     check_leaks(parts, {split: toy.split(split) for split in SPLITS}, "text")
     for split in ("train", "validation"):
         with pytest.raises(TrainingError, match=rf"leak: {split} sample .* held-out cell home/Toy-"):
@@ -248,7 +253,7 @@ def test_a_training_sample_of_a_held_out_cell_is_found(toy: Dataset, banks_folde
 def test_any_held_out_skill_in_any_training_sample_is_found(
     data: st.DataObject, toy: Dataset, banks_folder: Path
 ) -> None:
-    parts = split_cells(cells_of(banks_folder), parse_config(CONFIG).holdouts)
+    parts = split_cells(cells_of(banks_folder), dataset_config(CONFIG).holdouts)
     cell = data.draw(st.sampled_from([*parts["test"], *parts["validation"]]))
     found = data.draw(st.sampled_from(cell.evolved.skills))
     victim = data.draw(st.sampled_from(toy.train))
@@ -264,9 +269,9 @@ def test_two_cells_with_the_same_evolved_group_are_named(tmp_path: Path) -> None
     (tmp_path / "banks/home/2b_evolved.json").write_text(same)
     with pytest.raises(TrainingError, match=r"home/Toy-1B/general_skills \(train\) and home/Toy-2B/general_skills"):
         built(tmp_path)
-    parts = split_cells(cells_of(tmp_path), Holdouts(Holdout(task_types=("heat",)), Holdout()))
+    parts = split_cells(cells_of(tmp_path), Holdouts(test=Holdout(task_types=("heat",)), validation=Holdout()))
     check_targets(parts, "plan")
-    parts = split_cells(cells_of(tmp_path), Holdouts(Holdout(backbones=("Toy-2B",)), Holdout()))
+    parts = split_cells(cells_of(tmp_path), Holdouts(test=Holdout(backbones=("Toy-2B",)), validation=Holdout()))
     with pytest.raises(TrainingError, match="the same text"):
         check_targets(parts, "plan")
 
@@ -283,7 +288,7 @@ def test_a_sample_over_the_context_is_an_error_with_its_id_and_both_numbers(bank
 
 def test_a_context_beyond_that_of_the_base_is_an_error(banks_folder: Path) -> None:
     with pytest.raises(TrainingError, match="context_length is 20000, but bytes was made for 100 tokens"):
-        build_dataset(parse_config(CONFIG), Places(banks_folder, None), ByteBase(context_length=100))
+        build_dataset(dataset_config(CONFIG), Places(banks_folder, None), ByteBase(context_length=100))
 
 
 def test_an_environment_that_is_given_twice_is_an_error(tmp_path: Path) -> None:
@@ -298,7 +303,7 @@ def test_half_a_surrogate_pair_is_an_error_and_no_crash(tmp_path: Path) -> None:
     write_banks(tmp_path)
     planted(tmp_path, "banks/home/2b_adapter.json", "Half \ud800 of it.")
     with pytest.raises(TrainingError, match=r"surrogate pair .* correct it in toy banks for home"):
-        built(tmp_path, samples=Counts(1, 2, 3, 0))
+        built(tmp_path, samples=Counts(intermediate=1, other_backbone=2, adapter=3, augmented=0))
 
 
 # --- runs ------------------------------------------------------------------------------------------
@@ -337,7 +342,7 @@ def test_plans_come_from_recorded_edits_and_lead_to_the_best_group(tmp_path: Pat
 def test_plan_samples_that_show_a_held_out_result_are_left_out_and_counted(tmp_path: Path) -> None:
     """What Toy-1B's search found best, Toy-2B's search passed on its way: no input where Toy-1B is held out."""
     write_runs(tmp_path)
-    dataset = built(tmp_path, RUNS, holdouts=Holdouts(Holdout(backbones=("Toy-1B",))))
+    dataset = built(tmp_path, RUNS, holdouts=Holdouts(test=Holdout(backbones=("Toy-1B",))))
     assert Counter(s.cell.group for s in dataset.train) == {"clean": 2, "heat": 2, "fetch": 2}
     assert dataset.info.left_out["the input is the evolved group of a held-out cell"] == (
         ["home/Toy-2B/clean/clean2", "home/Toy-2B/heat/heat2", "home/Toy-2B/fetch/fetch2"]
@@ -373,7 +378,7 @@ def test_cards_of_runs_may_be_given_in_files(tmp_path: Path) -> None:
     assert dataset.info.cards["Toy-1B"]["weaknesses"] == "loses the thread"
     with pytest.raises(TrainingError, match="names Toy-9B, of which there is no cell"):
         built(tmp_path, RUNS.replace("{runs: [one, two]}", sources.replace("Toy-1B", "Toy-9B")))
-    with pytest.raises(TrainingError, match="gives each backbone the path of a card"):
+    with pytest.raises(TrainingError, match=r"sources.cards.Toy-1B is 3; a text"):
         built(tmp_path, RUNS.replace("{runs: [one, two]}", sources.replace("card.yaml", "3")))
 
 

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from masa.errors import MasaError
-from masa_training.dataset.config import Places, load_config, make_config, parse_config, shipped_configs, with_overrides
+from masa_training.dataset.config import DatasetConfig, Places, load_config, shipped_configs, with_overrides
 from masa_training.errors import TrainingError
-from tests.training.dataset_banks import CONFIG
+from masa_training.settings import make
+from tests.training.dataset_banks import CONFIG, dataset_config
 
 
 def test_defaults_are_the_papers() -> None:
-    config = parse_config(CONFIG)
+    config = dataset_config(CONFIG)
     assert (config.augmentation.noise, config.augmentation.keep, config.augmentation.verbose) == (0.3, 0.6, True)
-    assert parse_config(CONFIG.replace("context_length: 20000\n", "")).context_length == 4096
+    assert dataset_config(CONFIG.replace("context_length: 20000\n", "")).context_length == 4096
 
 
 def test_every_shipped_configuration_is_valid_and_carries_its_file_name() -> None:
@@ -30,22 +30,26 @@ def test_every_shipped_configuration_is_valid_and_carries_its_file_name() -> Non
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("language: text", "languag: text", "unknown key 'languag'; did you mean 'language'?"),
-        ("holdouts:", "zzz: 1\nholdouts:", "unknown key 'zzz'; known are name, language"),
-        ("task_types: [heat]", "task_type: [heat]", "holdouts: test: unknown key 'task_type'; did you mean"),
-        ("name: toy\n", "", "the key 'name' is missing"),
+        ("language: text", "languag: text", "unknown setting 'languag'; did you mean 'language'?"),
+        ("holdouts:", "zzz: 1\nholdouts:", "unknown setting 'zzz'; known are name, language"),
+        (
+            "task_types: [heat]",
+            "task_type: [heat]",
+            "holdouts.test.task_type'; did you mean 'task_types'",
+        ),
+        ("name: toy\n", "", "name is missing"),
         ("name: toy", "name: a/b", "without slashes"),
-        ("language: text", "language: prose", "language: found 'prose'; it is one of text, plan"),
+        ("language: text", "language: prose", "language is \"prose\"; it must be one of 'text', 'plan'"),
         ("language: text", "language: plan", "published banks record no edits"),
-        ("task_types: [heat]", "task_types: heat", "found 'heat' where a list belongs"),
-        ("context_length: 20000", "context_length: lots", "found 'lots' where a whole number belongs"),
-        ("context_length: 20000", "context_length: true", "found True where a whole number belongs"),
-        ("context_length: 20000", "context_length: 0", "give a number of tokens above 0"),
-        ("context_length: 20000", "augmentation: {noise: 2}", "augmentation.noise is a probability"),
-        ("context_length: 20000", "augmentation: {keep: 0}", "keeps no skill"),
-        ("context_length: 20000", "samples: {adapter: -1}", "a number of samples is negative"),
-        ("context_length: 20000", "card_variants: [tiny]", "'tiny' is none of full"),
-        ("context_length: 20000", "seed: 1.5", "found 1.5 where a whole number belongs"),
+        ("task_types: [heat]", "task_types: heat", 'task_types is "heat"; a list'),
+        ("context_length: 20000", "context_length: lots", 'context_length is "lots"; a whole number'),
+        ("context_length: 20000", "context_length: true", "context_length is true; a whole number"),
+        ("context_length: 20000", "context_length: 0", "context_length is 0; it must be at least 1"),
+        ("context_length: 20000", "augmentation: {noise: 2}", "augmentation.noise is 2; it must be at most 1"),
+        ("context_length: 20000", "augmentation: {keep: 0}", "augmentation.keep is 0; it must be above 0"),
+        ("context_length: 20000", "samples: {adapter: -1}", "samples.adapter is -1; it must be at least 0"),
+        ("context_length: 20000", "card_variants: [tiny]", "card_variants[0] is \"tiny\"; it must be one of 'full'"),
+        ("context_length: 20000", "seed: 1.5", "seed is 1.5; a whole number"),
         ("kind: published", "kind: runs", "no data: kind runs needs sources.runs"),
         (
             'evolved: "banks/home/{backbone}_evolved.json"',
@@ -57,20 +61,21 @@ def test_every_shipped_configuration_is_valid_and_carries_its_file_name() -> Non
 def test_a_mistake_is_one_sentence(old: str, new: str, said: str) -> None:
     assert old in CONFIG
     with pytest.raises(TrainingError) as error:
-        parse_config(CONFIG.replace(old, new, 1), "toy.yaml")
+        dataset_config(CONFIG.replace(old, new, 1), "toy.yaml")
     assert said in str(error.value) and str(error.value).startswith("toy.yaml")
     assert "\n" not in str(error.value)
 
 
-def test_text_that_is_not_yaml_or_no_mapping_is_refused() -> None:
+def test_text_that_is_not_yaml_or_no_mapping_is_refused(tmp_path: Path) -> None:
     for text in ("a: [", "- 1", "", "\tx"):
-        with pytest.raises(MasaError):
-            parse_config(text, "toy.yaml")
+        (tmp_path / "toy.yaml").write_text(text)
+        with pytest.raises(TrainingError, match=r"toy\.yaml"):
+            load_config(str(tmp_path / "toy.yaml"))
 
 
 def test_bootstrap_is_for_plans() -> None:
     with pytest.raises(TrainingError, match="set language: plan"):
-        parse_config("name: a\nlanguage: text\nkind: bootstrap\nsources: {train_skills: [x]}")
+        dataset_config("name: a\nlanguage: text\nkind: bootstrap\nsources: {train_skills: [x]}")
 
 
 BOOTSTRAP = "name: a\nlanguage: plan\nkind: bootstrap\nsources: {train_skills: [x]}\n"
@@ -97,15 +102,15 @@ RUNS = "name: a\nlanguage: plan\nkind: runs\nsources: {runs: [x]}\n"
 )
 def test_a_setting_that_does_nothing_is_refused(text: str, said: str) -> None:
     with pytest.raises(TrainingError) as error:
-        parse_config(text, "toy.yaml")
+        dataset_config(text, "toy.yaml")
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
 def test_what_is_left_out_of_a_kind_that_has_none_of_it_may_be_said() -> None:
     none = "samples: {intermediate: 3, other_backbone: 0, adapter: 0, augmented: 0}"
     mixed = RUNS.replace("runs\n", "mixed\n").replace("{runs", "{train_skills: [y], validation_share: 0.2, runs")
-    assert parse_config(f"{RUNS}{none}\nheld_out_samples: {{intermediate: 9}}").samples.intermediate == 3
-    assert parse_config(f"{mixed}{none}\nholdouts: {{test: {{task_types: [heat]}}}}\nbootstrap: {{train: 5}}")
+    assert dataset_config(f"{RUNS}{none}\nheld_out_samples: {{intermediate: 9}}").samples.intermediate == 3
+    assert dataset_config(f"{mixed}{none}\nholdouts: {{test: {{task_types: [heat]}}}}\nbootstrap: {{train: 5}}")
 
 
 @pytest.mark.parametrize("pattern", ["training/masa_training/configs/**/*.yaml", "studies/**/*.yaml"])
@@ -116,14 +121,14 @@ def test_every_data_set_of_this_repository_says_only_what_it_uses(repository: Pa
         inner = [values, values.get("dataset")] if isinstance(values, dict) else []
         for dataset in inner:
             if isinstance(dataset, dict) and {"language", "kind"} <= set(dataset):
-                found += bool(make_config({"name": "a", **dataset}, str(path)))
+                found += bool(make(DatasetConfig, {"name": "a", **dataset}, str(path)))
     assert found
 
 
 def test_an_unknown_name_suggests_a_shipped_one_and_a_missing_file_lists_them() -> None:
-    with pytest.raises(TrainingError, match="did you mean text-published"):
+    with pytest.raises(TrainingError, match="did you mean 'text-published'"):
         load_config("text-publishd")
-    with pytest.raises(TrainingError, match="no such file; give a YAML file or one of plan-bootstrap"):
+    with pytest.raises(TrainingError, match="no such data set; shipped are plan-bootstrap"):
         load_config("missing.yaml")
 
 
@@ -145,6 +150,6 @@ def test_paths_lead_to_the_data_folder_the_examples_or_beside_the_configuration(
 
 
 def test_the_command_line_wins() -> None:
-    config = with_overrides(parse_config(CONFIG), base="x.gguf", seed=0)
+    config = with_overrides(dataset_config(CONFIG), base="x.gguf", seed=0)
     assert (config.base, config.seed) == ("x.gguf", 0)
-    assert with_overrides(parse_config(CONFIG), base=None, seed=None) == parse_config(CONFIG)
+    assert with_overrides(dataset_config(CONFIG), base=None, seed=None) == dataset_config(CONFIG)

@@ -17,18 +17,18 @@ from masa.files import WriteError
 from masa_training.dataset import Dataset, DatasetInfo, load_dataset, write_dataset
 from masa_training.dataset import folder as folder_module
 from masa_training.dataset.build import build_dataset
-from masa_training.dataset.config import Counts, Places, parse_config
+from masa_training.dataset.config import Counts, Places
 from masa_training.dataset.data_card import data_card
 from masa_training.dataset.folder import RECORD, SPLITS
 from masa_training.errors import TrainingError
 from masa_training.samples import dumps_sample, messages
-from tests.training.dataset_banks import CONFIG, ByteBase, edit, write_banks
+from tests.training.dataset_banks import CONFIG, ByteBase, dataset_config, edit, write_banks
 
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = write_banks(tmp_path_factory.mktemp("banks"))
-    config = replace(parse_config(CONFIG), samples=Counts(1, 1, 0, 0))
+    config = replace(dataset_config(CONFIG), samples=Counts(intermediate=1, other_backbone=1, adapter=0, augmented=0))
     return build_dataset(config, Places(folder, None), ByteBase())
 
 

@@ -17,14 +17,14 @@ import pytest
 from masa.prompt import Request
 from masa.skills import Group, Skill
 from masa_training.dataset.folder import Dataset, DatasetInfo, load_dataset, write_dataset
-from masa_training.distill.config import PRESETS, DistillConfig, load_config, make_config
+from masa_training.distill.config import PRESETS, DistillConfig, load_config
 from masa_training.distill.events import EventLog, read_events
 from masa_training.distill.planning import plan
 from masa_training.distill.run import StoppedError, distill
 from masa_training.distill.run_folder import last_checkpoint
 from masa_training.errors import TrainingError
 from masa_training.samples import Sample
-from masa_training.settings import config_names
+from masa_training.settings import config_names, make
 from tests.tiny_gguf import write_tiny_gguf
 
 # --- configuration: needs no model ------------------------------------------------------------------
@@ -46,24 +46,24 @@ def test_the_defaults_are_the_papers() -> None:
     ("values", "message"),
     [
         ({"learning_rat": 1e-3}, "unknown setting 'learning_rat'; did you mean 'learning_rate'"),
-        ({"rank": "big"}, "rank is 'big'; it must be of type int"),
-        ({"rank": True}, "rank is True; it must be of type int"),
+        ({"rank": "big"}, 'rank is "big"; a whole number'),
+        ({"rank": True}, "rank is true; a whole number"),
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
-        ({"method": "qlora"}, "method is 'qlora'; it must be one of full, lora"),
-        ({"constrained": 1.5}, "constrained is 1.5; it must lie between 0 and 1"),
-        ({"learning_rate": 3.0}, "learning_rate is 3.0; it must lie between 0 and 1"),
+        ({"method": "qlora"}, "method is \"qlora\"; it must be one of 'full', 'lora'"),
+        ({"constrained": 1.5}, "constrained is 1.5; it must be at most 1"),
+        ({"learning_rate": 3.0}, "learning_rate is 3.0; it must be below 1"),
     ],
 )
 def test_a_wrong_setting_is_refused_in_words(values: dict[str, object], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
-        make_config(values, "x.yaml")
+        make(DistillConfig, values, "x.yaml")
 
 
 def test_settings_can_be_overridden_by_name(tmp_path: Path) -> None:
     assert load_config("qwen3-4b", ["learning_rate=2e-5", "epochs=1"]).learning_rate == 2e-5
     with pytest.raises(TrainingError, match="--set epochs: write it as key=value"):
         load_config("qwen3-4b", ["epochs"])
-    with pytest.raises(TrainingError, match="did you mean qwen3-4b"):
+    with pytest.raises(TrainingError, match="did you mean 'qwen3-4b'"):
         load_config("qwen3-4")
 
 
@@ -200,10 +200,11 @@ KILLED = """
 import sys
 from pathlib import Path
 from masa_training.dataset.folder import load_dataset
-from masa_training.distill.config import make_config
+from masa_training.distill.config import DistillConfig
+from masa_training.settings import make
 from masa_training.distill.run import distill
 import json
-distill(make_config(json.loads(sys.argv[1]), "test"), load_dataset(sys.argv[2]), Path(sys.argv[3]))
+distill(make(DistillConfig, json.loads(sys.argv[1]), "test"), load_dataset(sys.argv[2]), Path(sys.argv[3]))
 """
 
 

@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 
 import masa_training.distill.run as running
-from masa_training.distill.config import REPORTERS, SCHEDULES, DistillConfig, make_config
+from masa_training.distill.config import REPORTERS, SCHEDULES, DistillConfig
 from masa_training.distill.events import EventLog, read_events
 from masa_training.distill.run import StoppedError, train
 from masa_training.distill.run_folder import claim
 from masa_training.distill.trainer import HeldOut, Steps, StepTrainer
 from masa_training.errors import TrainingError
 from masa_training.journal import LOCK, writing
+from masa_training.settings import make
 from tests.training.tiny_checkpoint import tiny_base
 from tests.training.tiny_run import SOURCE, run, tiny_config, tiny_plan, together
 
@@ -128,23 +129,23 @@ def test_the_best_weights_are_found_in_a_folder_that_was_moved(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"schedule": "cosin"}, "schedule is 'cosin'; it must be one of linear, cosine, "),
+        ({"schedule": "cosin"}, "schedule is .*'linear', 'cosine'"),
         ({"report_to": ["wandbb"]}, "report_to is 'wandbb'; it must be one of "),
         ({"seed": -1}, "seed is -1; it must be at least 0"),
-        ({"seed": 2**32}, "seed is 4294967296; it must be at least 0 and below"),
+        ({"seed": 2**32}, "seed is 4294967296; it must be below"),
         ({"max_steps": -1}, "max_steps is -1; it must be at least 0"),
         ({"threads": -2}, "threads is -2; it must be at least 0"),
         ({"patience": -1}, "patience is -1; it must be at least 0"),
         ({"evaluation_samples": -5}, "evaluation_samples is -5; it must be at least 0"),
-        ({"clip": -1.0}, "clip is -1.0; it must be a finite number of at least 0"),
-        ({"weight_decay": float("nan")}, "weight_decay is nan; it must be a finite number"),
-        ({"objective_beta": float("inf")}, "objective_beta is inf; it must be a finite number"),
-        ({"learning_rate": float("nan")}, "learning_rate is nan; it must lie between 0 and 1"),
+        ({"clip": -1.0}, "clip is -1.0; it must be at least 0"),
+        ({"weight_decay": float("nan")}, "weight_decay is NaN"),
+        ({"objective_beta": float("inf")}, "objective_beta is Infinity; a finite number"),
+        ({"learning_rate": float("nan")}, "learning_rate is NaN"),
     ],
 )
 def test_a_setting_that_no_run_can_have_is_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
-        make_config(values, "x.yaml")
+        make(DistillConfig, values, "x.yaml")
 
 
 def test_schedules_and_reporters_are_those_of_transformers(base: Path) -> None:

@@ -299,15 +299,15 @@ def test_every_lesson_is_timed_by_itself(capsys: pytest.CaptureFixture[str], mon
     ("changes", "message"),
     [
         ({"likes": "stepwise"}, "likes and dislikes are both 'stepwise'"),
-        ({"likes": "long"}, "likes is 'long'; it must be one of terse, stepwise, plain"),
-        ({"worlds": {}}, "worlds is empty"),
-        ({"worlds": {"lookup": {"needs": NEEDS}}}, "world lookup: needs and lapse must both be given"),
+        ({"likes": "long"}, "likes is .*'terse', 'stepwise', 'plain'"),
+        ({"worlds": {}}, "worlds is {}"),
+        ({"worlds": {"lookup": {"needs": NEEDS}}}, "worlds.lookup.lapse is missing"),
         ({"prompst": 3}, "unknown setting 'prompst'; did you mean 'prompts'"),
         ({"episodes": 0}, "episodes is 0; it must be at least 1"),
-        ({"glances": -1}, "glances is -1; it must be 0 or more"),
+        ({"glances": -1}, "glances is -1; it must be at least 0"),
         (
             {"worlds": {"lookup": {"lapse": "answer", "needs": NEEDS, "prompts": -1}}},
-            "world lookup: prompts is -1; it must be 0 or more",
+            "worlds.lookup.prompts is -1; it must be at least 0",
         ),
     ],
 )
@@ -318,7 +318,7 @@ def test_a_wrong_description_is_refused_in_words(base: Path, changes: dict[str, 
 
 def test_a_description_without_its_kind_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("name: x\nafter: {prompts: 3}\n")
-    with pytest.raises(TrainingError, match="is no description of an instrument"):
+    with pytest.raises(TrainingError, match=r"likes is missing; add it;.* after\.worlds is missing"):
         load_instrument(str(tmp_path / "c.yaml"))
 
 

@@ -14,11 +14,12 @@ from typing import Any
 
 from masa_training.bases import open_base
 from masa_training.checkpoint import Checkpoint
-from masa_training.distill.config import DistillConfig, make_config
+from masa_training.distill.config import DistillConfig
 from masa_training.distill.planning import Plan, lay_out
 from masa_training.distill.run import StoppedError, train
 from masa_training.distill.run_folder import Source
 from masa_training.encoding import Encoded
+from masa_training.settings import make
 
 SOURCE = Source("tiny", "0" * 64, "plan", "Bytes.", True, "Apache-2.0")
 
@@ -74,7 +75,7 @@ def together(planned: Plan, processes: int) -> Plan:
 def main(words: Sequence[str]) -> None:
     from masa_training.distill import processes
 
-    config = make_config(json.loads(words[0]), "test")
+    config = make(DistillConfig, json.loads(words[0]), "test")
     folder = Path(words[1])
     assert processes.count() == 2
     whole = run(config, folder / "whole")

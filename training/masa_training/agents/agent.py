@@ -5,7 +5,7 @@ A dialogue only ever grows at its end, unless `window` cuts old turns, so a mode
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 from masa.facts import Facts
 from masa.retrieval import Selection, render, select
@@ -14,12 +14,13 @@ from masa_training.agents.parsing import parse_action
 from masa_training.environments import Step, Task
 from masa_training.errors import TrainingError
 from masa_training.models import Message, Reply, Request
+from masa_training.settings import Amount, Count, Positive, settings
 
 GENERAL, SPECIFIC = 6, 5
 """Skills that are shown, as in the paper (paper/METHOD.md)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class AgentConfig:
     """How an agent is asked.
 
@@ -33,21 +34,14 @@ class AgentConfig:
         temperature: 0 takes the likeliest.
     """
 
-    general: int = GENERAL
-    specific: int = SPECIFIC
-    window: int = 0
+    general: Count = GENERAL
+    specific: Count = SPECIFIC
+    window: Count = 0
     choose: bool = False
     list_actions: bool = True
     reason: bool = False
-    max_tokens: int = 512
-    temperature: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("general", "specific", "window", "temperature"):
-            if getattr(self, name) < 0:
-                raise TrainingError(f"agent: {name} is {getattr(self, name)}; it must be at least 0")
-        if self.max_tokens < 1:
-            raise TrainingError(f"agent: max_tokens is {self.max_tokens}; it must be at least 1")
+    max_tokens: Positive = 512
+    temperature: Amount = 0.0
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
 
 from masa.edits import Plan, apply_plan
 from masa.facts import Facts
@@ -20,6 +19,7 @@ from masa_training.bootstrap.leaks import check_disjoint, check_groups
 from masa_training.bootstrap.rules import choices_of, needs_of, plan_for
 from masa_training.errors import TrainingError
 from masa_training.samples import Sample
+from masa_training.settings import Count, Positive, Share, settings
 
 Corpus = dict[str, list[Sample]]
 """Samples by split."""
@@ -28,7 +28,7 @@ _TRIES = 40
 _PARTS = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class CorpusConfig:
     """How much to generate.
 
@@ -51,27 +51,19 @@ class CorpusConfig:
         TrainingError: if a value is out of range.
     """
 
-    seed: int = 0
-    train: int = 500
-    validation: int = 24
-    test: int = 40
-    cards_per_group: int = 16
-    most_skills: int = 3
-    most_characters: int = 3200
-    whole_share: float = 0.06
-    facts_share: float = 0.5
-    short_share: float = 0.75
-    taken_back: float = TAKEN_BACK
-    contradicted: float = 0.0
+    seed: Count = 0
+    train: Count = 500
+    validation: Count = 24
+    test: Count = 40
+    cards_per_group: Positive = 16
+    most_skills: Positive = 3
+    most_characters: Count = 3200
+    whole_share: Share = 0.06
+    facts_share: Share = 0.5
+    short_share: Share = 0.75
+    taken_back: Share = TAKEN_BACK
+    contradicted: Share = 0.0
     profile_first: bool = False
-
-    def __post_init__(self) -> None:
-        for name in (f.name for f in fields(self)):
-            value, least = getattr(self, name), 1 if name in ("cards_per_group", "most_skills") else 0
-            share = name.endswith("_share") or name in ("taken_back", "contradicted")
-            if value < least or (share and value > 1):
-                bounds = "between 0 and 1" if share else f"at least {least}"
-                raise TrainingError(f"bootstrap corpus: {name} is {value}, it must be {bounds}")
 
 
 def build(

@@ -10,9 +10,10 @@ from masa.skills import Group
 from masa_training.bootstrap import CorpusConfig, SkillGroup, build, skill_groups
 from masa_training.bootstrap.environments import skill_key
 from masa_training.dataset.cells import Omissions
-from masa_training.dataset.config import DatasetConfig, Places, read_settings
+from masa_training.dataset.config import DatasetConfig, Places
 from masa_training.errors import TrainingError
 from masa_training.samples import Sample
+from masa_training.settings import make
 
 
 def bootstrap_samples(config: DatasetConfig, places: Places) -> dict[str, tuple[Sample, ...]]:
@@ -24,7 +25,7 @@ def bootstrap_samples(config: DatasetConfig, places: Places) -> dict[str, tuple[
     """
     if "seed" in config.bootstrap:
         raise TrainingError("bootstrap.seed: the data set has one seed; set `seed` instead")
-    settings: CorpusConfig = read_settings(CorpusConfig, {**config.bootstrap, "seed": config.seed}, "bootstrap")
+    settings = make(CorpusConfig, {**config.bootstrap, "seed": config.seed}, "bootstrap")
     sources = config.sources
     training = _groups(sources.train_skills, places)
     if sources.test_skills:

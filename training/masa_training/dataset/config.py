@@ -9,17 +9,15 @@ start at the configuration file.
 from __future__ import annotations
 
 import os
-import types
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from masa.errors import FormatError
-from masa.files import parse_yaml, read_text
+from pydantic import Field
+
 from masa_training.errors import TrainingError
+from masa_training.settings import Count, Positive, Share, config_names, find_config, make, read_yaml, settings
 
 DATA_VARIABLE = "MASA_DATA"
 """Environment variable with the folder that `{data}` stands for."""
@@ -27,7 +25,7 @@ DATA_VARIABLE = "MASA_DATA"
 RUN = "{run}"
 """The run of the pipeline that builds the data set."""
 
-CARD_VARIANTS = ("full", "no hints", "short")
+CardVariant = Literal["full", "no hints", "short"]
 """`full`: every known field; `no hints`: without strengths and weaknesses; `short`: name, size and hints only."""
 
 # What builds no part of a data set of some kind: there it must not be set, for who sets it relies on it.
@@ -45,10 +43,13 @@ _OF_TEXT = (
     *("samples.augmented", "held_out_samples.augmented", "augmentation"),
 )
 
-_SHIPPED = Path(__file__).resolve().parent.parent / "configs" / "datasets"
+SHIPPED = Path(__file__).resolve().parent.parent / "configs" / "datasets"
 
 
-@dataclass(frozen=True, slots=True)
+Inner = Annotated[float, Field(gt=0, lt=1)]
+
+
+@settings
 class Banks:
     """Published banks of one environment, a base bank and one adapter and one evolved bank per backbone.
 
@@ -69,7 +70,7 @@ class Banks:
     licence: str = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class Sources:
     """Where groups come from: published banks, run folders, and for a bootstrap corpus banks of skills.
 
@@ -83,32 +84,32 @@ class Sources:
     cards: Mapping[str, str] = field(default_factory=dict)
     train_skills: tuple[str, ...] = ()
     test_skills: tuple[str, ...] = ()
-    validation_share: float = 0.08
-    test_share: float = 0.25
+    validation_share: Inner = 0.08
+    test_share: Inner = 0.25
     origin: str = ""
     licence: str = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class Counts:
     """Most samples per cell from each source."""
 
-    intermediate: int = 1
-    other_backbone: int = 2
-    adapter: int = 2
-    augmented: int = 2
+    intermediate: Count = 1
+    other_backbone: Count = 2
+    adapter: Count = 2
+    augmented: Count = 2
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class Augmentation:
     """Strength of the augmented variants; `masa_training.dataset.augment` says what each does."""
 
-    noise: float = 0.3
-    keep: float = 0.6
+    noise: Share = 0.3
+    keep: Annotated[float, Field(gt=0, le=1)] = 0.6
     verbose: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class Holdout:
     """Cells kept out of training: those of any task type, environment or backbone named here.
 
@@ -120,7 +121,7 @@ class Holdout:
     backbones: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class Holdouts:
     """Which cells are for the final test and which for early stopping; a cell that is in both is a test cell."""
 
@@ -128,7 +129,7 @@ class Holdouts:
     validation: Holdout = Holdout()
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class DatasetConfig:
     """Everything that determines a data set, beside the files it reads.
 
@@ -150,12 +151,15 @@ class DatasetConfig:
     held_out_samples: Counts = Counts(intermediate=1, other_backbone=1, adapter=1, augmented=0)
     augmentation: Augmentation = Augmentation()
     holdouts: Holdouts = Holdouts()
-    card_variants: tuple[str, ...] = ("full",)
+    card_variants: Annotated[tuple[CardVariant, ...], Field(min_length=1)] = ("full",)
     seed: int = 0
     base: str = "smollm2-135m"
     template: str | None = None
-    context_length: int = 4096
+    context_length: Positive = 4096
     bootstrap: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check(self)
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON values, paths as they were written."""
@@ -191,29 +195,20 @@ class Places:
         return self.config / Path(path).expanduser()
 
 
-def shipped_configs() -> tuple[str, ...]:
-    """The names of the configurations that ship with masa."""
-    return tuple(sorted(path.stem for path in _SHIPPED.glob("*.yaml")))
-
-
 def load_config(spec: str, *, data_dir: str | None = None) -> tuple[DatasetConfig, Places]:
     """The configuration in a YAML file, or the shipped one of that name, and where its paths lead.
 
     Raises:
-        TrainingError: if there is none, a key is unknown or missing, a value has the wrong type or the settings
-            contradict each other.
-        FormatError: if the file cannot be read.
+        TrainingError: if there is none, it cannot be read, a key is unknown or missing, a value does not fit or the
+            settings contradict each other.
     """
-    path = Path(spec).expanduser()
-    if not path.is_file():
-        if path.suffix in (".yaml", ".yml") or "/" in spec or path.is_dir():
-            raise TrainingError(f"{spec}: no such file; give a YAML file or one of {', '.join(shipped_configs())}")
-        if spec not in shipped_configs():
-            near = get_close_matches(spec, shipped_configs(), n=1)
-            hint = f"did you mean {near[0]}?" if near else f"shipped are {', '.join(shipped_configs())}"
-            raise TrainingError(f"{spec}: neither a file nor a shipped configuration; {hint}")
-        path = _SHIPPED / f"{spec}.yaml"
-    return parse_config(read_text(path), str(path)), Places(path.parent, data_folder(data_dir))
+    path = find_config(spec, SHIPPED, "data set")
+    return make(DatasetConfig, read_yaml(path), str(path)), Places(path.parent, data_folder(data_dir))
+
+
+def shipped_configs() -> tuple[str, ...]:
+    """The names of the configurations that ship with masa."""
+    return config_names(SHIPPED)
 
 
 def data_folder(given: str | None = None) -> Path | None:
@@ -229,37 +224,12 @@ def data_folder(given: str | None = None) -> Path | None:
     return data
 
 
-def parse_config(text: str, where: str = "configuration") -> DatasetConfig:
-    """The configuration that a YAML text is; `where` names it in errors.
-
-    Raises:
-        TrainingError, FormatError: as `load_config`.
-    """
-
-    try:
-        value = parse_yaml(text)
-    except ValueError as error:
-        raise FormatError(f"{where}: not YAML ({error}); correct it") from None
-    return make_config(value, where)
-
-
-def make_config(value: Any, where: str) -> DatasetConfig:
-    """The configuration with these settings, as YAML gives them.
-
-    Raises:
-        TrainingError: as `load_config`.
-    """
-    config: DatasetConfig = read_settings(DatasetConfig, value, where)
-    _check(config, where)
-    return config
-
-
 def with_overrides(config: DatasetConfig, *, base: str | None, seed: int | None) -> DatasetConfig:
     """The configuration with what was given on the command line."""
     return replace(config, base=base or config.base, seed=config.seed if seed is None else seed)
 
 
-def _check_used(config: DatasetConfig, where: str) -> None:
+def _check_used(config: DatasetConfig) -> None:
     """Raise if a setting is made that this kind or language of data set passes over."""
     unused: list[tuple[str, tuple[str, ...]]] = []
     if config.kind == "bootstrap":
@@ -268,12 +238,12 @@ def _check_used(config: DatasetConfig, where: str) -> None:
         unused.append((f"kind: {config.kind}", _OF_CORPUS))
     if config.language == "plan":
         unused.append(("language: plan", _OF_TEXT))
-    made = list(_made(config, (DatasetConfig(name="", language=config.language, kind=config.kind),)))
+    made = list(_made(config, ()))
     for what, names in unused:
         for setting in made:
             if any(f"{setting}.".startswith(f"{name}.") for name in names):
                 hint = ", which holds out skills (sources.test_skills)" if setting.startswith("holdouts") else ""
-                raise TrainingError(f"{where}: {setting} does nothing with {what}{hint}; leave it out")
+                raise TrainingError(f"{setting} does nothing with {what}{hint}; leave it out")
 
 
 def _made(value: Any, usual: Sequence[Any], name: str = "") -> Iterator[str]:
@@ -281,22 +251,23 @@ def _made(value: Any, usual: Sequence[Any], name: str = "") -> Iterator[str]:
     if is_dataclass(value):
         for item in fields(value):
             # A section that is given in part has the rest from its class, one that is not given from its owner.
-            below = [*(getattr(one, item.name) for one in usual), item.default]
+            default = item.default if item.default_factory is MISSING else item.default_factory()
+            below = [*(getattr(one, item.name) for one in usual), default]
             yield from _made(getattr(value, item.name), below, f"{name}.{item.name}".lstrip("."))
     elif value not in usual and value != 0:
         yield name
 
 
-def _check(config: DatasetConfig, where: str) -> None:
+def _check(config: DatasetConfig) -> None:
     """Raise unless the settings fit together."""
     sources = config.sources
     if config.kind == "published" and config.language == "plan":
         raise TrainingError(
-            f"{where}: published banks record no edits, so there are no plans to learn; "
+            "published banks record no edits, so there are no plans to learn; "
             "set language: text, or kind: runs or bootstrap"
         )
     if config.kind in ("bootstrap", "mixed") and config.language == "text":
-        raise TrainingError(f"{where}: the bootstrap corpus has plans only; set language: plan")
+        raise TrainingError("the bootstrap corpus has plans only; set language: plan")
     needed = {
         "published": ("banks",),
         "runs": ("runs",),
@@ -305,81 +276,17 @@ def _check(config: DatasetConfig, where: str) -> None:
     }
     for key in needed[config.kind]:
         if not getattr(sources, key):
-            raise TrainingError(f"{where}: no data: kind {config.kind} needs sources.{key}; name at least one")
-    _check_used(config, where)
-    if not all(isinstance(text, str) for pair in sources.cards.items() for text in pair):
-        raise TrainingError(f"{where}: sources.cards gives each backbone the path of a card; correct it")
-    for name in ("noise", "keep"):
-        if not 0 <= getattr(config.augmentation, name) <= 1:
-            raise TrainingError(f"{where}: augmentation.{name} is a probability; give a number from 0 to 1")
-    if config.augmentation.keep == 0:
-        raise TrainingError(f"{where}: augmentation.keep of 0 keeps no skill; give a probability above 0")
-    for name in ("validation_share", "test_share"):
-        if not 0 < getattr(sources, name) < 1:
-            raise TrainingError(f"{where}: sources.{name} is a share; give a number between 0 and 1")
-    for counts in (config.samples, config.held_out_samples):
-        if min(asdict(counts).values()) < 0:
-            raise TrainingError(f"{where}: a number of samples is negative; give 0 to leave a source out")
-    for variant in config.card_variants or ("",):
-        if variant not in CARD_VARIANTS:
-            raise TrainingError(f"{where}: card_variants: {variant!r} is none of {', '.join(CARD_VARIANTS)}")
-    if config.context_length < 1:
-        raise TrainingError(f"{where}: context_length is {config.context_length}; give a number of tokens above 0")
+            raise TrainingError(f"no data: kind {config.kind} needs sources.{key}; name at least one")
+    _check_used(config)
     if not config.name.strip() or "/" in config.name:
-        raise TrainingError(f"{where}: name is {config.name!r}; give the data set a name without slashes")
+        raise TrainingError(f"name is {config.name!r}; give the data set a name without slashes")
     for banks in sources.banks:
         for path in ("evolved", "card"):
             if "{backbone}" not in getattr(banks, path) and len(banks.backbones) > 1:
                 raise TrainingError(
-                    f"{where}: sources.banks of {banks.environment}: {path} is the same file for every backbone; "
+                    f"sources.banks of {banks.environment}: {path} is the same file for every backbone; "
                     "put {backbone} into its path"
                 )
-
-
-def _read(kind: Any, value: Any, where: str) -> Any:
-    """`value` as the type `kind`: a dataclass, tuple, mapping, literal, union or plain type."""
-    origin = typing.get_origin(kind)
-    if is_dataclass(kind):
-        return read_settings(kind, value, where)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise TrainingError(f"{where}: found {value!r} where a list belongs; put it into brackets")
-        item = typing.get_args(kind)[0]
-        return tuple(_read(item, part, f"{where}[{number}]") for number, part in enumerate(value))
-    if origin is Literal:
-        if value not in typing.get_args(kind):
-            raise TrainingError(f"{where}: found {value!r}; it is one of {', '.join(typing.get_args(kind))}")
-        return value
-    if origin is types.UnionType:
-        return None if value is None else _read(typing.get_args(kind)[0], value, where)
-    if kind is float and type(value) is int:
-        return float(value)
-    wanted = Mapping if origin is not None else kind
-    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
-        name = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(kind, "a mapping")
-        raise TrainingError(f"{where}: found {value!r} where {name} belongs; correct it")
-    return value
-
-
-def read_settings(kind: Any, value: Any, where: str) -> Any:
-    """The dataclass `kind` from a mapping of its fields; `where` names it in errors.
-
-    Raises:
-        TrainingError: if a key is unknown or missing, or a value has the wrong type.
-    """
-    if not isinstance(value, dict):
-        raise TrainingError(f"{where}: found {type(value).__name__} where keys with values belong; correct it")
-    known = {item.name: item for item in fields(kind)}
-    for key in value:
-        if key not in known:
-            near = get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise TrainingError(f"{where}: unknown key {key!r}; {hint}")
-    types_ = typing.get_type_hints(kind)
-    for name, item in known.items():
-        if name not in value and item.default is MISSING and item.default_factory is MISSING:
-            raise TrainingError(f"{where}: the key {name!r} is missing; add it")
-    return kind(**{name: _read(types_[name], part, f"{where}: {name}") for name, part in value.items()})
 
 
 def _examples() -> Path:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field
 
 from masa_training.errors import TrainingError
-from masa_training.settings import check_known, find_config, overridden, read_settings
+from masa_training.settings import Amount, Number, Positive, Share, find_config, make, overridden, read_yaml, settings
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs" / "distill"
 
-SCHEDULES = (
+Schedule = Literal[
     "linear",
     "cosine",
     "cosine_with_restarts",
@@ -21,8 +22,9 @@ SCHEDULES = (
     "constant",
     "constant_with_warmup",
     "inverse_sqrt",
-)
+]
 """Those of transformers that need no further settings. Named here, since importing transformers takes seconds."""
+SCHEDULES: tuple[str, ...] = get_args(Schedule)
 
 REPORTERS = {
     "azure_ml": "azureml",
@@ -42,7 +44,12 @@ REPORTERS = {
 """Where transformers can report, and the module that each needs."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+Small = Annotated[int, Field(ge=0, lt=2**32)]
+"""numpy takes no larger seed."""
+Part = Annotated[Number, Field(ge=0, lt=1)]
+
+
+@settings
 class DistillConfig:
     """What `masa distill` does. The defaults are the paper's, for Qwen3-4B on one 80 GB GPU (paper/METHOD.md).
 
@@ -54,7 +61,7 @@ class DistillConfig:
         rank, alpha, dropout, targets: of the LoRA; targets as in peft.
         start: checkpoint of an earlier LoRA run to begin with, on this or other data; empty begins anew.
         precision: "bf16" computes in bf16 on weights kept in fp32 (full) or bf16 with an fp32 adapter (lora).
-        learning_rate, schedule, warmup, weight_decay, clip: AdamW with one of `SCHEDULES`; `warmup` is a share of the
+        learning_rate, schedule, warmup, weight_decay, clip: AdamW with one `Schedule`; `warmup` is a share of the
             steps, gradients are cut to the norm `clip` (0: never).
         batch_size: samples per optimizer update and process.
         row_tokens: most tokens computed in one forward pass; memory grows with it.
@@ -77,61 +84,41 @@ class DistillConfig:
     base: str = "Qwen3-4B"
     template: str | None = None
     reference: str | None = None
-    method: str = "full"
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
+    method: Literal["full", "lora"] = "full"
+    rank: Positive = 16
+    alpha: Positive = 32
+    dropout: Part = 0.0
     targets: str = "all-linear"
     start: str = ""
-    precision: str = "bf16"
-    learning_rate: float = 1e-5
-    schedule: str = "cosine"
-    warmup: float = 0.1
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    batch_size: int = 4
-    row_tokens: int = 8192
+    precision: Literal["bf16", "fp32"] = "bf16"
+    learning_rate: Annotated[Number, Field(gt=0, lt=1)] = 1e-5
+    schedule: Schedule = "cosine"
+    warmup: Part = 0.1
+    weight_decay: Amount = 0.0
+    clip: Amount = 1.0
+    batch_size: Positive = 4
+    row_tokens: Positive = 8192
     share_prefixes: bool = True
     gradient_checkpointing: bool = False
-    epochs: int = 5
-    max_steps: int = 0
-    context_length: int = 4096
-    objective: str = "sft"
-    objective_weight: float = 1.0
-    objective_beta: float = 2.0
-    constrained: float = 0.0
-    card: str = "full"
-    evaluations: int = 2
-    evaluation_samples: int = 200
-    patience: int = 3
-    seed: int = 0
-    threads: int = 0
+    epochs: Positive = 5
+    max_steps: Small = 0
+    context_length: Positive = 4096
+    objective: Literal["sft", "contrast", "preference"] = "sft"
+    objective_weight: Amount = 1.0
+    objective_beta: Amount = 2.0
+    constrained: Share = 0.0
+    card: Literal["full", "short", "none"] = "full"
+    evaluations: Positive = 2
+    evaluation_samples: Small = 200
+    patience: Small = 3
+    seed: Small = 0
+    threads: Small = 0
     report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self) -> None:
-        _one_of("method", self.method, ("full", "lora"))
-        _one_of("precision", self.precision, ("bf16", "fp32"))
-        _one_of("objective", self.objective, ("sft", "contrast", "preference"))
-        _one_of("card", self.card, ("full", "short", "none"))
-        _one_of("schedule", self.schedule, SCHEDULES)
         for reporter in self.report_to:
-            _one_of("report_to", reporter, tuple(REPORTERS))
-        for name in ("rank", "alpha", "batch_size", "row_tokens", "epochs", "context_length", "evaluations"):
-            if getattr(self, name) < 1:
-                raise TrainingError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("seed", "max_steps", "evaluation_samples", "patience", "threads"):
-            if not 0 <= getattr(self, name) < 2**32:  # numpy takes no larger seed
-                raise TrainingError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 2^32")
-        for name in ("weight_decay", "clip", "objective_weight", "objective_beta"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise TrainingError(f"{name} is {getattr(self, name)}; it must be a finite number of at least 0")
-        if not 0 < self.learning_rate < 1:
-            raise TrainingError(f"learning_rate is {self.learning_rate}; it must lie between 0 and 1")
-        if not 0 <= self.constrained <= 1:
-            raise TrainingError(f"constrained is {self.constrained}; it must lie between 0 and 1")
-        for name in ("warmup", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise TrainingError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+            if reporter not in REPORTERS:
+                raise TrainingError(f"report_to is {reporter!r}; it must be one of {', '.join(REPORTERS)}")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -144,7 +131,7 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> DistillConf
         TrainingError: for a missing file, an unknown key (with a suggestion) or a value that does not fit.
     """
     path = find_config(name_or_path, PRESETS, "configuration")
-    return apply_overrides(make_config(read_settings(path), str(path)), overrides)
+    return apply_overrides(make(DistillConfig, read_yaml(path), str(path)), overrides)
 
 
 def apply_overrides(config: DistillConfig, overrides: Sequence[str]) -> DistillConfig:
@@ -153,40 +140,4 @@ def apply_overrides(config: DistillConfig, overrides: Sequence[str]) -> DistillC
     Raises:
         TrainingError: for an unknown key or a value that does not fit.
     """
-    return make_config(overridden(config.to_dict(), overrides), "--set")
-
-
-def make_config(values: Mapping[str, Any], where: str) -> DistillConfig:
-    """The configuration with these values; `where` names their source in errors.
-
-    Raises:
-        TrainingError: as `load_config`.
-    """
-    kinds = get_type_hints(DistillConfig)
-    check_known(values, [f.name for f in fields(DistillConfig)], where)
-    checked: dict[str, Any] = {}
-    for key, value in values.items():
-        checked[key] = _typed(key, value, kinds[key], where)
-    return replace(DistillConfig(), **checked)
-
-
-def _typed(key: str, value: Any, kind: Any, where: str) -> Any:
-    if kind is float and isinstance(value, str):
-        try:  # YAML reads 1e-5 as a text
-            return float(value)
-        except ValueError:
-            pass
-    if kind is float and type(value) is int:
-        return float(value)
-    allowed = {str: (str,), int: (int,), float: (float,), bool: (bool,), str | None: (str, type(None))}
-    if kind in allowed and type(value) in allowed[kind]:
-        return value
-    if kind == list[str] and isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return value
-    wanted = getattr(kind, "__name__", str(kind))
-    raise TrainingError(f"{where}: {key} is {value!r}; it must be of type {wanted}")
-
-
-def _one_of(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise TrainingError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+    return make(DistillConfig, overridden(config.to_dict(), overrides), "--set")

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from masa.files import parse_json, parse_yaml, write_atomic
 from masa_training.checkpoint import RECORD
-from masa_training.distill.config import DistillConfig, make_config
+from masa_training.distill.config import DistillConfig
 from masa_training.errors import TrainingError
 from masa_training.journal import is_empty
+from masa_training.settings import make
 
 RUN, EVENTS = "config.yaml", "events.jsonl"
 
@@ -91,7 +92,7 @@ def check_same(folder: Path, config: DistillConfig, source: Source, *, processes
         found = parse_yaml(record.read_text("utf-8"))
         there = found.pop("dataset")["sha256"]
         shared = found.pop("processes", 1)
-        before = make_config(found, str(record)).to_dict()
+        before = make(DistillConfig, found, str(record)).to_dict()
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise TrainingError(f"{record}: damaged ({error!r}); name another folder") from None
     differs = [key for key, value in config.to_dict().items() if before[key] != value and key not in RESUMABLE]

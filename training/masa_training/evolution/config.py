@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from masa.skills import GENERAL
 from masa_training.agents import AgentConfig
-from masa_training.errors import TrainingError
 from masa_training.models.keys import check_keyless
 from masa_training.search import Acceptance, FixedPaired, SequentialPaired, Strict
-from masa_training.settings import check_known, config_names, find_config, overridden, read_settings
+from masa_training.settings import (
+    Amount,
+    Count,
+    Positive,
+    Share,
+    config_names,
+    find_config,
+    make,
+    overridden,
+    read_yaml,
+    settings,
+)
 from masa_training.teacher.config import OPERATORS, TeacherConfig
 from masa_training.whole_bank import WHOLE
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs" / "evolve"
 BANKS = Path(__file__).resolve().parent.parent / "configs" / "banks"
-RULES = ("sequential", "paired", "strict")
-
-T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class BackboneConfig:
     """The backbone to evolve for; `spec` and `options` are those of `open_model`, `card` its card's fields or file.
 
@@ -39,7 +48,7 @@ class BackboneConfig:
         check_keyless(self.spec, self.options, "backbone")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class AcceptConfig:
     """When a candidate replaces the incumbent: a rule of `masa_training.search.acceptance` and its numbers.
 
@@ -48,7 +57,7 @@ class AcceptConfig:
         first: pairs before the first look, where the rule looks more than once.
     """
 
-    rule: str = "sequential"
+    rule: Literal["sequential", "paired", "strict"] = "sequential"
     pairs: int = 150
     first: int = 5
     alpha: float = 0.05
@@ -59,7 +68,7 @@ class AcceptConfig:
         return Strict(self.pairs) if self.rule == "strict" else FixedPaired(self.pairs, self.alpha)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class BudgetConfig:
     """Limits of the whole run, interrupted or not; 0 is none.
 
@@ -70,14 +79,14 @@ class BudgetConfig:
         minutes: of playing and asking, over all sessions.
     """
 
-    episodes: int = 0
-    tokens: int = 0
-    teacher_tokens: int = 0
-    dollars: float = 0.0
-    minutes: float = 0.0
+    episodes: Count = 0
+    tokens: Count = 0
+    teacher_tokens: Count = 0
+    dollars: Amount = 0.0
+    minutes: Amount = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class EvolveConfig:
     """What `masa evolve` does. The search's defaults are the paper's (paper/METHOD.md), the rule is ours.
 
@@ -109,56 +118,33 @@ class EvolveConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
     agent: Mapping[str, Any] = field(default_factory=dict)
     teacher: str | TeacherConfig = OPERATORS
-    bank_rounds: int = 0
-    rounds: int = 10
-    patience: int = 3
-    iterations: int = 10
+    bank_rounds: Count = 0
+    rounds: Count = 10
+    patience: Positive = 3
+    iterations: Count = 10
     exploration: float = 1.4
     task_types: Sequence[str] = ()
-    shown: int = 5
-    watched: int = 12
+    shown: Positive = 5
+    watched: Positive = 12
     accept: AcceptConfig = field(default_factory=AcceptConfig)
-    penalty: float = 0.0
-    growth: float = 2.5
-    test_tasks: int = 100
-    test_seeds: int = 1
-    feedback_noise: float = 0.0
+    penalty: Share = 0.0
+    growth: Annotated[float, Field(ge=1)] = 2.5
+    test_tasks: Count = 100
+    test_seeds: Positive = 1
+    feedback_noise: Share = 0.0
     noise_seed: int = 0
     teacher_card: Mapping[str, Any] | str | None = None
-    slots: int = 0
+    slots: Count = 0
     isolated: bool = False
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     licence: str = "Apache-2.0"
 
     def __post_init__(self) -> None:
-        if self.accept.rule not in RULES:
-            raise TrainingError(f"accept.rule is {self.accept.rule!r}; it must be one of {', '.join(RULES)}")
         self.teacher_config()
-        for name, least in (
-            ("bank_rounds", 0),
-            ("rounds", 0),
-            ("iterations", 0),
-            ("patience", 1),
-            ("shown", 1),
-            ("watched", 1),
-        ):
-            if getattr(self, name) < least:
-                raise TrainingError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if not 0 <= self.penalty <= 1:
-            raise TrainingError(f"penalty is {self.penalty}; λ must lie between 0 and 1")
-        if not 0 <= self.feedback_noise <= 1:
-            raise TrainingError(f"feedback_noise is {self.feedback_noise}; a probability lies between 0 and 1")
-        if self.teacher_card is not None and not isinstance(self.teacher_card, Mapping | str):
-            raise TrainingError(f"teacher_card is {self.teacher_card!r}; fields of a card or a file belong there")
-        if self.growth < 1:
-            raise TrainingError(f"growth is {self.growth}; it must be at least 1")
-        try:
-            self.agent_config()
-        except TypeError as error:
-            raise TrainingError(f"agent: {error}") from None
+        self.agent_config()
 
     def agent_config(self) -> AgentConfig:
-        return AgentConfig(**self.agent)
+        return make(AgentConfig, dict(self.agent), "agent")
 
     def teacher_config(self) -> TeacherConfig:
         return self.teacher if isinstance(self.teacher, TeacherConfig) else TeacherConfig(model=self.teacher)
@@ -185,45 +171,7 @@ def load_evolve(name_or_path: str, overrides: Sequence[str] = (), *, teacher: st
         TrainingError: for a missing file, an unknown key or a value that does not fit.
     """
     path = find_config(name_or_path, PRESETS, "experiment")
-    values = read_settings(path)
+    values = read_yaml(path)
     if teacher:
         values["teacher"] = {"model": teacher}
-    return make_evolve(overridden(values, overrides), str(path))
-
-
-def make_evolve(values: Mapping[str, Any], where: str) -> EvolveConfig:
-    """The experiment with these settings; `where` names their source in errors.
-
-    Raises:
-        TrainingError: as `load_evolve`.
-    """
-    check_known(values, _names(EvolveConfig), where)
-    inner: dict[str, Any] = {}
-    kinds: dict[str, Any] = {"backbone": BackboneConfig, "accept": AcceptConfig, "budget": BudgetConfig}
-    if not isinstance(values.get("teacher"), str):
-        kinds["teacher"] = TeacherConfig
-    for key, kind in kinds.items():
-        if key in values:
-            its = values[key]
-            if not isinstance(its, Mapping):
-                raise TrainingError(f"{where}: {key} is {its!r}; settings (key: value) belong there")
-            check_known(its, _names(kind), f"{where}, {key}")
-            inner[key] = _built(kind, its, f"{where}, {key}")
-    return _built(EvolveConfig, {**values, **inner}, where)
-
-
-def _built(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    numbers: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float)}
-    for its in fields(kind):  # type: ignore[arg-type]
-        value, number = values.get(its.name), numbers.get(str(its.type))
-        if value is not None and number and (isinstance(value, bool) or not isinstance(value, number)):
-            raise TrainingError(f"{where}: {its.name} is {value!r}; a number belongs there")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        missing = str(error).rpartition("argument")[2].strip("s: ")
-        raise TrainingError(f"{where}: {missing or error} is missing") from None
-
-
-def _names(kind: Any) -> list[str]:
-    return [its.name for its in fields(kind)]
+    return make(EvolveConfig, overridden(values, overrides), str(path))

@@ -5,20 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from masa_training.distill.config import DistillConfig, make_config
+from pydantic import Field
+
+from masa_training.distill.config import DistillConfig
 from masa_training.errors import TrainingError
-from masa_training.instruments.wording import WORDINGS, Wording
-from masa_training.settings import check_known, config_names, find_config, read_settings
+from masa_training.instruments.wording import Wording
+from masa_training.settings import Count, Positive, config_names, find_config, make, read_yaml, settings
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs" / "instruments"
 BANKS = Path(__file__).resolve().parent.parent / "configs" / "banks"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class World:
     """An environment that an instrument learns to act in.
 
@@ -34,10 +36,10 @@ class World:
     lapse: str
     options: Mapping[str, Any] = field(default_factory=dict)
     detours: bool = False
-    prompts: int = 0
+    prompts: Count = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class InstrumentConfig:
     """What an instrument is.
 
@@ -56,31 +58,18 @@ class InstrumentConfig:
     name: str
     likes: Wording
     dislikes: Wording
-    worlds: Mapping[str, World]
-    prompts: int = 90
-    episodes: int = 4
-    glances: int = 0
-    held_out: int = 10
+    worlds: Annotated[Mapping[str, World], Field(min_length=1)]
+    prompts: Positive = 90
+    episodes: Positive = 4
+    glances: Count = 0
+    held_out: Positive = 10
     seed: int = 0
     distill: DistillConfig
     after: InstrumentConfig | None = None
 
     def __post_init__(self) -> None:
-        for key in ("likes", "dislikes"):
-            if getattr(self, key) not in WORDINGS:
-                raise TrainingError(f"{key} is {getattr(self, key)!r}; it must be one of {', '.join(WORDINGS)}")
         if self.likes == self.dislikes:
             raise TrainingError(f"likes and dislikes are both {self.likes!r}; an instrument needs two wordings")
-        if not self.worlds:
-            raise TrainingError("worlds is empty; name at least one environment")
-        for key in ("prompts", "episodes", "held_out"):
-            if getattr(self, key) < 1:
-                raise TrainingError(f"{key} is {getattr(self, key)}; it must be at least 1")
-        for name, world in self.worlds.items():
-            if world.prompts < 0:
-                raise TrainingError(f"world {name}: prompts is {world.prompts}; it must be 0 or more")
-        if self.glances < 0:
-            raise TrainingError(f"glances is {self.glances}; it must be 0 or more")
 
     @property
     def lessons(self) -> tuple[InstrumentConfig, ...]:
@@ -113,24 +102,13 @@ def load_instrument(name_or_path: str) -> InstrumentConfig:
         TrainingError: for a missing file, an unknown or missing key, or a value that does not fit.
     """
     path = find_config(name_or_path, PRESETS, "instrument")
-    values = read_settings(path)
-    try:
-        return _made(values, str(path))
-    except (TypeError, AttributeError, ValueError) as error:
-        raise TrainingError(f"{path}: is no description of an instrument ({error})") from None
+    return make(InstrumentConfig, _after(read_yaml(path)), str(path))
 
 
-def _made(values: dict[str, Any], where: str) -> InstrumentConfig:
-    check_known(values, [its.name for its in fields(InstrumentConfig)], where)
-    worlds = {}
-    for name, its in values.get("worlds", {}).items():
-        check_known(its, [one.name for one in fields(World)], f"{where}, world {name}")
-        if not {"needs", "lapse"} <= set(its):
-            raise TrainingError(f"{where}, world {name}: needs and lapse must both be given")
-        worlds[name] = World(**{**its, "needs": {str(key): float(need) for key, need in its["needs"].items()}})
-    distill = make_config(values.get("distill", {}), f"{where}, distill")
-    after = None
-    if values.get("after"):
-        whose: dict[str, Any] = {key: values[key] for key in ("name", "likes", "dislikes") if key in values}
-        after = _made({**whose, **values["after"]}, f"{where}, after")
-    return InstrumentConfig(**{**values, "worlds": worlds, "distill": distill, "after": after})
+def _after(values: Mapping[str, Any]) -> dict[str, Any]:
+    """An earlier training has the instrument's name and wordings."""
+    own = {"distill": {}, **values}
+    if isinstance(own.get("after"), dict):
+        whose: dict[str, Any] = {key: own[key] for key in ("name", "likes", "dislikes") if key in own}
+        own["after"] = _after({**whose, **own["after"]})
+    return own

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from masa_training.dataset.config import RUN, DatasetConfig, read_settings
-from masa_training.dataset.config import make_config as make_dataset
+from pydantic import Field
+
+from masa_training.dataset.config import RUN, DatasetConfig
 from masa_training.distill.config import PRESETS as DISTILL
 from masa_training.distill.config import DistillConfig
-from masa_training.distill.config import make_config as make_distill
 from masa_training.errors import TrainingError
 from masa_training.evolution.config import PRESETS as EVOLVE
-from masa_training.evolution.config import EvolveConfig, make_evolve
+from masa_training.evolution.config import EvolveConfig
 from masa_training.pipeline.costs import Costs
 from masa_training.profiling.config import ProfileConfig
-from masa_training.settings import check_known, config_names, find_config, overridden
-from masa_training.settings import read_settings as read_yaml
+from masa_training.settings import (
+    Amount,
+    Count,
+    Positive,
+    config_names,
+    find_config,
+    make,
+    overridden,
+    read_yaml,
+    settings,
+)
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs" / "pipeline"
-SECTIONS = ("name", "profile", "evolve", "dataset", "distill", "export", "verify", "costs")
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class ProfileStage:
     """What `masa profile` is told beside the environment, the backbone, the agent and the teacher of `evolve`.
 
@@ -33,13 +41,13 @@ class ProfileStage:
         teacher: who sums up the episodes; empty for the teacher of `evolve`.
     """
 
-    tasks: int = 40
-    seeds: int = 1
+    tasks: Count = 40
+    seeds: Positive = 1
     card: str = ""
     teacher: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class ExportStage:
     """What `masa export` is told.
 
@@ -58,35 +66,26 @@ class ExportStage:
     licence: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class VerifyStage:
     """What `masa export verify` is told; `thresholds` change those of the artifact's type, null removes one.
 
     What a threshold may be called, the export side tells (`masa_training.pipeline.checks`).
     """
 
-    limit: int = 24
-    wrong_cards: int = 2
-    seed: int = 0
+    limit: Positive = 24
+    wrong_cards: Positive = 2
+    seed: Count = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     resources: bool = True
-    thresholds: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.limit < 1 or self.wrong_cards < 1:
-            raise TrainingError("verify: limit and wrong_cards must be at least 1")
-        if self.seed < 0:
-            raise TrainingError(f"verify: seed is {self.seed}; it must be at least 0")
-        for name, limit in self.thresholds.items():
-            if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float)):
-                raise TrainingError(f"verify: thresholds.{name} is {limit!r}; give a number, or null for no threshold")
+    thresholds: Mapping[str, Amount | None] = field(default_factory=dict)
 
     def threshold_options(self) -> list[str]:
         """The thresholds as options of the command spell them, `NAME=VALUE`."""
         return [f"{name}={'off' if limit is None else limit}" for name, limit in self.thresholds.items()]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class PipelineConfig:
     """What `masa pipeline` does, stage by stage.
 
@@ -96,15 +95,34 @@ class PipelineConfig:
         costs: what `--dry-run` counts with; it decides nothing.
     """
 
-    name: str
-    profile: ProfileStage
+    name: Annotated[str, Field(pattern=r"^[^/\\]*[^/\\\s][^/\\]*$")]
     evolve: EvolveConfig
     dataset: DatasetConfig
     distill: DistillConfig
-    export: ExportStage
-    verify: VerifyStage
-    costs: Costs
-    places: Path
+    profile: ProfileStage = ProfileStage()
+    export: ExportStage = ExportStage()
+    verify: VerifyStage = VerifyStage()
+    costs: Costs = Costs()
+    places: Path = Path()
+
+    def __post_init__(self) -> None:
+        dataset, distill = self.dataset, self.distill
+        if self.export.kind == "adapter" and distill.method != "lora":
+            raise TrainingError("only a LoRA is exported as an adapter; set export.kind: gguf")
+        if dataset.kind not in ("runs", "mixed"):
+            raise TrainingError(f"dataset.kind is {dataset.kind}; a pipeline learns from runs, or mixed")
+        if RUN not in dataset.sources.runs:
+            raise TrainingError(f'dataset.sources.runs leaves out what is evolved here; name "{RUN}" in it')
+        if dataset.kind == "runs" and not any(asdict(dataset.holdouts.test).values()):
+            raise TrainingError(
+                "dataset.holdouts.test holds nothing out, and without a test split nothing can be verified; "
+                "name task types in it"
+            )
+        if dataset.context_length > distill.context_length:
+            raise TrainingError(
+                f"dataset.context_length is {dataset.context_length}, but distill.context_length is "
+                f"{distill.context_length}, and a longer sample cannot be trained on; make them equal"
+            )
 
     def profiling(self) -> ProfileConfig:
         """The profile of the very backbone, environment and agent that the search has."""
@@ -145,53 +163,23 @@ def load_pipeline(name_or_path: str, overrides: Sequence[str] = ()) -> PipelineC
         TrainingError: for a missing file, an unknown key or a value that does not fit.
     """
     path = find_config(name_or_path, PRESETS, "pipeline")
-    values = overridden(read_yaml(path), overrides)
-    where = str(path)
-    check_known(values, SECTIONS, where)
-    for key in ("name", "evolve", "dataset", "distill"):
-        if not values.get(key):
+    values, where = overridden(read_yaml(path), overrides), str(path)
+    if "places" in values:
+        raise TrainingError(f"{where}: places is where the file lies; leave it out")
+    sections = {key: values.get(key) or {} for key in ("evolve", "dataset", "distill")}
+    for key, its in sections.items():
+        if not isinstance(its, dict):
+            raise TrainingError(f"{where}: {key} is {its!r}; settings (key: value) belong there")
+        if not its:
             raise TrainingError(f"{where}: {key} is missing; add it")
-    name = values["name"]
-    if not isinstance(name, str) or not name.strip() or set(name) & set("/\\"):
-        raise TrainingError(f"{where}: name is {name!r}; give the pipeline a name without slashes")
-    sections = {key: _section(values, key, where) for key in SECTIONS if key != "name"}
-    evolve = {"name": name, **_on_top(EVOLVE, sections["evolve"], f"{where}, evolve")}
-    distill = _distill(sections["distill"], f"{where}, distill")
+    name = {"name": values["name"]} if "name" in values else {}
+    evolve = name | _on_top(EVOLVE, sections["evolve"], f"{where}: evolve")
+    distill = make(DistillConfig, _on_top(DISTILL, sections["distill"], f"{where}: distill"), f"{where}: distill")
     of_distill = {"base": distill.base, "template": distill.template, "context_length": distill.context_length}
-    config = PipelineConfig(
-        name=name,
-        profile=read_settings(ProfileStage, sections["profile"], f"{where}, profile"),
-        evolve=make_evolve(evolve, f"{where}, evolve"),
-        dataset=make_dataset({"name": name, **of_distill, **sections["dataset"]}, f"{where}, dataset"),
-        distill=distill,
-        export=read_settings(ExportStage, sections["export"], f"{where}, export"),
-        verify=read_settings(VerifyStage, sections["verify"], f"{where}, verify"),
-        costs=read_settings(Costs, sections["costs"], f"{where}, costs"),
-        places=path.parent,
-    )
-    _check(config, where)
-    return config
-
-
-def _check(config: PipelineConfig, where: str) -> None:
-    """Raise unless the sections fit together."""
-    dataset, distill = config.dataset, config.distill
-    if config.export.kind == "adapter" and distill.method != "lora":
-        raise TrainingError(f"{where}: only a LoRA is exported as an adapter; set export.kind: gguf")
-    if dataset.kind not in ("runs", "mixed"):
-        raise TrainingError(f"{where}: dataset.kind is {dataset.kind}; a pipeline learns from runs, or mixed")
-    if RUN not in dataset.sources.runs:
-        raise TrainingError(f'{where}: dataset.sources.runs leaves out what is evolved here; name "{RUN}" in it')
-    if dataset.kind == "runs" and not any(asdict(dataset.holdouts.test).values()):
-        raise TrainingError(
-            f"{where}: dataset.holdouts.test holds nothing out, and without a test split nothing can be verified; "
-            "name task types in it"
-        )
-    if dataset.context_length > distill.context_length:
-        raise TrainingError(
-            f"{where}: dataset.context_length is {dataset.context_length}, but distill.context_length is "
-            f"{distill.context_length}, and a longer sample cannot be trained on; make them equal"
-        )
+    dataset = name | of_distill | sections["dataset"]
+    stages = {"evolve": evolve, "dataset": dataset, "distill": distill.to_dict()}
+    given = {key: its for key, its in values.items() if its is not None}
+    return replace(make(PipelineConfig, given | stages, where), places=path.parent)
 
 
 def settings_of(config: PipelineConfig, stage: str) -> dict[str, Any]:
@@ -212,21 +200,6 @@ def settings_of(config: PipelineConfig, stage: str) -> dict[str, Any]:
     if stage == "distill":
         return {key: value for key, value in config.distill.to_dict().items() if key not in RESUMABLE}
     return {"name": config.name, **asdict(config.export)} if stage == "export" else asdict(config.verify)
-
-
-def _section(values: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
-    its = values.get(key) or {}
-    if not isinstance(its, dict):
-        raise TrainingError(f"{where}: {key} is {its!r}; settings (key: value) belong there")
-    return its
-
-
-def _distill(values: Mapping[str, Any], where: str) -> DistillConfig:
-    """The section `distill`; what its values are refused for is told with their place, too."""
-    try:
-        return make_distill(_on_top(DISTILL, values, where), where)
-    except TrainingError as error:
-        raise TrainingError(str(error) if where in str(error) else f"{where}: {error}") from None
 
 
 def _on_top(shipped: Path, values: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -5,15 +5,14 @@ The assumptions are the configuration's, and their origin is told beside the res
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from masa_training.errors import TrainingError
+from masa_training.settings import Amount, Count, settings
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class Costs:
     """Assumptions; 0 is unknown, and a cost that rests on an unknown one is not told.
 
@@ -33,26 +32,16 @@ class Costs:
 
     hardware: str = ""
     source: str = ""
-    dollars_per_hour: float = 0.0
-    episode_seconds: float = 0.0
-    episode_tokens: tuple[int, ...] = (0, 0)
-    backbone_prices: tuple[float, ...] = (0.0, 0.0)
-    teacher_tokens: tuple[int, ...] = (0, 0)
-    teacher_seconds: float = 0.0
-    sample_tokens: int = 0
-    tokens_per_second: float = 0.0
-    export_minutes: float = 0.0
-    verify_minutes: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("episode_tokens", "backbone_prices", "teacher_tokens"):
-            if len(getattr(self, name)) != 2:
-                raise TrainingError(f"costs: {name} is {list(getattr(self, name))}; give two numbers, read and written")
-        for its in fields(self):
-            value = getattr(self, its.name)
-            numbers = value if isinstance(value, tuple) else (value,)
-            if any(not isinstance(number, str) and not 0 <= number < math.inf for number in numbers):
-                raise TrainingError(f"costs: {its.name} is {value}; it must be at least 0, which is unknown")
+    dollars_per_hour: Amount = 0.0
+    episode_seconds: Amount = 0.0
+    episode_tokens: tuple[Count, Count] = (0, 0)
+    backbone_prices: tuple[Amount, Amount] = (0.0, 0.0)
+    teacher_tokens: tuple[Count, Count] = (0, 0)
+    teacher_seconds: Amount = 0.0
+    sample_tokens: Count = 0
+    tokens_per_second: Amount = 0.0
+    export_minutes: Amount = 0.0
+    verify_minutes: Amount = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,23 +14,24 @@ from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from masa.errors import FormatError
-from masa.files import parse_yaml, read_text
-from masa_training.dataset.config import read_settings
-from masa_training.distill.config import DistillConfig, load_config, make_config
+from pydantic import Field
+
+from masa_training.distill.config import DistillConfig, load_config
 from masa_training.errors import TrainingError
+from masa_training.settings import Amount, Positive, config_names, find_config, make, read_yaml, settings
 
-_SHIPPED = Path(__file__).resolve().parent.parent / "configs" / "studies"
-_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
+SHIPPED = Path(__file__).resolve().parent.parent / "configs" / "studies"
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+"""It becomes a file's: small letters, digits, points and hyphens."""
 _PLACEHOLDER = re.compile(r"\{([a-z0-9_]+)\}")
 _ELSEWHERE = ("base", "reference", "threads", "report_to", "seed", "row_tokens", "gradient_checkpointing")
 """Settings that are told apart otherwise (the base by its checksum) or change no number beyond rounding: what fits a
 machine must not make results of another count no more."""
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class Measure:
     """How every cell is measured, before and after training alike.
 
@@ -43,15 +44,15 @@ class Measure:
         seed: of the choice of samples and cards and of the bootstrap; the same for all cells, so that they are paired.
     """
 
-    split: str = "test"
-    wrong_cards: int = 8
-    limit: int | None = None
+    split: Literal["train", "validation", "test"] = "test"
+    wrong_cards: Positive = 8
+    limit: Positive | None = None
     write: bool = False
-    dtype: str = "bfloat16"
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class Row:
     """One experiment.
 
@@ -64,7 +65,7 @@ class Row:
         note: a sentence for the report.
     """
 
-    name: str
+    name: Name
     dataset: str
     distill: str
     label: str = ""
@@ -85,16 +86,16 @@ class StudyCell:
         return f"{self.row.name}-seed{self.seed}"
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class StudyConfig:
     """A study. `cells` are written `ROW/SEED`; an advantage below `negligible` (nats per token) is none."""
 
-    name: str
+    name: Name
     question: str
     rows: tuple[Row, ...]
     cells: tuple[str, ...]
     measure: Measure = Measure()
-    negligible: float = 0.01
+    negligible: Amount = 0.01
     notes: tuple[str, ...] = ()
 
 
@@ -119,7 +120,7 @@ class Study:
             changed["base"] = base
         if threads:
             changed["threads"] = threads
-        return make_config(changed, f"{self.spec}: row {cell.row.name}")
+        return make(DistillConfig, changed, f"{self.spec}: row {cell.row.name}")
 
     def declared(self, cell: StudyCell) -> dict[str, Any]:
         """Everything that the study says of a cell but its seed, flat, as JSON values; without looking at any file."""
@@ -148,44 +149,23 @@ class Study:
 
 def shipped_studies() -> tuple[str, ...]:
     """The names of the studies that ship with masa."""
-    return tuple(sorted(path.stem for path in _SHIPPED.glob("*.yaml")))
+    return config_names(SHIPPED)
 
 
 def load_study(spec: str) -> Study:
     """The study in a YAML file, or the shipped one of that name.
 
     Raises:
-        TrainingError: if there is none, a key is unknown or missing, a value has the wrong type, a row cannot be
-            trained, or cells name no row or come twice.
-        FormatError: if the file cannot be read.
+        TrainingError: if there is none, it cannot be read, a key is unknown or missing, a value does not fit, a row
+            cannot be trained, or cells name no row or come twice.
     """
-
-    path = Path(spec).expanduser()
-    if not path.is_file():
-        if spec not in shipped_studies():
-            near = get_close_matches(spec, shipped_studies(), n=1)
-            hint = f"did you mean {near[0]}?" if near else f"shipped are {', '.join(shipped_studies())}"
-            raise TrainingError(f"{spec}: neither a file nor a shipped study; {hint}")
-        path = _SHIPPED / f"{spec}.yaml"
-    try:
-        value = parse_yaml(read_text(path))
-    except ValueError as error:
-        raise FormatError(f"{path}: not YAML ({error}); correct it") from None
-    config: StudyConfig = read_settings(StudyConfig, value, str(path))
-    _check_names(config, str(path))
+    path = find_config(spec, SHIPPED, "study")
+    config = make(StudyConfig, read_yaml(path), str(path))
     study = Study(config, _cells(config, str(path)), path.parent, spec)
     _check(config, str(path))
     for cell in study.cells:
         study.settings(cell)
     return study
-
-
-def _check_names(config: StudyConfig, where: str) -> None:
-    for name in (config.name, *(row.name for row in config.rows)):
-        if not _NAME.fullmatch(name):
-            raise TrainingError(
-                f"{where}: the name {name!r} becomes a file's; use small letters, digits, points and hyphens"
-            )
 
 
 def _check(config: StudyConfig, where: str) -> None:
@@ -196,16 +176,6 @@ def _check(config: StudyConfig, where: str) -> None:
         for key in ("seed", "threads"):
             if key in row.settings:
                 raise TrainingError(f"{where}: row {row.name} sets {key}; the list of cells or the command line does")
-    if config.measure.wrong_cards < 1:
-        raise TrainingError(f"{where}: measure.wrong_cards is {config.measure.wrong_cards}; it must be at least 1")
-    if config.measure.limit is not None and config.measure.limit < 1:
-        raise TrainingError(f"{where}: measure.limit is {config.measure.limit}; it must be at least 1")
-    if config.measure.dtype not in ("bfloat16", "float16", "float32"):
-        raise TrainingError(f"{where}: measure.dtype is {config.measure.dtype!r}; bfloat16, float16 or float32")
-    if config.measure.split not in ("train", "validation", "test"):
-        raise TrainingError(f"{where}: measure.split is {config.measure.split!r}; train, validation or test")
-    if config.negligible < 0:
-        raise TrainingError(f"{where}: negligible is {config.negligible}; it must be at least 0")
 
 
 def _cells(config: StudyConfig, where: str) -> tuple[StudyCell, ...]:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from masa.cards import FIELDS, ModelCard
 from masa.errors import CardError
 from masa_training.agents import AgentConfig
-from masa_training.dataset.config import read_settings as typed
 from masa_training.environments import Split
 from masa_training.errors import TrainingError
 from masa_training.models.keys import check_keyless
-from masa_training.settings import check_known, overridden, read_settings
+from masa_training.settings import Count, make, nearest, overridden, read_yaml, settings
 from masa_training.trials.running import file_name
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class ReaderConfig:
     """A backbone, its card (fields or a file), and the folder of the run that searched for it, or a bank.
 
@@ -43,21 +44,39 @@ class ReaderConfig:
         check_keyless(self.spec, self.options, f"reader {self.name}")
         if bool(self.run) == bool(self.bank):
             raise TrainingError(f"reader {self.name}: it needs run (a folder of masa evolve) or bank, one of the two")
+        if not isinstance(self.card, str):
+            if unknown := [key for key in self.card if key not in FIELDS]:
+                hint = nearest(unknown[0], list(FIELDS), "its fields")
+                raise TrainingError(f"reader {self.name}: card has no field {unknown[0]!r}; {hint}")
+            try:
+                ModelCard(**self.card)
+            except CardError as error:
+                raise TrainingError(f"reader {self.name}: card: {error}; correct it") from None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class DownstreamConfig:
     """A study. `rewriters` are artifacts by the name that the report gives them; paths begin at the study's file."""
 
     name: str
     environment: str
-    readers: tuple[ReaderConfig, ...]
+    readers: Annotated[tuple[ReaderConfig, ...], Field(min_length=1)]
     rewriters: Mapping[str, str]
     options: Mapping[str, Any] = field(default_factory=dict)
     agent: Mapping[str, Any] = field(default_factory=dict)
     split: Split = "test"
-    tasks: int = 100
+    tasks: Count = 100
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        make(AgentConfig, dict(self.agent), "agent")
+        names = [reader.name for reader in self.readers]
+        folders = [folder_name(name) for name in names]
+        if doubled := [name for name, its in zip(names, folders, strict=True) if folders.count(its) > 1]:
+            raise TrainingError(f"two readers are called {doubled[0]!r}, or have one folder; name them apart")
+        for reader in self.readers:
+            if unknown := sorted(set(reader.wrong) - set(names)):
+                raise TrainingError(f"reader {reader.name}: wrong names {unknown[0]!r}, which is no reader")
 
 
 def load_downstream(path: str, overrides: Sequence[str] = ()) -> tuple[DownstreamConfig, Path]:
@@ -67,53 +86,7 @@ def load_downstream(path: str, overrides: Sequence[str] = ()) -> tuple[Downstrea
         TrainingError: for a missing file, an unknown key, a value that does not fit, or readers of one name.
     """
     where = Path(path)
-    values = overridden(read_settings(where), overrides)
-    readers = values.get("readers")
-    if not isinstance(readers, list) or not readers:
-        raise TrainingError(
-            f"{path}: readers is a list of settings (name, spec, card, and run or bank); name at least one"
-        )
-    config: DownstreamConfig = typed(DownstreamConfig, {**values, "readers": []}, path)
-    config = replace(config, readers=tuple(_reader(one, f"{path}: readers[{at}]") for at, one in enumerate(readers)))
-    _check(config, path)
-    return config, where.parent
-
-
-def _reader(value: Any, where: str) -> ReaderConfig:
-    # The typed reader knows no setting of two types: a card's fields it reads, a card's name is put in afterwards.
-    named = isinstance(value, dict) and isinstance(value.get("card"), str)
-    reader: ReaderConfig = typed(ReaderConfig, {**value, "card": {}} if named else value, where)
-    if named:
-        return replace(reader, card=value["card"])
-    if not isinstance(reader.card, Mapping):
-        raise TrainingError(f"{where}: card is {reader.card!r}; fields of a card, or the name of one, belong there")
-    check_known(reader.card, FIELDS, f"{where}: card")
-    try:
-        ModelCard(**reader.card)
-    except CardError as error:
-        raise TrainingError(f"{where}: card: {error}; correct it") from None
-    return reader
-
-
-def _check(config: DownstreamConfig, where: str) -> None:
-    """Raise unless the settings fit together."""
-    if config.tasks < 0:
-        raise TrainingError(f"{where}: tasks is {config.tasks}; it must be at least 0, which takes all")
-    typed(AgentConfig, dict(config.agent), f"{where}: agent")
-    for text in (text for pair in config.rewriters.items() for text in pair):
-        if not isinstance(text, str):
-            raise TrainingError(f"{where}: rewriters has {text!r}; it gives names their artifacts, both are texts")
-    for whose, options in [("", config.options), *((f"reader {its.name}: ", its.options) for its in config.readers)]:
-        for key in options:
-            if not isinstance(key, str):
-                raise TrainingError(f"{where}: {whose}options has the key {key!r}; the name of an option is a text")
-    names = [reader.name for reader in config.readers]
-    folders = [folder_name(name) for name in names]
-    if doubled := [name for name, its in zip(names, folders, strict=True) if folders.count(its) > 1]:
-        raise TrainingError(f"{where}: two readers are called {doubled[0]!r}, or have one folder; name them apart")
-    for reader in config.readers:
-        if unknown := sorted(set(reader.wrong) - set(names)):
-            raise TrainingError(f"{where}: reader {reader.name}: wrong names {unknown[0]!r}, which is no reader")
+    return make(DownstreamConfig, overridden(read_yaml(where), overrides), path), where.parent
 
 
 def folder_name(text: str) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import field
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from masa_training.errors import TrainingError
 from masa_training.models.keys import check_keyless
+from masa_training.settings import Amount, Positive, settings
 
 OPERATORS = "operators"
 RECORDED = "recorded:"
@@ -17,7 +19,7 @@ _KNOWN = f"{OPERATORS}, {RECORDED}FILE, or a model such as openai:http://localho
 _MODEL = re.compile(r"(?:openai|llama|transformers|checkpoint|replay):.+|https?://.+", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class TeacherConfig:
     """A teacher; all but `model` and `record` is for language models only.
 
@@ -36,34 +38,25 @@ class TeacherConfig:
     model: str = OPERATORS
     options: Mapping[str, Any] = field(default_factory=dict)
     api_key_env: str = ""
-    prices: Sequence[float] = ()
-    temperature: float = 0.7
-    max_tokens: int = 4096
-    attempts: int = 3
-    episodes: int = 8
-    characters: int = 24_000
+    prices: Sequence[Amount] = ()
+    temperature: Amount = 0.7
+    max_tokens: Positive = 4096
+    attempts: Positive = 3
+    episodes: Positive = 8
+    characters: Annotated[int, Field(ge=500)] = 24_000
     record: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, str) or not (self.local or _MODEL.fullmatch(self.model)):
+        if not (self.local or _MODEL.fullmatch(self.model)):
             raise TrainingError(f"teacher is {self.model!r}; it must be one of {_KNOWN}")
-        for name, least in (("max_tokens", 1), ("attempts", 1), ("episodes", 1), ("characters", 500)):
-            if getattr(self, name) < least:
-                raise TrainingError(f"teacher: {name} is {getattr(self, name)}; it must be at least {least}")
-        if not 0 <= self.temperature < math.inf:
-            raise TrainingError(f"teacher: temperature is {self.temperature}; it must be at least 0")
-        if not isinstance(self.options, Mapping):
-            raise TrainingError(f"teacher: options is {self.options!r}; settings (key: value) belong there")
         for key, better in (("api_key", "put the key into a variable and name that in"), ("prices", "write them into")):
             if key in self.options:
                 setting = "teacher.api_key_env" if key == "api_key" else "teacher.prices"
                 raise TrainingError(f"teacher: options has {key}; {better} {setting}")
         check_keyless(self.model, self.options, "teacher")
-        prices = self.prices
-        right = isinstance(prices, Sequence) and not isinstance(prices, str) and len(prices) in (0, 2)
-        if not right or any(isinstance(p, bool) or not isinstance(p, int | float) or p < 0 for p in prices):
+        if len(self.prices) not in (0, 2):
             raise TrainingError(
-                f"teacher: prices is {prices!r}; give two numbers, for a million tokens read and written"
+                f"teacher: prices is {list(self.prices)}; give two numbers, for a million tokens read and written"
             )
 
     @property
