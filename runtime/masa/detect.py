@@ -24,12 +24,15 @@ _NO_MODEL = {
     "vocab": "a vocabulary without weights; give the GGUF file of the model",
     "imatrix": "an importance matrix; give the GGUF file of the model",
 }
+_NUMBERED = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 _RECURRENT = ("ssm.", "wkv", "time_mix", "shortconv.", "rwkv")
 _RECURRENT_KEY = re.compile(
     r"mamba|ssm|conv|rwkv|lightning|linear_attn|linear_num|linear_key|lru_width|hybrid_override|attn_type_list|kda_"
 )
 _EXPERTS = re.compile(r"(?:moe_)?(?:num|n)_(?:local_|routed_|moe_|total_)?experts|expert_count")
 """The settings that tell how many experts a layer chooses from: of transformers' models, and of GGUF."""
+_DRAFT = re.compile(r"(?i:eagle|medusa|speculator|next_?n(?![a-z]))|MTP|[_-]mtp")
+_DRAFTS = "only predicts further tokens (MTP, EAGLE) for another model"
 _FURTHER_LAYERS = (
     "num_nextn_predict_layers",
     "mtp_num_hidden_layers",
@@ -92,17 +95,16 @@ def detect_gguf(path: Path) -> Detected:
             raise CardError(f"{path}: {_NO_MODEL[found]}")
     parts = positive(metadata.get("split.count")) or 1
     if parts > 1 and (name is None or positive(metadata.get("split.no"))):
-        raise CardError(f"{path}: a later part of a split model; give its first part, …-00001-of-{parts:05d}.gguf")
+        first = (_NUMBERED.sub("", path.name) if _NUMBERED.search(path.name) else "…") + f"-00001-of-{parts:05d}.gguf"
+        raise CardError(f"{path}: a later part of a split model; give its first part, {first}")
     if name is None:
         raise CardError(f"{path}: has no general.architecture, so it is no language model; give a model's GGUF")
     if not header.tensors and parts == 1:
         raise CardError(f"{path}: {_NO_MODEL['vocab']}")
     tensors = _all_tensors(header, parts)
     further = _further_layers(metadata, name, tensors)
-    if tensors is not None and (blocks := _blocks(tensors)) and blocks <= further:
-        raise CardError(
-            f"{path}: has only the layers that predict further tokens (MTP); give the GGUF file of the model itself"
-        )
+    if (tensors is not None and (blocks := _blocks(tensors)) and blocks <= further) or _DRAFT.search(name):
+        raise CardError(f"{path}: {_DRAFTS}; give the GGUF file of the model itself")
     parameters = positive(metadata.get("general.parameter_count"))
     if parameters is None and tensors is not None:
         parameters = sum(tensor.elements for tensor in tensors if _block(tensor.name) not in further) or None
@@ -177,6 +179,9 @@ def detect_folder(folder: Path) -> Detected:
         CardError: if the folder holds no such model or its config.json cannot be read.
     """
     config = _config(folder)
+    classes = config.get("architectures")
+    if any(_DRAFT.search(str(name)) for name in (classes if isinstance(classes, list) else [])):
+        raise CardError(f"{folder / 'config.json'}: {_DRAFTS}; give the folder of the model itself")
     text = _text_config(config)
 
     def number(*keys: str) -> int | None:
@@ -335,11 +340,11 @@ def _all_tensors(header: GgufHeader, parts: int) -> tuple[TensorInfo, ...] | Non
     expected = positive(header.metadata.get("split.tensors.count"))
     if parts == 1 or len(header.tensors) == expected:  # tools that join parts leave the keys of the first one
         return header.tensors
-    if not re.search(r"-00001-of-\d{5}\.gguf$", header.path.name):
+    if not header.path.name.endswith(f"-00001-of-{parts:05d}.gguf"):
         return None
     tensors = header.tensors
     for part in range(2, parts + 1):
-        name = re.sub(r"-\d{5}-of-\d{5}\.gguf$", f"-{part:05d}-of-{parts:05d}.gguf", header.path.name)
+        name = _NUMBERED.sub(f"-{part:05d}-of-{parts:05d}.gguf", header.path.name)
         try:
             other = read_header(header.path.with_name(name), check_size=False)
         except FormatError:

@@ -40,12 +40,14 @@ class NoAnswerError(Exception):
     Attributes:
         late: whether it is that the time was up.
         long: whether it is that the answer was longer than was asked for.
+        unsent: whether it is that the request cannot be sent to any server.
     """
 
-    def __init__(self, message: str, *, late: bool = False, long: bool = False) -> None:
+    def __init__(self, message: str, *, late: bool = False, long: bool = False, unsent: bool = False) -> None:
         super().__init__(message)
         self.late = late
         self.long = long
+        self.unsent = unsent
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,11 @@ class Answer:
     reason: str
     data: bytes
     location: str | None
+
+
+def usable_key(key: str) -> bool:
+    """Whether an HTTP header can hold the API key: visible ASCII characters only."""
+    return re.fullmatch(r"[!-~]+", key) is not None
 
 
 def on_this_machine(host: str) -> bool:
@@ -139,7 +146,7 @@ def open_url(
 
     request = urllib.request.Request(url, data=data, headers={"User-Agent": f"masa/{__version__}", **(headers or {})})
     if key is not None:
-        if not re.fullmatch(r"[!-~]+", key):
+        if not usable_key(key):
             raise ValueError("the API key has blanks or other characters that no HTTP header can hold")
         request.add_unredirected_header("Authorization", f"Bearer {key}")
     proxies = tuple(sorted(urllib.request.getproxies().items()))
@@ -175,7 +182,8 @@ def ask(
         if isinstance(cause, TimeoutError):
             raise NoAnswerError("the time is up", late=True) from None
         text = reason(cause) if isinstance(cause, BaseException) else str(cause)
-        raise NoAnswerError(" ".join(text.split()) or type(cause).__name__) from None
+        unsent = isinstance(error, (ValueError, http.client.InvalidURL)) and not isinstance(error, OSError)
+        raise NoAnswerError(" ".join(text.split()) or type(cause).__name__, unsent=unsent) from None
 
 
 def _read(response: Any, deadline: float, longest: int) -> bytes:

@@ -324,8 +324,12 @@ def _agreed(cards: Sequence[ModelCard], without: Sequence[str]) -> ModelCard:
 
 
 def _plain(name: str) -> str:
-    """A name without organization or folder, file ending, the number of a split file's part, and digests."""
+    """A name without organization or folder, file ending, the number of a split file's part, and digests.
+
+    The hub's cache keeps a model as models--ORGANIZATION--NAME/snapshots/HASH.
+    """
     name = name.strip().rstrip("/\\")
-    name = re.split(r"[/\\]", name)[-1]
+    cached = re.search(r"(?:^|[/\\])models--[^/\\]*--([^/\\]+)(?:[/\\]snapshots[/\\][0-9a-f]+)?$", name)
+    name = cached[1] if cached else re.split(r"[/\\]", name)[-1]
     name = re.sub(r"\.(gguf|safetensors|bin)$", "", name, flags=re.IGNORECASE)
     return _HASH.sub("", re.sub(r"-\d{5}-of-\d{5}$", "", name))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -37,8 +37,10 @@ _WINDOW_KEYS = (
 _ANY_WINDOW = re.compile(r"(?:^|_)(?:context|ctx)(?:_|$)(?!.*(?:train|cost|price|used|cache|check))")
 _COUNT_KEYS = ("n_params", "parameter_count", "num_parameters", "total_parameters", "params", "parameters")
 _COUNT_LABELS = ("params_string", "parameter_size", "params", "parameters")
-_DETAILS = ("/props", "/api/v0/models", "/info", "/v1/model/info")
-"""Where llama.cpp, LM Studio, TGI and LiteLLM tell more about their models than in `/v1/models`."""
+# Where servers tell more about their models than in /v1/models, by the owner that they name there.
+_DETAILS = {"llamacpp": "/props", "sglang": "/get_model_info", "organization_owner": "/api/v0/models"}
+_MORE_DETAILS = ("/props", "/api/v0/models", "/info", "/v1/model/info")
+"""The same for a server that tells neither its owner nor its window: llama.cpp, LM Studio, TGI, LiteLLM."""
 
 
 def detect_server(spec: str, *, model: str | None, timeout: float, api_key: str | None = None) -> Detected:
@@ -63,13 +65,14 @@ def detect_server(spec: str, *, model: str | None, timeout: float, api_key: str 
     entry = entries[named]
     if isinstance(parent := entry.get("parent"), str) and parent.strip() and _plain_id(parent) != _plain_id(named):
         return _adapter(entry, named, parent, entries)
-    told = dict(_flat(entry))
-    if told.keys().isdisjoint(_WINDOW_KEYS) or entry.get("owned_by") == "library":
-        # An Ollama keeps all that it knows here, whoever is said to own the model.
+    window, owner = _window(dict(_flat(entry))), entry.get("owned_by")
+    if window is None and owner not in _DETAILS:
+        # An Ollama keeps all that it knows elsewhere, whoever is said to own the model.
         detected = _ask_ollama(client, named)
         if detected is not None:
             return detected
-    return _from_entry(entry, named, {} if _window(told) else _details(client, named))
+    paths = (_DETAILS[owner],) if owner in _DETAILS else _MORE_DETAILS if window is None else ()
+    return _from_entry(entry, named, _details(client, named, paths))
 
 
 def _address(spec: str, model: str | None) -> tuple[SplitResult, bool, str | None]:
@@ -207,7 +210,7 @@ def _adapter(entry: Mapping[str, Any], named: str, parent: str, entries: Mapping
 def _from_entry(entry: Mapping[str, Any], identifier: str, more: Mapping[str, list[Any]]) -> Detected:
     """What an entry of the list says, and `more` that was found elsewhere."""
     told = {**dict(_flat(entry)), **more}
-    others = (entry.get(key) for key in ("root", "hugging_face_id"))
+    others = [entry.get("root"), entry.get("hugging_face_id"), *more.get("model_path", ())]  # behind an alias
     outer = dict.fromkeys([identifier, *(name for name in others if isinstance(name, str) and name.strip())])
     return build("openai", [], tuple(outer), _count(told), **_architecture(told))
 
@@ -248,9 +251,9 @@ def _count(told: Mapping[str, list[Any]]) -> int | None:
     return next((round(size) for label in labels if (size := parse_size(label.replace(" ", "")))), None)
 
 
-def _details(client: _Client, named: str) -> dict[str, list[Any]]:
-    """What a server that tells no window in its list tells elsewhere about this model."""
-    for path in _DETAILS:
+def _details(client: _Client, named: str, paths: Iterable[str]) -> dict[str, list[Any]]:
+    """What a server tells elsewhere about this model: its window, or the path that it was loaded from."""
+    for path in paths:
         status, answer = client.request(path, probe=True)
         if status != 200 or not isinstance(answer, dict):
             continue
@@ -259,7 +262,7 @@ def _details(client: _Client, named: str) -> dict[str, list[Any]]:
             found = _find(named, entries)
             answer = entries[found] if found is not None else {}
         told = dict(_flat(answer))
-        if _window(told):
+        if _window(told) or "model_path" in told:
             return told
     return {}
 
@@ -331,6 +334,8 @@ class _Client:
                 problem = f"no answer within {self._timeout:g} s; is the server busy, or the address wrong?"
             elif error.long:
                 problem = f"{error}; is this the model's server?"
+            elif error.unsent:
+                problem = f"cannot be asked: {error}; correct it"
             else:
                 problem = f"no server answers ({error}); start it or correct the address"
             raise CardError(f"{url if error.long else self.where}: {problem}") from None

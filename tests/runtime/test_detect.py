@@ -200,8 +200,14 @@ def test_layers_that_only_predict_further_tokens_are_none(
 def test_a_file_of_nothing_but_such_layers_is_named(tmp_path: Path) -> None:
     metadata = {"glm4moe.block_count": 47, "glm4moe.nextn_predict_layers": 1}
     weights = {name: np.zeros((4, 8), dtype=np.float32) for name in (block(46), block(46, "nextn.eh_proj"))}
-    with pytest.raises(CardError, match="only the layers that predict further tokens"):
+    with pytest.raises(CardError, match="only predicts further tokens"):
         detect_gguf(write_gguf(tmp_path / "m-MTP.gguf", metadata, weights, architecture="glm4moe"))
+    with pytest.raises(CardError, match="only predicts further tokens"):
+        detect_gguf(write_gguf(tmp_path / "draft.gguf", {}, architecture="eagle3"))
+    for name in ("Qwen3NextMTP", "DeepseekV3ForCausalLMNextN", "EagleLlamaForCausalLM"):
+        with pytest.raises(CardError, match="only predicts further tokens"):
+            detect_folder(folder(tmp_path / "draft", QWEN3 | {"architectures": [name]}))
+    detect_folder(folder(tmp_path / "next", QWEN3 | {"architectures": ["Qwen3NextForCausalLM"]}))
 
 
 def test_a_gguf_that_says_little_leaves_the_rest_unknown(tmp_path: Path) -> None:

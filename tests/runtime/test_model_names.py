@@ -95,6 +95,13 @@ def test_all_spellings_of_a_name_are_the_same(name: str) -> None:
         ("ibm-granite_granite-4.0-h-tiny-Q8_0.gguf", {"granite", "4", "h", "tiny"}, None, None),
         ("LiquidAI_LFM2-1.2B-i1-GGUF", {"lfm", "2"}, 1.2e9, None),
         ("sha256-15b", set(), None, None),
+        (
+            "/root/.cache/hub/models--Qwen--Qwen3-4B/snapshots/1cfa9a7208912126459214e8b04321603b3df60c",
+            {"qwen", "3"},
+            4e9,
+            None,
+        ),
+        ("/c/models--ggml-org--gpt-oss-20b-GGUF/snapshots/1cfa9a7/gpt-oss-20b-mxfp4.gguf", {"gpt", "oss"}, 20e9, None),
         ("", set(), None, None),
     ],
 )

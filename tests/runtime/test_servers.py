@@ -346,6 +346,32 @@ def test_a_window_that_the_list_leaves_out_is_asked_for(start: Start, others: di
     assert (card.name, card.context_window) == ("Qwen3-4B", window)
 
 
+@pytest.mark.parametrize(
+    ("entry", "path", "more"),
+    [
+        ({"owned_by": "llamacpp", "meta": {"n_ctx": 8192}}, "props", {"model_path": "/models/Qwen3-4B-Q4_K_M.gguf"}),
+        ({"owned_by": "sglang", "max_model_len": 8192}, "get_model_info", {"model_path": "Qwen/Qwen3-4B"}),
+        (
+            {"owned_by": "vllm", "max_model_len": 8192, "root": "/x/models--Qwen--Qwen3-4B/snapshots/1cfa9a7208912"},
+            "",
+            {},
+        ),
+    ],
+)
+def test_behind_an_alias_is_the_model_that_the_server_loaded(
+    start: Start, entry: dict[str, Any], path: str, more: dict[str, Any]
+) -> None:
+    card = resolve_backbone(start(lists({"id": "agent", **entry}, **{path: more})).url)
+    assert (card.name, card.context_window) == ("Qwen3-4B", 8192)
+
+
+def test_a_key_that_cannot_be_sent_is_no_matter_of_the_server(start: Start) -> None:
+    server = start(vllm("x"))
+    with pytest.raises(CardError, match="cannot be asked: the API key has blanks") as caught:
+        resolve_backbone(f"{server.url}/v1#x", api_key="se cret")
+    assert "se cret" not in str(caught.value) and server.asked == []
+
+
 def test_a_question_that_hangs_leaves_the_window_open(start: Start) -> None:
     def answer(method: str, path: str, body: Any) -> Answer:
         if path == "/v1/models":

@@ -165,6 +165,12 @@ def error(outcomes: Sequence[Reply | ModelError]) -> ModelError:
 # --- what is asked and what is understood ---------------------------------------------------------------
 
 
+def test_a_key_that_no_header_holds_is_refused_and_not_shown() -> None:
+    with pytest.raises(TrainingError, match="API key") as caught:
+        ServerModel("http://127.0.0.1:1/v1", "m", ServerOptions(api_key="sk\n4711"))
+    assert "4711" not in str(caught.value)
+
+
 def test_a_request_carries_what_was_asked_and_the_reply_what_was_told() -> None:
     usage = {
         "prompt_tokens": 90,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from masa.errors import MissingExtraError
-from masa.http_client import is_direct
+from masa.http_client import is_direct, usable_key
 from masa_training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -129,6 +129,8 @@ def make_endpoint(base_url: str, options: ServerOptions, sockets: weakref.WeakSe
         raise TrainingError(f"{base_url}: not a server's address; write it like http://localhost:8000/v1")
     if "@" in url.netloc:
         raise TrainingError("the server's address carries a user name or password; leave it out and give an API key")
+    if options.api_key and not usable_key(options.api_key):
+        raise TrainingError("the API key has blanks or other characters that no HTTP header can hold; correct it")
     try:
         from openai import DEFAULT_CONNECTION_LIMITS, DefaultHttpxClient, OpenAI
     except ImportError:
