@@ -57,13 +57,14 @@ def resolve_backbone(
             path = named.path
             if not path.is_file():  # the shipped card says what the weights would
                 return merge(shipped=find_shipped(named.card), user=user)
-        from masa import detect
+        from masa.detect import detect_gguf
         from masa.formats.gguf_header import is_gguf, join_parts
+        from masa.huggingface_folder import detect_folder
 
         if path.is_dir() or path.name == "config.json":
-            detected = detect.detect_folder(path if path.is_dir() else path.parent)
+            detected = detect_folder(path if path.is_dir() else path.parent)
         elif path.suffix.lower() == ".gguf" or is_gguf(path) or join_parts(path):
-            detected = detect.detect_gguf(path)
+            detected = detect_gguf(path)
         elif path.suffix.lower() in (".yaml", ".yml", ".json"):
             return merge(user=user, shipped=_as_user(path))
         else:

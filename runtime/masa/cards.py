@@ -1,7 +1,8 @@
 """Model cards: the structured profile of a backbone.
 
 A card is read from a file, shipped with masa, or detected from the backbone itself (`masa.detect`,
-`masa.servers`). Unknown is None, never a guess. `masa.backbones` finds the card of whatever a user names.
+`masa.huggingface_folder`, `masa.servers`). Unknown is None, never a guess. `masa.backbones` finds the card of
+whatever a user names.
 """
 
 from __future__ import annotations

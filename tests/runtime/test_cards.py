@@ -377,7 +377,7 @@ def test_the_published_cards_load_as_they_are(shared_data: Path) -> None:
 
 def test_importing_cards_loads_nothing_heavy_and_no_network() -> None:
     code = (
-        "import sys, masa.cards, masa.detect, masa.model_names; "
+        "import sys, masa.cards, masa.detect, masa.huggingface_folder, masa.model_names; "
         "print({'yaml', 'numpy', 'urllib.request', 'http.client', 'ssl', 'gguf'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,8 +11,9 @@ from gguf_samples import SMOLLM2, write_gguf
 
 from masa.backbones import resolve_backbone
 from masa.cards import ModelCard, explain, shipped_cards
-from masa.detect import detect_folder, detect_gguf, positive
+from masa.detect import detect_gguf, positive
 from masa.errors import CardError, FormatError
+from masa.huggingface_folder import detect_folder
 
 QWEN3 = {
     "architectures": ["Qwen3ForCausalLM"],
