@@ -128,7 +128,7 @@ def test_missing_data_name_the_download(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"no games in .*nowhere; run alfworld-download, or point .*MASA_DATA"):
         AlfWorld(data_dir=str(tmp_path / "nowhere")).tasks("test")
     (tmp_path / "json_2.1.1" / "train").mkdir(parents=True)
-    with pytest.raises(TrainingError, match="no split valid_unseen; run alfworld-download"):
+    with pytest.raises(TrainingError, match=r"json_2\.1\.1 has train and no valid_unseen; run alfworld-download"):
         AlfWorld(data_dir=str(tmp_path), test="valid_unseen", cache=str(tmp_path)).tasks("test")
     with pytest.raises(TrainingError, match="test is 'unseen'; there are valid_seen"):
         AlfWorld(test="unseen")
@@ -160,6 +160,78 @@ def test_games_that_cannot_be_played_are_not_listed(
     assert [task.id for task in world.tasks("test")] == ["good/trial"]
     write_game(split, {**line, "game": "later/trial"})
     assert len(AlfWorld(data_dir=str(tmp_path), cache=str(cache)).tasks("test")) == 2  # the list is not a stale one
+
+
+@pytest.mark.parametrize("form", ["compressed", "folder"])
+def test_valid_unseen_alone_is_the_test_split_and_what_is_missing_is_named(
+    form: str,
+    games: dict[str, list[dict[str, object]]],
+    compressed: Path,
+    tmp_path: Path,
+    cache: Path,
+) -> None:
+    if form == "folder":
+        for line in games["valid_seen"]:
+            write_game(tmp_path / "json_2.1.1" / "valid_unseen", line)
+    else:
+        (tmp_path / "alfworld").mkdir()
+        for name, copy in (("common.json", "common.json"), ("valid_seen.jsonl.xz", "valid_unseen.jsonl.xz")):
+            (tmp_path / "alfworld" / copy).write_bytes((compressed / "alfworld" / name).read_bytes())
+    world = AlfWorld(data_dir=str(tmp_path), cache=str(cache))
+    tasks = world.tasks("test")
+    assert len(tasks) == 2 and {task.payload["split"] for task in tasks} == {"valid_unseen"}
+    assert world.reset(tasks[0], 0).admissible
+    for split in ("train", "val"):
+        with pytest.raises(TrainingError, match="has valid_unseen and no train"):
+            world.tasks(split)  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match="has valid_unseen and no valid_seen"):
+        AlfWorld(data_dir=str(tmp_path), test="valid_seen", cache=str(cache)).tasks("test")
+
+
+def test_games_without_their_trajectories_are_read_and_what_is_damaged_is_named(
+    games: dict[str, list[dict[str, object]]], tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    split = tmp_path / "json_2.1.1" / "valid_seen"
+    line = games["valid_seen"][1]
+    for name in (f"{line['task_type']}-Mug-None-Shelf-1/trial_1", "nameless/trial_2", "cut/trial_3"):
+        write_game(split, {**line, "game": name})
+    for trajectory in split.glob("[np]*/*/traj_data.json"):
+        trajectory.unlink()
+    (split / "cut" / "trial_3" / "game.tw-pddl").write_text("{")
+    for _ in range(2):  # the second time from the cache
+        caplog.clear()
+        world = AlfWorld(data_dir=str(tmp_path), cache=str(cache))
+        (task,) = world.tasks("test")
+        assert task.id.endswith("trial_1") and task.type == TASK_TYPES[str(line["task_type"])]
+        assert len(caplog.messages) == 2
+        assert "cut" in caplog.text and "nameless" in caplog.text and "traj_data.json" in caplog.text
+    assert world.reset(task, 0).admissible
+    for game in split.glob("*/*/game.tw-pddl"):
+        game.unlink()
+    (split / "raw" / "trial").mkdir(parents=True)
+    (split / "raw" / "trial" / "traj_data.json").write_text("{}")
+    with pytest.raises(TrainingError, match=r"traj_data\.json and no game\.tw-pddl; run alfworld-download"):
+        AlfWorld(data_dir=str(tmp_path), cache=str(cache)).tasks("test")
+
+
+def test_the_rules_tell_of_receptacles_at_one_place(shared_data: Path, tmp_path: Path) -> None:
+    """What the rule says, played: beside a receptacle another cannot be gone to, but used."""
+    world = AlfWorld(data_dir=str(shared_data), cache=str(tmp_path))
+    rule = next(rule for rule in world.facts().rules if "beside" in rule)
+    assert "Nothing happens" in rule
+    for task in world.tasks("test")[:20]:
+        step = world.reset(task, 0)
+        places = [action for action in step.admissible if action.startswith("go to ")]
+        for place in places:
+            world.reset(task, 0)
+            there = world.step(place)
+            beside = [other for other in places if other not in there.admissible and other != place]
+            if beside:
+                name = beside[0].removeprefix("go to ")
+                assert any(name in action for action in there.admissible), "it can be used from here"
+                assert world.step(beside[0]).observation == "Nothing happens."
+                return
+    pytest.fail("no game with two receptacles at one place")
 
 
 def test_damaged_games_are_refused_in_one_sentence(

@@ -10,7 +10,7 @@ from pathlib import Path
 from masa.facts import Facts
 from masa.resources import cache_dir
 from masa_training.environments.alfworld_data import GameFile, Games, Listed, find_games
-from masa_training.environments.alfworld_interface import TASK_TYPES, interface_facts, name_entities
+from masa_training.environments.alfworld_interface import BESIDE, TASK_TYPES, interface_facts, name_entities
 from masa_training.environments.protocol import Split, Step, Task
 from masa_training.environments.textworld_compile import compiled
 from masa_training.environments.textworld_engine import Engine, Game, game
@@ -25,8 +25,9 @@ _LOADED = 32
 class AlfWorld:
     """ALFWorld's six task types in its own rooms.
 
-    Splits: train is ALFWorld's train, val its valid_train, test its valid_seen (or valid_unseen). Where there is no
-    valid_train, val is the tenth of train whose ids have a SHA-256 divisible by ten, and train is the rest.
+    Splits: train is ALFWorld's train, val its valid_train, test its valid_seen or valid_unseen as `test` says, by
+    default valid_seen, or valid_unseen where the data have that alone. Where there is no valid_train, val is the tenth
+    of train whose ids have a SHA-256 divisible by ten, and train is the rest.
 
     Threads: as `Household`.
     """
@@ -39,7 +40,7 @@ class AlfWorld:
         self,
         *,
         data_dir: str | None = None,
-        test: str = "valid_seen",
+        test: str | None = None,
         max_steps: int = 50,
         cache: str | None = None,
     ) -> None:
@@ -50,7 +51,7 @@ class AlfWorld:
         Raises:
             TrainingError: for an option out of its range.
         """
-        if test not in TEST_SPLITS:
+        if test is not None and test not in TEST_SPLITS:
             raise TrainingError(f"alfworld: test is {test!r}; there are {', '.join(TEST_SPLITS)}")
         if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
             raise TrainingError(f"alfworld: max_steps is {max_steps!r}; give a whole number of at least 1")
@@ -64,18 +65,18 @@ class AlfWorld:
 
     def tasks(self, split: Split) -> Sequence[Task]:
         """By rising id; the ids are ALFWorld's, a task and a trial."""
-        source = {"train": _TRAIN, "val": _VAL, "test": self._test}[split]
+        source = {"train": _TRAIN, "val": _VAL, "test": self._test or self._usual_test()}[split]
         found = self._source().list(source)
         if split != "test" and not (found if split == "val" else self._source().list(_VAL)):
             source = _TRAIN
             found = tuple(its for its in self._source().list(_TRAIN) if _in_val(its) == (split == "val"))
         if not found:
-            raise TrainingError(f"alfworld: the data have no split {source}; run alfworld-download again")
+            raise TrainingError(f"alfworld: {self._source().lacking(source)}")
         return [Task(its.id, TASK_TYPES[its.type], its.goal, split, {"split": source}) for its in found]
 
     def facts(self) -> Facts:
         """As the installed ALFWorld lists them."""
-        return interface_facts(self.name)
+        return interface_facts(self.name, BESIDE)
 
     def reset(self, task: Task, seed: int) -> Step:
         """The seed changes nothing: a game has no chance in it."""
@@ -93,6 +94,10 @@ class AlfWorld:
     def close(self) -> None:
         """Give the planner's library back."""
         self._episodes.close()
+
+    def _usual_test(self) -> str:
+        there = self._source().splits()
+        return next((its for its in TEST_SPLITS if its in there), TEST_SPLITS[0])
 
     def _source(self) -> Games:
         if self._games is None:

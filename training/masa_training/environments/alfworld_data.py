@@ -14,7 +14,7 @@ import lzma
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,9 @@ from typing import Any, Protocol
 from masa.files import WriteError, make_folder, parse_json, write_atomic
 from masa_training.environments.alfworld_interface import TASK_TYPES
 from masa_training.errors import TrainingError
+
+SPLITS = ("train", "valid_train", "valid_seen", "valid_unseen")
+"""ALFWorld's splits; any of them may be missing from a data folder."""
 
 _FOLDER, _GAME, _TRAJECTORY = "json_2.1.1", "game.tw-pddl", "traj_data.json"
 _COMMON = "common.json"
@@ -55,7 +58,18 @@ class Games(Protocol):
     """Where games come from."""
 
     def list(self, split: str) -> tuple[Listed, ...]:
-        """The solvable games of one of ALFWorld's splits by rising id; empty where there is no such split."""
+        """The solvable games of one of ALFWorld's splits by rising id; empty where there is no such split.
+
+        What cannot be read is named in the log and passed over.
+        """
+        ...
+
+    def splits(self) -> tuple[str, ...]:
+        """The splits that are there."""
+        ...
+
+    def lacking(self, split: str) -> str:
+        """Why `list` finds no games of a split, in a few words, and what to do."""
         ...
 
     def read(self, split: str, game: str) -> GameFile:
@@ -77,7 +91,7 @@ def find_games(data_dir: str | None, cache: Path) -> Games:
     looked = [Path(place).expanduser() for place in places if place]
     for root in looked:
         for folder in (root / _FOLDER, root / "alfworld" / _FOLDER, root):
-            if (folder / "train").is_dir() or (folder / "valid_seen").is_dir():
+            if any((folder / split).is_dir() for split in SPLITS):
                 return _Folder(folder, cache)
         for folder in (root / "alfworld", root):
             if (folder / _COMMON).is_file():
@@ -89,30 +103,63 @@ def find_games(data_dir: str | None, cache: Path) -> Games:
 
 
 class _Folder:
-    """The layout of ALFWorld's download: SPLIT/TASK/TRIAL/game.tw-pddl and traj_data.json."""
+    """The layout of ALFWorld's download: SPLIT/TASK/TRIAL/game.tw-pddl and traj_data.json.
+
+    A game without the second file is read, too: the name of its folder begins with its task type.
+    """
 
     def __init__(self, folder: Path, cache: Path) -> None:
         self._folder = folder
         self._cache = cache
 
+    def splits(self) -> tuple[str, ...]:
+        return tuple(split for split in SPLITS if (self._folder / split).is_dir())
+
+    def lacking(self, split: str) -> str:
+        where = self._folder / split
+        if not where.is_dir():
+            return f"{self._folder} has {', '.join(self.splits()) or 'no split'} and no {split}; run alfworld-download"
+        raw = len(list(where.glob(f"*/*/{_TRAJECTORY}")))
+        if raw and not any(where.glob(f"*/*/{_GAME}")):
+            return f"{where} has {raw} {_TRAJECTORY} and no {_GAME}; run alfworld-download, which brings the games, too"
+        return f"{where} has no game that can be played; run alfworld-download again"
+
     def list(self, split: str) -> tuple[Listed, ...]:
         files = sorted((self._folder / split).glob(f"*/*/{_GAME}"))
         stamps = [(str(its), its.stat().st_mtime_ns, its.stat().st_size) for its in files]
-        kept = self._cache / f"folder-{_digest(repr(stamps).encode())}.json"
+        kept = self._cache / f"folder-{_digest(repr(('2', stamps)).encode())}.json"
         try:
-            return _listed(parse_json(kept.read_bytes()))
-        except (OSError, ValueError, TypeError):
-            pass  # not listed yet, or damaged
-        found = [listed for path in files if (listed := self._one(path, path.parent.relative_to(self._folder / split)))]
-        if files:
-            _keep(kept, _index(found))
-        return tuple(found)
+            index = parse_json(kept.read_bytes())
+            found, problems = _listed(index["games"]), tuple(str(problem) for problem in index["problems"])
+        except (OSError, ValueError, TypeError, KeyError):  # not listed yet, or damaged
+            found, problems = self._read_all(files, split)
+            if files:
+                _keep(kept, json.dumps({"games": _rows(found), "problems": problems}).encode())
+        for problem in problems:
+            _log.warning("%s", problem)
+        return found
+
+    def _read_all(self, files: Sequence[Path], split: str) -> tuple[tuple[Listed, ...], tuple[str, ...]]:
+        found, problems = [], []
+        for path in files:
+            inside = path.parent.relative_to(self._folder / split)
+            try:
+                if (listed := self._one(path, inside)) is not None:
+                    found.append(listed)
+            except TrainingError as error:
+                problems.append(f"{error}; passed over")
+        return tuple(found), tuple(problems)
 
     def _one(self, path: Path, inside: Path) -> Listed | None:
+        """The game, or None if it is of a kind that ALFWorld leaves out, too."""
         if any(word in str(inside) for word in _LEFT_OUT):
             return None
-        data, told = _json(path), _json(path.parent / _TRAJECTORY)
+        data = _json(path)
+        beside = path.parent / _TRAJECTORY
+        told = _json(beside) if beside.exists() else {"task_type": inside.parts[0].partition("-")[0]}
         type_ = str(told.get("task_type")) if isinstance(told, dict) else ""
+        if type_ not in TASK_TYPES and not beside.exists():
+            raise TrainingError(f"{path}: has no {_TRAJECTORY} beside it and no task type in its folder's name")
         if type_ not in TASK_TYPES or not (isinstance(data, dict) and data.get("solvable")):
             return None
         return Listed(inside.as_posix(), type_, _goal(str(data.get("grammar")), path))
@@ -130,8 +177,17 @@ class _Compressed:
         self._cache = cache
         self._packs: dict[str, Path] = {}
 
+    def splits(self) -> tuple[str, ...]:
+        return tuple(split for split in SPLITS if (self._folder / f"{split}.jsonl.xz").is_file())
+
+    def lacking(self, split: str) -> str:
+        name = f"{split}.jsonl.xz"
+        if split in self.splits():
+            return f"{self._folder / name} has no game that can be played; bring the file again"
+        return f"{self._folder} has {', '.join(self.splits()) or 'no split'} and no {split}; bring {name}"
+
     def list(self, split: str) -> tuple[Listed, ...]:
-        if not (self._folder / f"{split}.jsonl.xz").is_file():
+        if split not in self.splits():
             return ()
         with self._opened(split) as pack:
             return _listed(parse_json(pack.read(_INDEX)))
@@ -181,7 +237,9 @@ def _packed(archive: Path) -> bytes:
                 found.append(Listed(game, type_, _goal(task, archive)))
                 # A fixed date, so that the archive is the same every time.
                 pack.writestr(zipfile.ZipInfo(game), json.dumps(kept), zipfile.ZIP_DEFLATED)
-        pack.writestr(zipfile.ZipInfo(_INDEX), _index(sorted(found, key=lambda its: its.id)), zipfile.ZIP_DEFLATED)
+        pack.writestr(
+            zipfile.ZipInfo(_INDEX), json.dumps(_rows(sorted(found, key=lambda its: its.id))), zipfile.ZIP_DEFLATED
+        )
     return buffer.getvalue()
 
 
@@ -220,8 +278,8 @@ def _json(path: Path) -> Any:
         raise TrainingError(f"{path}: is damaged ({error}); run alfworld-download again") from error
 
 
-def _index(found: list[Listed]) -> bytes:
-    return json.dumps([(its.id, its.type, its.goal) for its in found]).encode()
+def _rows(found: Iterable[Listed]) -> list[tuple[str, str, str]]:
+    return [(its.id, its.type, its.goal) for its in found]
 
 
 def _listed(index: Any) -> tuple[Listed, ...]:
