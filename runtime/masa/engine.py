@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masa.artifact import Artifact
 from masa.decoding import Completion, Job, Sampling, decode
 from masa.errors import BackendError, MasaError
-from masa.interpret import Work, accept, refuse
+from masa.interpret import Work, accept, halves, joined, refuse
 from masa.languages import PARALLEL
 from masa.progress import Tracker
 from masa.prompt import ChatTemplate, render_prompt
@@ -20,6 +20,27 @@ from masa.provenance import GroupResult
 if TYPE_CHECKING:
     from masa.backends import Backend, Session
     from masa.constraint import Constraint
+
+
+_PART = 0.25
+"""Share of the context that a part of a group may take: three side by side, as plans are, take less than it all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of work, the tokens of its own part of the prompt, and why it cannot be done, if so."""
+
+    work: Work
+    own: list[int]
+    problem: str
+
+
+def _whole(work: Work, parts: Sequence[GroupResult | None]) -> GroupResult | None:
+    """The result of a group once all of its parts are there."""
+    done = [part for part in parts if part is not None]
+    if len(done) < len(parts):
+        return None
+    return done[0] if len(done) == 1 else joined(work, done)
 
 
 class Engine:
@@ -50,20 +71,52 @@ class Engine:
             self._backend = backend
         return self._backend
 
-    def measure(self, work: Work) -> tuple[list[int], list[int], str]:
-        """Shared and own prompt tokens of a piece of work, and why it cannot be done if so."""
+    def parts(self, work: Work) -> tuple[list[int], list[Part]]:
+        """The shared prompt tokens, and the work in as many parts as it takes to fit the context: mostly one.
+
+        A group that does not fit is halved until its parts take `_PART` of the context, so that memory does not grow
+        with the group. A single skill that does not fit is a part with a `problem`.
+        """
+        shared, own, needed = self._measure(work)
+        context = min(self.backend().context_length, self._artifact.context_length)
+        if needed <= context:
+            return shared, [Part(work, own, "")]
+        found = []
+        waiting = [work]
+        while waiting:
+            part = waiting.pop()
+            own, needed = self._measure(part)[1:]
+            two = halves(part) if needed > context * _PART else None
+            if two is not None:
+                waiting += reversed(two)
+                continue
+            what = f"{part.whole.skills[0].title!r} " if len(work.whole) > 1 else ""
+            problem = f"{what}needs {needed} tokens, the rewriter's context is {context}; it stays as it was"
+            found.append(Part(part, own, problem if needed > context else ""))
+        return shared, found
+
+    def _measure(self, work: Work) -> tuple[list[int], list[int], int]:
+        """Shared and own prompt tokens of a piece of work, and the tokens that it needs in all."""
         backend = self.backend()
         prompt = render_prompt(work.request, self._language, self._template, version=self._artifact.prompt_version)
         shared, own = backend.tokenize(prompt.shared), backend.tokenize(prompt.own)
-        needed = len(shared) + len(own) + work.most_tokens(len(own))
-        context = min(backend.context_length, self._artifact.context_length)
-        problem = f"needs {needed} tokens, the rewriter's context is {context}; split the group"
-        return shared, own, problem if needed > context else ""
+        return shared, own, len(shared) + len(own) + work.most_tokens(len(own))
 
     def run(
-        self, works: Sequence[Work], sampling: Sampling, tracker: Tracker, cancel: Callable[[], bool]
+        self,
+        works: Sequence[Work],
+        sampling: Sampling,
+        tracker: Tracker,
+        cancel: Callable[[], bool],
+        *,
+        known: Callable[[Work], GroupResult | None] = lambda work: None,
+        finished: Callable[[Work, GroupResult], None] = lambda work, result: None,
     ) -> Generator[tuple[int, GroupResult], None, None]:
-        """Yield (index into `works`, result) as groups finish; what is cancelled or does not fit too."""
+        """Yield (index into `works`, result) as groups finish; what is cancelled or does not fit too.
+
+        Where a group takes several parts, `known` may have the result of one from an earlier run, and `finished` gets
+        each when it is there.
+        """
         if not works:
             return
         if cancel():
@@ -72,14 +125,26 @@ class Engine:
             return
         shared: list[int] = []
         jobs: list[Job] = []
+        pieces: list[tuple[int, int, Part]] = []  # (index into `works`, place among its parts, part) by job
+        results: list[list[GroupResult | None]] = []
         for index, work in enumerate(works):
-            shared, own, problem = self.measure(work)
-            if problem:
-                yield index, refuse(work, problem)
-            else:
-                # Not the index: what is drawn for a group must not depend on which others came from the cache.
-                salt = zlib.crc32(work.whole.key.encode("utf-8", "replace"))
-                jobs.append(Job(index, own, work.most_tokens(len(own)), self._constraint(work), salt))
+            shared, parts = self.parts(work)
+            results.append([None] * len(parts))
+            for place, part in enumerate(parts):
+                if part.problem:
+                    results[index][place] = refuse(part.work, part.problem)
+                elif len(parts) > 1 and (done := known(part.work)) is not None:
+                    results[index][place] = done
+                elif not part.work.request.group.skills:
+                    results[index][place] = refuse(part.work, "", "kept")  # every skill of it is pinned
+                else:
+                    # Not the index: what is drawn for a group must not depend on which others came from the cache.
+                    salt = zlib.crc32(f"{place or ''}{work.whole.key}".encode("utf-8", "replace"))
+                    limit = part.work.most_tokens(len(part.own))
+                    jobs.append(Job(len(pieces), part.own, limit, self._constraint(part.work), salt))
+                    pieces.append((index, place, part))
+            if (done := _whole(work, results[index])) is not None:
+                yield index, done
         if not jobs:
             return
         tracker.expect(len(shared) + sum(len(job.prompt) for job in jobs))
@@ -93,7 +158,13 @@ class Engine:
         whole = False
         try:
             for completion in completions:
-                yield completion.number, self._finish(works[completion.number], completion)
+                index, place, part = pieces[completion.number]
+                result = self._finish(part.work, completion)
+                results[index][place] = result
+                if len(results[index]) > 1:
+                    finished(part.work, result)
+                if (done := _whole(works[index], results[index])) is not None:
+                    yield index, done
             whole = True
         finally:
             completions.close()

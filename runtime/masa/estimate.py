@@ -13,7 +13,7 @@ from masa.skills import Group
 
 @dataclass(frozen=True, slots=True)
 class GroupEstimate:
-    """What rewriting one group would take; `problem` says why it cannot be rewritten, if so."""
+    """What rewriting one group would take; `problem` says which skills cannot be rewritten, and why, if so."""
 
     key: str
     skills: int
@@ -58,7 +58,6 @@ def measure(backend: Backend, slots: int) -> tuple[float, float]:
 
 
 def seconds(shared: int, groups: Sequence[GroupEstimate], speeds: tuple[float, float]) -> float:
-    """Time for `shared` prompt tokens and the groups that can be rewritten, at (prompt, decode) tokens/s."""
-    fitting = [group for group in groups if not group.problem]
-    read = shared + sum(group.prompt_tokens for group in fitting)
-    return read / speeds[0] + sum(group.most_tokens for group in fitting) / speeds[1]
+    """Time for `shared` prompt tokens and the groups, at (prompt, decode) tokens/s."""
+    read = shared + sum(group.prompt_tokens for group in groups)
+    return read / speeds[0] + sum(group.most_tokens for group in groups) / speeds[1]

@@ -8,6 +8,7 @@ are taken out before and put back after.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -107,6 +108,86 @@ def prepare(request: Request, pinned: frozenset[str], language: str, *, cautious
     free = tuple(skill for n, skill in enumerate(whole.skills, start=1) if n not in fixed)
     group = Group(whole.task_type, free)
     return Work(whole, replace(request, group=group), language, fixed, cautious and language == "plan")
+
+
+def halves(work: Work) -> tuple[Work, Work] | None:
+    """A group in two, for a rewriter that cannot read all of it; None if it is a single skill.
+
+    It is cut between skills, near the middle of the text, and where the skills are sections of a SKILL.md before the
+    highest heading there.
+    """
+    sizes = list(itertools.accumulate(len(skill.text) for skill in work.whole.skills))
+    if len(sizes) < 2:
+        return None
+
+    def cost(place: int) -> tuple[bool, int, float]:
+        share = sizes[place - 1] / max(1, sizes[-1])
+        origin = work.whole.skills[place].extra.get("skill_md")
+        level = origin.get("level", 0) if isinstance(origin, Mapping) else 0
+        return not 0.25 <= share <= 0.75, level, abs(share - 0.5)
+
+    place = min(range(1, len(sizes)), key=cost)
+    return _slice(work, 0, place), _slice(work, place, len(sizes))
+
+
+def _slice(work: Work, start: int, end: int) -> Work:
+    fixed = frozenset(number - start for number in work.pinned if start < number <= end)
+    skills = work.whole.skills[start:end]
+    free = tuple(skill for number, skill in enumerate(skills, start=1) if number not in fixed)
+    request = replace(work.request, group=replace(work.request.group, skills=free))
+    return replace(work, whole=replace(work.whole, skills=skills), request=request, pinned=fixed)
+
+
+def joined(work: Work, parts: Sequence[GroupResult]) -> GroupResult:
+    """The result of a group that was rewritten in parts, in their order. Figures are summed.
+
+    Of the skills that several parts added, one with the same text is kept, and of warnings the first `work.warnings`.
+    """
+    if any(part.status == "cancelled" for part in parts):
+        return refuse(work, "cancelled while its parts were being written", "cancelled")
+    skills: list[Skill] = []
+    fates: list[SkillFate] = []
+    added: list[int] = []
+    taken = {skill.skill_id for skill in work.whole.skills}
+    for part in parts:
+        places: dict[int, int] = {}
+        for place, skill in enumerate(part.output.skills):
+            if place in part.added:
+                if any(skill.text == skills[i].text for i in added):
+                    continue
+                if work.language == "plan" and len(added) >= work.warnings:
+                    continue
+                while skill.skill_id in taken:
+                    skill = replace(skill, skill_id=f"{skill.skill_id}_2")
+                taken.add(skill.skill_id)
+                added.append(len(skills))
+            places[place] = len(skills)
+            skills.append(skill)
+        first = len(fates)
+        for fate in part.fates:
+            outputs = tuple(places[i] for i in fate.outputs)
+            fates.append(replace(fate, number=first + fate.number, outputs=outputs))
+    statuses = {part.status for part in parts}
+    status: GroupStatus = next((one for one in _BY_WEIGHT if one in statuses), "kept")
+    told = [part for part in parts if part.reason and (status == "kept" or part.status != "kept")]
+    return GroupResult(
+        key=work.whole.key,
+        source=work.whole,
+        output=replace(work.whole, skills=tuple(skills)) if status == "rewritten" else work.whole,
+        status=status,
+        reason="; ".join(dict.fromkeys(part.reason for part in told)),
+        violations=tuple(replace(v, skill=None) for part in parts for v in part.violations),
+        fates=tuple(fates),
+        added=tuple(added),
+        raw="\n\n".join(part.raw for part in parts),
+        prompt_tokens=sum(part.prompt_tokens for part in parts),
+        tokens=sum(part.tokens for part in parts),
+        steps=sum(part.steps for part in parts),
+        seconds=sum(part.seconds for part in parts),
+    )
+
+
+_BY_WEIGHT: tuple[GroupStatus, ...] = ("rewritten", "fell back", "kept")
 
 
 def accept(work: Work, raw: str, control_tokens: Sequence[str]) -> GroupResult:

@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from masa.facts import Facts
 
 
+_RULES = 2
+"""Raised whenever the same output comes to mean another result, so that the cache does not answer by older rules."""
+
+
 class Options(TypedDict, total=False):
     """What every kind of rewrite takes besides the bank and the card. All are optional.
 
@@ -234,22 +238,25 @@ class Rewriter:
         sampling = options.get("sampling") or Sampling()
         with self._exclusive():
             tracker = Tracker(len(works), options.get("on_progress"))
-            pending: list[tuple[Work, str]] = []
+            pending: list[Work] = []
             for work in works:
-                key = self._key(work, sampling)
-                found = self._lookup(work, key)
+                found = self._lookup(work, sampling)
                 if found is None:
-                    pending.append((work, key))
+                    pending.append(work)
                 else:
                     tracker.finish(found)
                     yield found
             results = self._engine.run(
-                [work for work, _ in pending], sampling, tracker, options.get("cancel", lambda: False)
+                pending,
+                sampling,
+                tracker,
+                options.get("cancel", lambda: False),
+                known=lambda part: self._lookup(part, sampling),
+                finished=lambda part, result: self._keep(part, result, sampling),
             )
             with contextlib.closing(results):
                 for index, result in results:
-                    if self._cache and result.status != "cancelled":
-                        self._cache.put(pending[index][1], to_cache(result))
+                    self._keep(pending[index], result, sampling)
                     tracker.finish(result)
                     yield result
 
@@ -282,11 +289,16 @@ class Rewriter:
         with self._exclusive():
             shared: list[int] = []
             groups = []
+            count = 0
             for work in works:
-                shared, own, problem = self._engine.measure(work)
-                most = work.most_tokens(len(own))
-                groups.append(GroupEstimate(work.whole.key, len(work.whole), len(own), most, problem))
-            slots = min(sampling.parallel or PARALLEL[self.language], max(1, len(groups)))
+                shared, parts = self._engine.parts(work)
+                fitting = [part for part in parts if not part.problem and part.work.request.group.skills]
+                count += len(fitting)
+                read = sum(len(part.own) for part in fitting)
+                most = sum(part.work.most_tokens(len(part.own)) for part in fitting)
+                problem = "; ".join(part.problem for part in parts if part.problem)
+                groups.append(GroupEstimate(work.whole.key, len(work.whole), read, most, problem))
+            slots = min(sampling.parallel or PARALLEL[self.language], max(1, count))
             speeds = measure(self._engine.backend(), slots)
         return Estimate(len(shared), tuple(groups), *speeds, seconds(len(shared), groups, speeds))
 
@@ -370,6 +382,7 @@ class Rewriter:
         return cache_key(
             {
                 "masa": __version__,
+                "rules": _RULES,
                 "artifact": self.artifact.fingerprint,
                 "adapter": self._adapter_key,
                 "temperature": sampling.temperature,
@@ -380,10 +393,14 @@ class Rewriter:
             }
         )
 
-    def _lookup(self, work: Work, key: str) -> GroupResult | None:
+    def _keep(self, work: Work, result: GroupResult, sampling: Sampling) -> None:
+        if self._cache and result.status != "cancelled":
+            self._cache.put(self._key(work, sampling), to_cache(result))
+
+    def _lookup(self, work: Work, sampling: Sampling) -> GroupResult | None:
         if not work.request.group.skills:
             return refuse(work, "every skill is pinned", "kept")
-        value = self._cache.get(key) if self._cache else None
+        value = self._cache.get(self._key(work, sampling)) if self._cache else None
         return from_cache(work, value) if value is not None else None
 
     def _result(

@@ -20,6 +20,7 @@ from masa.cli.progress import line
 from masa.decoding import Sampling
 from masa.errors import BackendError, MasaError
 from masa.facts import ActionForm, Facts
+from masa.formats import load_bank, save_bank
 from masa.guard import check
 from masa.languages import numbered, render_blocks
 from masa.manifest import TrainingData
@@ -252,12 +253,97 @@ def test_a_looping_output_falls_back_early(make: Make) -> None:
     assert group.status == "fell back" and "repeat itself" in group.reason and group.tokens < 200
 
 
-def test_a_group_that_does_not_fit_keeps_its_text_and_the_others_go_on(make: Make) -> None:
-    long = SkillBank((Skill("g", "Long", "Walk on. " * 500),), {"clean": BANK.task_specific["clean"]})
-    rewriter, _ = make(keep_all, context_length=3000)
-    result = rewriter.rewrite(long, CARD)
-    assert [group.status for group in result.groups] == ["fell back", "kept"]
-    assert "tokens" in result.groups[0].reason and "3000" in result.groups[0].reason
+def test_a_skill_that_does_not_fit_keeps_its_text_and_the_others_go_on(make: Make) -> None:
+    long = Skill("g", "Long", "Walk on. " * 500)
+    bank = SkillBank((long, *BANK.general), {"clean": BANK.task_specific["clean"]})
+    rewriter, _ = make(emphasise_all, context_length=3000)
+    result = rewriter.rewrite(bank, CARD)
+    assert statuses(result) == {GENERAL: ["fell back", *["edited"] * 3], "clean": ["edited"] * 2}
+    general = result.groups[0]
+    assert general.status == "rewritten" and result.bank.general[0] == long
+    assert "'Long'" in general.reason and "3000" in general.reason and "split" not in general.reason
+    alone = rewriter.rewrite(SkillBank((long,), {}), CARD).groups[0]
+    assert alone.status == "fell back" and "3000" in alone.reason
+
+
+def emphasise_all(prompt: str) -> str:
+    return keep_all(prompt).replace("keep", "emphasise")
+
+
+def long_skill(sections: int, tmp_path: Path) -> SkillBank:
+    """A SKILL.md of several chapters, each with sections of some hundred characters."""
+    text = "---\nname: long\ndescription: x\n---\nRead this first.\n"
+    for number in range(sections):
+        text += f"\n#{'#' * (number % 4 > 0)} Section {number}\n\n"
+        text += f"Open file {number} before you read it, because it is closed. " * 4 + "\n"
+    (tmp_path / "SKILL.md").write_text(text)
+    return load_bank(tmp_path)
+
+
+@pytest.mark.parametrize("language", ["plan", "text"])
+def test_a_group_longer_than_the_context_is_rewritten_part_by_part(make: Make, tmp_path: Path, language: str) -> None:
+    prompts: list[str] = []
+
+    def script(prompt: str) -> str:
+        prompts.append(prompt)
+        if language == "plan":
+            return emphasise_all(prompt) + "\n+ warn loop"
+        own = prompt[prompt.index("Skills for the task type") :]
+        blocks = own[own.index("## [1]") : own.index("Reader")].strip()
+        return blocks.replace(", because it is closed", "") + "\n\n## [+] More\nWhen:\nNever repeat what has failed."
+
+    bank = long_skill(60, tmp_path)
+    pinned = bank.task_specific["long"][7]
+    longest = []
+    for sections in (60, 30):
+        bank = long_skill(sections, tmp_path)
+        rewriter, backend = make(script, language=language, context_length=6000)
+        seen: list[Progress] = []
+        result = rewriter.rewrite(bank, CARD, pinned=[pinned.skill_id], on_progress=seen.append)
+        (group,) = result.groups
+        assert group.status == "rewritten" and len(group.fates) == sections + 1
+        assert [fate.number for fate in group.fates] == list(range(1, sections + 2))
+        assert group.fates[7].status == "pinned" and group.output.skills[group.fates[7].outputs[0]] == pinned
+        changed = {fate.status for fate in group.fates[1:] if fate.number != 8}
+        assert changed == {"edited" if language == "plan" else "rewritten"}
+        assert [group.output.skills[fate.outputs[0]].skill_id for fate in group.fates] == [
+            skill.skill_id for skill in bank.task_specific["long"]
+        ]
+        assert len(group.added) == 1, "what every part adds is there once"
+        ids = [skill.skill_id for skill in group.output.skills]
+        assert len(set(ids)) == len(ids)
+        longest.append(backend.sessions[0].length)
+        assert seen[-1].groups == seen[-1].total == 1
+        save_bank(result.bank, tmp_path.parent / f"{tmp_path.name}-{language}-{sections}")
+    assert longest[0] <= longest[1] * 1.2 and max(longest) <= 6000, "memory does not grow with the skill"
+    assert not any(pinned.principle in prompt for prompt in prompts)
+
+
+def test_a_long_group_goes_on_from_its_finished_parts(make: Make, tmp_path: Path) -> None:
+    bank = long_skill(40, tmp_path)
+    cache = RewriteCache(tmp_path / "cache")
+    rewriter, _ = make(emphasise_all, context_length=6000, cache=cache)
+    estimate = rewriter.estimate(bank, CARD).groups[0]
+    assert not estimate.problem
+    seen: list[Progress] = []
+    cancelled = rewriter.rewrite(
+        bank,
+        CARD,
+        on_progress=seen.append,
+        cancel=lambda: bool(seen) and seen[-1].prompt_tokens > estimate.prompt_tokens / 2,
+        sampling=Sampling(parallel=1),
+    )
+    assert cancelled.cancelled and cancelled.bank == bank
+    again, _ = make(emphasise_all, context_length=6000, cache=cache)
+    result = again.rewrite(bank, CARD, on_progress=seen.append)
+    assert seen[-1].prompt_tokens < estimate.prompt_tokens and not result.cancelled
+    assert {fate.status for fate in result.groups[0].fates} == {"edited"}
+    whole, _ = make(emphasise_all, context_length=6000)
+    figures = whole.rewrite(bank, CARD).groups[0]
+    assert figures.output == result.groups[0].output and figures.fates == result.groups[0].fates
+    assert figures.prompt_tokens == estimate.prompt_tokens and figures.tokens <= estimate.most_tokens
+    third, backend = make(emphasise_all, cache=cache)
+    assert third.rewrite(bank, CARD).bank == result.bank and not backend.sessions
 
 
 def test_pinned_skills_never_reach_the_model(make: Make) -> None:

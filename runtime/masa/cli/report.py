@@ -83,9 +83,8 @@ def estimate_text(estimate: Estimate) -> str:
         )
         for group in estimate.groups
     ]
-    fitting = [group for group in estimate.groups if not group.problem]
-    read = estimate.shared_tokens + sum(group.prompt_tokens for group in fitting)
-    written = sum(group.most_tokens for group in fitting)
+    read = estimate.shared_tokens + sum(group.prompt_tokens for group in estimate.groups)
+    written = sum(group.most_tokens for group in estimate.groups)
     return "\n".join(
         (
             table(rows, ("group", "skills", "reads", "writes at most", ""), right=(1, 2, 3)),
