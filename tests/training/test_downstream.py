@@ -18,7 +18,6 @@ from masa.formats.bank_json import dump_bank, loads_bank
 from masa.skills import GENERAL, SkillBank
 from masa_training.commands import downstream as commanding
 from masa_training.errors import TrainingError
-from masa_training.evolution.config import BANKS
 from masa_training.evolution.run import evolve
 from masa_training.evolution.views.story import read_story
 from masa_training.models import ModelError, Reply, Request
@@ -27,6 +26,7 @@ from masa_training.rollouts.executors import InProcess
 from masa_training.studies.downstream import ReaderArms, arms_of, play, report, searched_banks
 from masa_training.studies.downstream_config import DownstreamConfig, ReaderConfig, load_downstream
 from masa_training.studies.downstream_table import to_markdown
+from masa_training.trials.config import BANKS
 from masa_training.trials.plot import plot
 
 from .test_evolution import OPTIONS, Reader

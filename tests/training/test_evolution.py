@@ -24,7 +24,6 @@ from masa_training.dataset.runs import read_runs
 from masa_training.environments import SPLITS, open_environment
 from masa_training.errors import TrainingError
 from masa_training.evolution import EvolveConfig, evolve_names, load_evolve
-from masa_training.evolution.config import BANKS
 from masa_training.evolution.run import Evolved, evolve
 from masa_training.evolution.run_folder import CONFIG, EVENTS, RESULT
 from masa_training.evolution.views.markdown import to_markdown
@@ -34,6 +33,7 @@ from masa_training.evolution.views.story import read_story
 from masa_training.instruments.wording import wording_of
 from masa_training.models import ModelError, Reply, Request
 from masa_training.teacher import Asked, OperatorTeacher, Rewrite, TeacherError
+from masa_training.trials.config import BANKS
 from masa_training.whole_bank import WHOLE
 
 OPTIONS = {"size": 60}

@@ -180,14 +180,19 @@ def test_the_table_marks_the_best_and_what_differs() -> None:
     assert "Random policy: 10.0% [" in text and "| yes |" in text
 
 
-def test_banks_ship_for_three_environments() -> None:
+def test_banks_ship_for_four_environments() -> None:
     assert list(shipped_banks("lookup")) == ["concise", "moderate", "detailed"]
     assert list(shipped_banks("lookup", stepwise=True))[-1] == "stepwise"
+    assert list(shipped_banks("assistant", stepwise=True))[-2:] == ["stepwise", "examples"]
     assert shipped_banks("alfworld") == shipped_banks("household")
     assert all(
-        path.is_file() for name in ("lookup", "household") for path in shipped_banks(name, stepwise=True).values()
+        path.is_file()
+        for name in ("assistant", "lookup", "household")
+        for path in shipped_banks(name, stepwise=True).values()
     )
-    with pytest.raises(TrainingError, match=r"no banks ship for 'webshop', only for alfworld, household, lookup; give"):
+    with pytest.raises(
+        TrainingError, match=r"no banks ship for 'webshop', only for alfworld, assistant, household, lookup; give"
+    ):
         shipped_banks("webshop")
 
 

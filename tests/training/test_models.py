@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -184,6 +185,35 @@ def test_a_template_that_knows_no_system_message_gets_its_text_with_the_users() 
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
     chat = ChatFormat(TOKENIZER, refusing, eos="<|im_end|>")
     assert spelled(chat.encode(talk("Rules", "Go")).tokens).startswith("<|im_start|>user\nRules\n\nGo<|im_end|>")
+
+
+TOOL = {"type": "function", "function": {"name": "look", "description": "<b>'s", "parameters": {"type": "object"}}}
+TELLING = (
+    "{% if tools %}<tools>{% for tool in tools %}{{ tool | tojson }}{% endfor %}</tools>{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ 'user' if message.role == 'tool' else message.role }}\n"
+    "{{ '<answer>' ~ message.content if message.role == 'tool' else message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_tools_are_told_in_the_form_of_the_template() -> None:
+    messages = [*talk("Rules", "Go", "look()"), Message("tool", "a door")]
+    text = spelled(ChatFormat(TOKENIZER, TELLING, eos="<|im_end|>").encode(messages, [TOOL]).tokens)
+    # As transformers writes JSON, not as Jinja does for HTML.
+    assert text.startswith(f"<tools>{json.dumps(TOOL)}</tools><|im_start|>system\nRules<|im_end|>")
+    assert "<|im_start|>user\n<answer>a door<|im_end|>" in text
+
+
+@pytest.mark.parametrize("template", [CHATML, GEMMA, None])
+def test_a_model_whose_template_knows_no_tools_reads_them_behind_the_rules(template: str | None) -> None:
+    messages = [*talk("Rules", "Go", "look()"), Message("tool", "a door")]
+    chat = ChatFormat(TOKENIZER, template, eos="<|im_end|>")
+    text = spelled(chat.encode(messages, [TOOL]).tokens)
+    assert text.index("Rules") < text.index(json.dumps(TOOL["function"])) < text.index("Go") < text.index("a door")
+    assert "tool\n" not in text and "tool:" not in text
+    # What was computed for a conversation stays when it grows.
+    shorter = chat.encode(messages[:2], [TOOL]).tokens
+    assert chat.encode(messages, [TOOL]).tokens[: len(shorter)] == shorter
 
 
 def test_a_template_that_trims_trims_here_too() -> None:

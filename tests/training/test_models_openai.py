@@ -258,6 +258,26 @@ def test_a_choice_is_enforced_the_way_the_server_knows(
         assert model.usage.unmatched == 0
 
 
+TOOL = {"type": "function", "function": {"name": "look", "description": "", "parameters": {"type": "object"}}}
+LOOK = '{"name": "look", "arguments": {"at": "door"}}'
+
+
+@pytest.mark.parametrize("constrain", [False, True])
+def test_tools_and_calls_are_told_as_the_protocol_tells_them(constrain: bool) -> None:
+    said = (Message("assistant", f"<tool_call>{LOOK}</tool_call>"), Message("tool", "It is shut."))
+    request = replace(HELLO, messages=(*HELLO.messages, *said), tools=(TOOL,), constrain=constrain)
+    call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": '{"at": "door"}'}}
+    with served([completion(None, tool_calls=[call]), completion(LOOK)]) as (server, model):
+        assert only(model.reply([request])).text == LOOK
+        assert only(model.reply([request])).text == LOOK
+        body = server.requests[0]
+    assert body["tools"] == [TOOL]
+    assert body.get("tool_choice") == ("required" if constrain else None)
+    *_, asked, answered = body["messages"]
+    assert asked["tool_calls"][0]["function"] == call["function"] and asked["role"] == "assistant"
+    assert answered == {"role": "tool", "content": "It is shut.", "tool_call_id": asked["tool_calls"][0]["id"]}
+
+
 def test_an_answer_that_is_no_candidate_is_kept_and_counted() -> None:
     with served([completion("I would dance")]) as (_, model):
         assert only(model.reply([CHOICE])).text == "I would dance"

@@ -16,7 +16,7 @@ from masa_training.environments import Task
 from masa_training.errors import TrainingError
 from masa_training.models import ModelError, Request
 from masa_training.rollouts import Arm, Episode, Job, Player, Record, WorkerSpec
-from masa_training.rollouts.episodes import reward_of
+from masa_training.rollouts.episodes import check_score, reward_of
 from tests.training.corridor import ACTIONS, Corridor, Walker
 
 BANK = SkillBank((Skill("g1", "Right", "Walk to the right until you arrive."),), {"short": (), "long": ()})
@@ -82,6 +82,14 @@ def test_an_agent_that_talks_nonsense_uses_up_its_steps_and_fails() -> None:
     assert episode.outcome == "finished" and not episode.success
     assert episode.steps == episode.unchanged == episode.invalid == Corridor.max_steps
     assert reward_of(episode, 0.5) == -0.5
+
+
+def test_a_reward_is_of_success_or_of_what_the_environment_gives() -> None:
+    episode = Episode(job=Job("a", "t", 0), task_type="x", outcome="finished", reward=0.75, steps=4, unchanged=1)
+    assert reward_of(episode, 0.5) == -0.125
+    assert reward_of(episode, 0.5, "reward") == 0.625
+    with pytest.raises(TrainingError, match="one of success, reward"):
+        check_score("graded")
 
 
 def test_a_server_that_fails_for_a_while_costs_a_second_beginning() -> None:

@@ -10,7 +10,7 @@ from masa.edits import EDITS, WARN_KINDS, EditCall, Plan, PlanLine, apply_plan, 
 from masa.formats import load_bank
 from masa.skills import GENERAL, Skill, SkillBank
 from masa_training.errors import TrainingError
-from masa_training.evolution.config import BANKS
+from masa_training.trials.config import BANKS
 from masa_training.whole_bank import WHOLE, homes, part, plans_by_group, scattered, unchanging, with_part
 
 RESHAPING = ("drop", "merge-up", "first", "warn")

@@ -1,16 +1,19 @@
 """The prompt of an agent: what it is told once, skills included, and the turns that follow.
 
 A dialogue only ever grows at its end, unless `window` cuts old turns, so a model in process can keep what it computed.
+Where the environment has tools, the model is told them, whatever the arm, and answers with calls of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from typing import Any
 
 from masa.facts import Facts
 from masa.retrieval import Selection, render, select
 from masa.skills import Skill, SkillBank
-from masa_training.agents.parsing import parse_action
+from masa_training.agents.parsing import parse_action, parse_call
 from masa_training.environments import Step, Task
 from masa_training.errors import TrainingError
 from masa_training.models import Message, Reply, Request
@@ -32,6 +35,9 @@ class AgentConfig:
         reason: it is asked to think before it acts.
         max_tokens: longest reply when it writes.
         temperature: 0 takes the likeliest.
+        constrain: where the environment has tools, what it writes can be nothing but a call of one.
+        give_up: an episode ends after so many turns in a row that changed nothing; 0 plays on to the step limit. A
+            greedy model that repeats itself goes on repeating itself.
     """
 
     general: Count = GENERAL
@@ -42,6 +48,8 @@ class AgentConfig:
     reason: bool = False
     max_tokens: Positive = 512
     temperature: Amount = 0.0
+    constrain: bool = False
+    give_up: Count = 0
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -58,9 +66,11 @@ class Agent:
         *,
         bank: SkillBank | None = None,
         facts: Facts | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """`description` is the environment's; `facts` are told where an arm gives them."""
+        """`description` and `tools` are the environment's; `facts` are told where an arm gives them."""
         self._description = description
+        self._tools = tuple(tools)
         self._config = config
         self._bank = bank
         self._facts = facts
@@ -91,7 +101,7 @@ class Agent:
     def begin(self, task: Task, first: Step) -> Dialogue:
         """The dialogue of one episode, up to its first question."""
         selection = self.skills_for(task)
-        return Dialogue(self._config, self._system(selection), task.goal, first, _ids(selection))
+        return Dialogue(self._config, self._system(selection), task.goal, first, _ids(selection), self._tools)
 
     def _system(self, selection: Selection | None) -> str:
         parts = [f"You act in {self._description}."]
@@ -101,7 +111,10 @@ class Agent:
             parts.append("\n".join(self._facts.rules))
         if selection:
             parts.append(render(selection).strip())
-        if self._config.choose:
+        if self._tools:
+            think = "Think first, then answer" if self._config.reason else "Answer"
+            parts.append(f"{think} with one call of a tool{'' if self._config.reason else ' and nothing else'}.")
+        elif self._config.choose:
             parts.append("Answer with one action and nothing else.")
         else:
             think = "Think first, then give" if self._config.reason else "Give"
@@ -112,9 +125,18 @@ class Agent:
 class Dialogue:
     """One episode as the backbone sees it."""
 
-    def __init__(self, config: AgentConfig, system: str, goal: str, first: Step, skills: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        system: str,
+        goal: str,
+        first: Step,
+        skills: tuple[str, ...],
+        tools: tuple[Mapping[str, Any], ...] = (),
+    ) -> None:
         """`skills` are the identifiers of those in `system`."""
         self.skills = skills
+        self._tools = tools
         self._config = config
         self._opening = (Message("system", system),)
         self._goal = goal
@@ -129,16 +151,25 @@ class Dialogue:
             max_tokens=self._config.max_tokens,
             temperature=self._config.temperature,
             seed=seed,
+            tools=self._tools,
+            constrain=self._config.constrain and bool(self._tools),
         )
 
     def action(self, reply: Reply) -> str:
         """The action that the reply means."""
         if self._config.choose and self._admissible:
             return reply.text
+        if self._tools:
+            return parse_call(reply.text)[0]
         return parse_action(reply.text, self._admissible)
 
     def answer(self, reply: Reply, action: str, step: Step) -> None:
         """Go on: the backbone replied, took `action`, and the environment answered with `step`."""
+        if self._tools and not self._config.choose:
+            # What it wrote, in its own form; of several calls the first was taken.
+            self._turns += [Message("assistant", parse_call(reply.text)[1]), Message("tool", self._told(step))]
+            self._admissible = step.admissible
+            return
         said = reply.text if self._config.reason else action if self._config.choose else f"<action>{action}</action>"
         self._turns += [Message("assistant", said), Message("user", self._told(step))]
         self._admissible = step.admissible

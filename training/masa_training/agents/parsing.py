@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from masa_training.environments.tool_calls import read_call
+
 _TAGGED = re.compile(r"<action>(.*?)(?:</action>|\Z)", re.DOTALL | re.IGNORECASE)
 _NAMED = re.compile(r"^\W*(?:action|next action|command)\W*:\s*(.+)$", re.IGNORECASE | re.MULTILINE)
 _WRAPPING = "`\"'*_ \t\r\n"
@@ -31,6 +33,18 @@ def parse_action(text: str, admissible: Sequence[str] | None = None) -> str:
         found = (listed or lines or [""])[-1]
     first, *_ = found.splitlines() or [""]
     return known.get(_plain(first), first.strip())
+
+
+def parse_call(text: str) -> tuple[str, str]:
+    """The first call of a tool in free text, as the environment takes it, and the text up to its end.
+
+    Without a call both are the text, of which the environment says that it is none.
+    """
+    found = read_call(text)
+    if found is None:
+        return text.strip(), text.strip()
+    call, end = found
+    return call.text, text[:end].strip()
 
 
 def _bare(text: str) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from masa_training.trials.running import Progress
 
 CANCELLED = 130
+_KINDS = (".gguf", ".json", ".yaml", ".yml", ".onnx")
 _EVERY = 0.5
 
 Option = Callable[[Any], Any]
@@ -42,6 +43,10 @@ AGENTS: tuple[Option, ...] = (
         "--max-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Of a written reply."
     ),
     click.option("--temperature", type=float, default=0.0, show_default=True),
+    click.option("--constrain", is_flag=True, help="Where there are tools, replies can be nothing but a call of one."),
+    click.option(
+        "--give-up", type=click.IntRange(min=0), default=0, help="End an episode after N turns that changed nothing."
+    ),
 )
 WORKERS: tuple[Option, ...] = (
     click.option(
@@ -133,7 +138,7 @@ def agent(given: Mapping[str, Any], *, choose: bool) -> AgentConfig:
 
     if given["temperature"] < 0:
         raise TrainingError(f"--temperature is {given['temperature']}; it must be at least 0")
-    names = ("reason", "window", "max_tokens", "temperature")
+    names = ("reason", "window", "max_tokens", "temperature", "constrain", "give_up")
     return AgentConfig(choose=choose, **{name: given[name] for name in names})
 
 
@@ -142,7 +147,9 @@ def named(text: str) -> tuple[str, str]:
     name, separator, value = text.partition("=")
     if separator and not set(name) & set(":/\\"):
         return name.strip(), value
-    return Path(text.rpartition("#")[2]).stem or text, text
+    path = Path(text.rpartition("#")[2])
+    # What stands behind a dot is the kind of a file, or part of a name such as qwen2.5.
+    return (path.stem if path.suffix.lower() in _KINDS else path.name) or text, text
 
 
 def play(trial: Trial, folder: Path, given: Mapping[str, Any], *, quiet: bool) -> tuple[dict[str, list[Episode]], bool]:

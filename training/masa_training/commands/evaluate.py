@@ -9,6 +9,8 @@ import click
 
 from masa_training.commands import episodes as shared
 
+SCORES = ("success", "reward")
+
 if TYPE_CHECKING:
     from masa_training.trials.config import Trial
 
@@ -29,11 +31,24 @@ if TYPE_CHECKING:
 @click.argument("environment", metavar="ENVIRONMENT")
 @shared.with_options(
     *shared.BACKBONES,
-    click.option("--bank", "banks", multiple=True, metavar="[NAME=]FILE", help="An arm: a skill bank. Repeatable."),
+    click.option(
+        "--bank",
+        "banks",
+        multiple=True,
+        metavar="[NAME=]FILE",
+        help="An arm: a skill bank, or a shipped one as ENVIRONMENT/NAME. Repeatable.",
+    ),
     click.option("--facts-only", metavar="BANK", help="An arm: this bank and the generated list of the actions."),
     click.option("--no-policies", is_flag=True, help="Leave out the arms no-skill and random."),
     *shared.world(tasks=50),
-    click.option("--penalty", type=float, default=0.0, show_default=True, metavar="λ", help="Of R = SR − λ·NHR."),
+    click.option("--penalty", type=float, default=0.0, show_default=True, metavar="λ", help="Of R = S − λ·NHR."),
+    click.option(
+        "--score",
+        type=click.Choice(SCORES),
+        default="success",
+        show_default=True,
+        help="What S is, by which arms are compared; the environment's reward knows partial success.",
+    ),
     click.option("--choose", is_flag=True, help="Agents choose among the admissible actions instead of writing one."),
     *shared.AGENTS,
     *shared.EXECUTION,
@@ -70,9 +85,15 @@ def command(environment: str, as_json: bool, quiet: bool, **given: Any) -> None:
 
 
 def _trial(environment: str, given: dict[str, Any]) -> Trial:
+    from masa_training.errors import TrainingError
     from masa_training.rollouts import Arm
     from masa_training.trials.config import FACTS_ONLY, NO_SKILL, RANDOM, Trial, bank_arm
+    from masa_training.trials.running import offers_actions
 
+    played = shared.played(given)
+    offers = offers_actions(environment, played["options"], given["split"])
+    if given["choose"] and not offers:
+        raise TrainingError(f"{environment} lists no actions to choose among; leave --choose out")
     arms: list[Arm] = [] if given["no_policies"] else [Arm(name=NO_SKILL)]
     checksums = {}
     for text in given["banks"]:
@@ -82,13 +103,14 @@ def _trial(environment: str, given: dict[str, Any]) -> Trial:
     if given["facts_only"]:
         arm, checksums[FACTS_ONLY] = bank_arm(FACTS_ONLY, Path(given["facts_only"]))
         arms.append(Arm(name=FACTS_ONLY, bank=arm.bank, facts=True))
-    if not given["no_policies"]:
+    if offers and not given["no_policies"]:
         arms.append(Arm(name=RANDOM, random=True))
     return Trial(
         environment=environment,
         arms=tuple(arms),
         penalty=given["penalty"],
+        score=given["score"],
         agent=shared.agent(given, choose=given["choose"]),
         banks=checksums,
-        **shared.played(given),
+        **played,
     )

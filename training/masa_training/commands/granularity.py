@@ -36,14 +36,18 @@ if TYPE_CHECKING:
         metavar="NAME=FILE",
         help="A granularity of your own, instead of the shipped ones. Repeatable, the shortest first.",
     ),
-    click.option("--stepwise", is_flag=True, help="Also the shipped bank of numbered steps."),
+    click.option(
+        "--stepwise",
+        is_flag=True,
+        help="Also the shipped banks of another form: numbered steps, and examples where there are some.",
+    ),
     *shared.world(tasks=100),
     click.option(
         "--choose/--write",
         "choose",
         default=None,
         help="Agents choose among the admissible actions, or write one. [default: --choose if all backbones run in "
-        "process, --write if all are behind servers]",
+        "process and the environment lists actions, --write if all are behind servers]",
     ),
     *shared.AGENTS,
     *shared.EXECUTION,
@@ -76,6 +80,7 @@ def _trial(environment: str, given: dict[str, Any]) -> Trial:
     from masa_training.errors import TrainingError
     from masa_training.studies.granularity import make_arms, shipped_banks
     from masa_training.trials.config import Trial
+    from masa_training.trials.running import offers_actions
 
     if given["banks"] and given["stepwise"]:
         raise click.UsageError("--stepwise is of the shipped banks; add your own with --bank stepwise=FILE.")
@@ -91,8 +96,11 @@ def _trial(environment: str, given: dict[str, Any]) -> Trial:
     played = shared.played(given)
     if not played["backbones"]:
         raise TrainingError("there is no backbone; name one with --backbone")
-    choose = _choose([backbone.spec for backbone in played["backbones"]], given["choose"])
-    arms = make_arms(banks)
+    offers = offers_actions(environment, played["options"], given["split"])
+    if given["choose"] and not offers:
+        raise TrainingError(f"{environment} lists no actions to choose among; leave --choose out")
+    choose = offers and _choose([backbone.spec for backbone in played["backbones"]], given["choose"])
+    arms = make_arms(banks, random=offers)
     return Trial(
         environment=environment,
         arms=arms.arms,

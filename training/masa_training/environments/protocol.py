@@ -104,6 +104,14 @@ class Environment(Protocol):
         ...
 
 
+class HasTools(Protocol):
+    """An environment whose actions are calls of tools. Agents are told them, and write calls."""
+
+    def tools(self) -> Sequence[Mapping[str, Any]]:
+        """The tools, always the same, as `masa_training.environments.tool_calls` describes them."""
+        ...
+
+
 class Solvable(Protocol):
     """An environment that knows how its tasks are solved. Tests, instruments and worked examples need it."""
 

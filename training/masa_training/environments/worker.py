@@ -74,6 +74,7 @@ class Worker:
         self.description: str = about["description"]
         self.max_steps: int = about["max_steps"]
         self.task_types: tuple[str, ...] = tuple(about["task_types"])
+        self._tools: tuple[Mapping[str, Any], ...] = tuple(about["tools"])
 
     @property
     def pid(self) -> int:
@@ -83,6 +84,10 @@ class Worker:
     def tasks(self, split: Split) -> Sequence[Task]:
         """As the environment's."""
         return [Task(**task) for task in self._process.ask("tasks", split=split)]
+
+    def tools(self) -> Sequence[Mapping[str, Any]]:
+        """As the environment's; none where it has none."""
+        return self._tools
 
     def facts(self) -> Facts:
         """As the environment's."""

@@ -56,6 +56,7 @@ def _about(environment: Environment) -> dict[str, Any]:
         "max_steps": environment.max_steps,
         "task_types": list(environment.task_types),
         "solvable": hasattr(environment, "solution"),
+        "tools": list(getattr(environment, "tools", tuple)()),
     }
 
 

@@ -12,6 +12,7 @@ from pydantic import Field
 from masa.skills import GENERAL
 from masa_training.agents import AgentConfig
 from masa_training.models.keys import check_keyless
+from masa_training.rollouts.episodes import Score
 from masa_training.search import Acceptance, FixedPaired, SequentialPaired, Strict
 from masa_training.settings import (
     Amount,
@@ -29,7 +30,6 @@ from masa_training.teacher.config import OPERATORS, TeacherConfig
 from masa_training.whole_bank import WHOLE
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs" / "evolve"
-BANKS = Path(__file__).resolve().parent.parent / "configs" / "banks"
 
 
 @settings
@@ -102,7 +102,8 @@ class EvolveConfig:
         task_types: only these; empty for all that the bank has skills for.
         shown: K, best groups that the teacher is shown.
         watched: episodes of the split `train` that the teacher sees of the group it rewrites.
-        penalty: λ of R = SR − λ·NHR.
+        penalty: λ of R = S − λ·NHR.
+        score: what S is: "success", or the environment's "reward", which knows partial success.
         growth: most words of a group, as a multiple of the group that the search began with.
         test_tasks: tasks of the split `test` for the final comparison; 0 takes all.
         test_seeds: episodes of each.
@@ -128,6 +129,7 @@ class EvolveConfig:
     watched: Positive = 12
     accept: AcceptConfig = field(default_factory=AcceptConfig)
     penalty: Share = 0.0
+    score: Score = "success"
     growth: Annotated[float, Field(ge=1)] = 2.5
     test_tasks: Count = 100
     test_seeds: Positive = 1

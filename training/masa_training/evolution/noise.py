@@ -25,10 +25,10 @@ class FeedbackNoise:
     seed: int
 
     def told(self, played: Played, episode: Episode) -> Episode:
-        """The episode as search and teacher see it: its success perhaps turned round, all else as it was."""
+        """The episode as search and teacher see it: its success and reward perhaps turned round."""
         if not self.concerns(played, episode) or self._draw(played) >= self.probability:
             return episode
-        return replace(episode, success=not episode.success)
+        return replace(episode, success=not episode.success, reward=1 - episode.reward)
 
     def concerns(self, played: Played, episode: Episode) -> bool:
         """Whether the outcome may be told wrongly: not in the final test, and not where there is none."""

@@ -19,7 +19,7 @@ from masa_training.environments import Environment, Task, open_environment
 from masa_training.errors import TrainingError
 from masa_training.evolution.budget import CANCELLED, Meter
 from masa_training.evolution.cards import card_of, teacher_card
-from masa_training.evolution.config import BANKS, EvolveConfig
+from masa_training.evolution.config import EvolveConfig
 from masa_training.evolution.counting import in_numbers
 from masa_training.evolution.nodes import nodes_of
 from masa_training.evolution.playing import Arena
@@ -35,7 +35,7 @@ from masa_training.rollouts import Episode
 from masa_training.rollouts.executors import Executor, Ray
 from masa_training.search import SearchStopped, State, Trace
 from masa_training.teacher import Teacher, opened_teacher
-from masa_training.trials.config import choose_tasks
+from masa_training.trials.config import BANKS, choose_tasks
 from masa_training.whole_bank import WHOLE, climbs, homes, with_part
 
 

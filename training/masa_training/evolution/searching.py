@@ -95,7 +95,7 @@ class GroupSearch:
         """Episode i is task i modulo their number, with as many seeds as that takes."""
         jobs = [(self.val[i % len(self.val)], i // len(self.val)) for i in range(first, first + count)]
         episodes = self.arena.play(with_part(self.bank, self.key, candidate), "val", jobs)
-        return [reward_of(episode, self.config.penalty) for episode in episodes]
+        return [reward_of(episode, self.config.penalty, self.config.score) for episode in episodes]
 
     def _propose(self, situation: Situation[Group]) -> Group | Failure:
         group = situation.node.candidate

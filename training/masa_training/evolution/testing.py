@@ -36,6 +36,7 @@ def final_test(
         tasks=config.test_tasks,
         seeds=config.test_seeds,
         penalty=config.penalty,
+        score=config.score,
         agent=config.agent_config(),
     )
     jobs = [(task, seed) for seed in range(config.test_seeds) for task in choose_tasks(tasks, config.test_tasks)]

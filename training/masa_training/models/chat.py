@@ -7,6 +7,7 @@ A message's text is tokenized apart from the template's pieces around it, and ne
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ class ChatFormat:
         self._values |= {"bos_token": bos or "", "eos_token": eos or ""}
         self._cached = functools.lru_cache(maxsize=4096)(lambda segment: tuple(tokenizer.tokenize([segment])))
         self._trimmed = self._trimming()
+        self._knows_tools, self._knows_answers = self._knowing_tools()
         after = self._after_answer()
         named = [token for text in (*after, eos) if text and (token := tokenizer.token_id(text)) is not None]
         if self._render is None:
@@ -108,18 +110,25 @@ class ChatFormat:
                 f"give another with the option `template` ({', '.join(TEMPLATES)})"
             )
 
-    def encode(self, messages: Sequence[Message]) -> Encoded:
+    def encode(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Encoded:
         """The prompt for the next assistant turn.
+
+        Tools are told as the template tells them, else behind the system message, a line of JSON each. Where the
+        template knows no messages of the role "tool", these are the user's.
 
         Raises:
             TrainingError: if the template refuses the conversation.
         """
         if not messages:
             raise TrainingError("a conversation without messages; give at least one")
+        if not self._knows_answers:
+            messages = [Message("user", m.content) if m.role == "tool" else m for m in messages]
+        if tools and not self._knows_tools:
+            messages, tools = _with_tools(messages, tools), ()
         first = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
         tokens: list[int] = []
         borders: list[int] = []
-        for segment, number in self._segments(messages):
+        for segment, number in self._segments(messages, tools):
             # An answer begins where it was asked for; what precedes the first message is common to many episodes.
             if number is not None and tokens and (number == first or messages[number].role == "assistant"):
                 borders.append(len(tokens))
@@ -135,12 +144,14 @@ class ChatFormat:
         """Token ids of an answer, without the token that ends it."""
         return self._cached(Segment(text if self._render is not None else f" {text}"))
 
-    def _segments(self, messages: Sequence[Message]) -> list[tuple[Segment, int | None]]:
+    def _segments(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> list[tuple[Segment, int | None]]:
         """Pieces of the prompt, each with the number of the message whose text it is."""
         if self._render is None:
             return self._plain(messages)
         shown = [{"role": m.role, "content": f"\u2983{i}\u2984"} for i, m in enumerate(messages)]
-        rendered = self._rendered(shown, generate=True)
+        rendered = self._rendered(shown, generate=True, tools=tools)
         pieces: list[tuple[Segment, int | None]] = []
         for i, piece in enumerate(_MARK.split(rendered)):
             if i % 2:
@@ -161,15 +172,20 @@ class ChatFormat:
             ]
         return [*pieces, (Segment("assistant:"), None)]
 
-    def _rendered(self, messages: list[dict[str, str]], *, generate: bool) -> str:
+    def _rendered(
+        self, messages: list[dict[str, str]], *, generate: bool, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
         assert self._render is not None
+        values = {**self._values, "tools": list(tools)} if tools else self._values
         try:
-            return self._render(messages=messages, add_generation_prompt=generate, **self._values)
+            return self._render(messages=messages, add_generation_prompt=generate, **values)
         except TemplateError as error:
             if messages[0]["role"] == "system" and len(messages) > 1 and messages[1]["role"] == "user":
                 # Templates without a system message: its text goes in front of the user's.
                 joined = f"{messages[0]['content']}\n\n{messages[1]['content']}"
-                return self._rendered([{"role": "user", "content": joined}, *messages[2:]], generate=generate)
+                return self._rendered(
+                    [{"role": "user", "content": joined}, *messages[2:]], generate=generate, tools=tools
+                )
             raise TrainingError(f"{self._where}: its chat template refuses this conversation ({error})") from None
 
     def _trimming(self) -> frozenset[str]:
@@ -181,6 +197,22 @@ class ChatFormat:
         text = self._rendered(turns, generate=False)
         return frozenset(role for role, turn in zip(roles, turns, strict=True) if turn["content"] not in text)
 
+    def _knowing_tools(self) -> tuple[bool, bool]:
+        """Whether the template tells tools, and whether it knows messages of the role "tool"."""
+        if self._render is None:
+            return False, False
+        tool = {"name": "\u29830\u2984", "description": "", "parameters": {"type": "object", "properties": {}}}
+        asked = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+        answered = [*asked, {"role": "assistant", "content": "a"}, {"role": "tool", "content": "\u29831\u2984"}]
+        try:
+            told = self._rendered(asked, generate=True, tools=[{"type": "function", "function": tool}])
+            shown = self._rendered(answered, generate=True)
+        except TrainingError:
+            return False, False
+        known = "\u29830\u2984" in told
+        # A template that tells no tools writes "tool" as the name of any role, which its model never saw.
+        return known, known and "\u29831\u2984" in shown
+
     def _after_answer(self) -> tuple[str, ...]:
         """The first special token after an assistant's text, if any."""
         if self._render is None:
@@ -189,6 +221,15 @@ class ChatFormat:
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}]
         ending = self._rendered(turns, generate=False).rpartition(mark)[2]
         return tuple(segment.text for segment in self._split(ending) if segment.control)[:1]
+
+
+def _with_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """The conversation with the tools behind its system message."""
+    told = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools)
+    text = f'Tools:\n{told}\n\nCall one as JSON: {{"name": <tool>, "arguments": {{…}}}}'
+    if messages[0].role == "system":
+        return [Message("system", f"{messages[0].content}\n\n{text}"), *messages[1:]]
+    return [Message("system", text), *messages]
 
 
 def _splitter(controls: Sequence[str]) -> Callable[[str], list[Segment]]:

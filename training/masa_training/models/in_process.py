@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from masa.backends.tokenizing import Tokenizer
+from masa.constraint import Constraint
 from masa.errors import MasaError
+from masa_training.environments.tool_calls import call_grammar
 from masa_training.errors import TrainingError
 from masa_training.models.chat import ChatFormat, Encoded
 from masa_training.models.choice import SCORINGS, Choice, Scoring, pick, plan, score
@@ -129,7 +131,7 @@ class InProcessModel:
     def _job(self, number: int, request: Request, length: int) -> _Job:
         import numpy as np
 
-        prompt = self.chat.encode(request.messages)
+        prompt = self.chat.encode(request.messages, request.tools)
         choice, answers = None, []
         if request.candidates is None:
             longest = request.max_tokens
@@ -145,7 +147,14 @@ class InProcessModel:
                 "open the model with a larger `length` or shorten the conversation"
             )
         draws = np.random.default_rng(request.seed)
-        return _Job(number, request, prompt, choice, tuple(map(len, answers)), draws)
+        constraint = self._constraint(request) if choice is None and request.constrain else None
+        return _Job(number, request, prompt, choice, tuple(map(len, answers)), draws, constraint)
+
+    def _constraint(self, request: Request) -> Constraint:
+        make = getattr(self._tokenizer, "grammar_tokenizer", None)
+        if make is None or not request.tools:
+            raise TrainingError("a reply is constrained to calls of tools, by llama.cpp; give tools, or leave it free")
+        return Constraint(make(), call_grammar(request.tools))
 
     def _choose(self, slots: Slots, jobs: Sequence[_Job]) -> list[_Answer]:
         asks = []
@@ -187,6 +196,13 @@ class InProcessModel:
         """Choose the next token of a free text, and see whether the text is complete."""
         request = job.request
         token = pick(logits, request.temperature, job.draws)
+        if job.constraint is not None:
+            # Greedy decoding hardly ever needs the mask; what is drawn has to be drawn from what is allowed.
+            ending = token in self.chat.ends and job.constraint.complete
+            if request.temperature or not (ending or job.constraint.allows(token)):
+                token = pick(job.constraint.mask(logits, self.chat.ends), request.temperature, job.draws)
+            if token not in self.chat.ends:
+                job.constraint.advance(token)
         if token in self.chat.ends:
             self._finish(job, "stop")
             return
@@ -223,6 +239,7 @@ class _Job:
     choice: Choice | None
     lengths: tuple[int, ...]
     draws: np.random.Generator
+    constraint: Constraint | None = None
     slot: int = -1
     cached: int = 0
     output: list[int] = field(default_factory=list)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from masa.files import parse_json
+from masa_training.environments.tool_calls import read_call
 from masa_training.errors import TrainingError
 from masa_training.models.endpoints import Endpoint, Endpoints, make_endpoints
 from masa_training.models.failures import Failure, NonsenseError, failure_of
@@ -228,7 +229,7 @@ class ServerModel:
         extra = dict(self._options.extra_body)
         body: dict[str, Any] = {
             "model": self.name,
-            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+            "messages": _messages(request),
             "temperature": request.temperature,
         }
         if self._options.limit_field == "max_tokens":
@@ -241,7 +242,28 @@ class ServerModel:
             body["stop"] = list(request.stop)
         if request.candidates is not None:
             _constrain(body, extra, request.candidates, self._options.constraint)
+        elif request.tools:
+            body["tools"] = list(request.tools)
+            if request.constrain:
+                body["tool_choice"] = "required"  # servers enforce the tools' schemas then
         return body | {"extra_body": extra}
+
+
+def _messages(request: Request) -> list[dict[str, Any]]:
+    """The conversation; with tools, calls and their answers as such, so that the server's template sees them."""
+    told: list[dict[str, Any]] = []
+    for number, message in enumerate(request.messages):
+        found = read_call(message.content) if request.tools and message.role == "assistant" else None
+        if found is not None:
+            function = {"name": found[0].name, "arguments": json.dumps(found[0].arguments, ensure_ascii=False)}
+            call = {"id": f"call{number}", "type": "function", "function": function}
+            told.append({"role": "assistant", "content": None, "tool_calls": [call]})
+        elif message.role == "tool" and told and "tool_calls" in told[-1]:
+            told.append({"role": "tool", "content": message.content, "tool_call_id": told[-1]["tool_calls"][0]["id"]})
+        else:
+            role = "user" if message.role == "tool" else message.role
+            told.append({"role": role, "content": message.content})
+    return told
 
 
 def _constrain(body: dict[str, Any], extra: dict[str, Any], candidates: Sequence[str], how: Constraint) -> None:
@@ -282,6 +304,12 @@ def _read(answer: Any, request: Request, how: Constraint, seconds: float) -> Rep
         raise NonsenseError("its first choice has no message")
     # Servers that split reasoning off put it into a field of its own, which is left where it is.
     text = without_reasoning(message.content or "").strip()
+    calls = getattr(message, "tool_calls", None) if request.tools else None
+    if calls:
+        function = calls[0].function
+        text = json.dumps({"name": function.name, "arguments": function.arguments}, ensure_ascii=False)
+        if (found := read_call(text)) is not None:
+            text = found[0].text
     if request.candidates is not None:
         text = _chosen(text, request.candidates, how)
     usage = answer.usage

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from masa_training.errors import TrainingError
 
@@ -14,7 +14,7 @@ Finish = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; `role` is "system", "user" or "assistant"."""
+    """One turn of a conversation; `role` is "system", "user", "assistant", or "tool" for what a tool answered."""
 
     role: str
     content: str
@@ -32,6 +32,9 @@ class Request:
         temperature: 0 is greedy. With candidates, the choice is drawn from softmax(scores / temperature).
         seed: makes sampling repeatable; None draws anew each time. Greedy replies need none.
         stop: texts that end free text; they are not part of it.
+        tools: what the model may call, each as OpenAI-compatible servers and chat templates take it. They are told in
+            the form of the model's own chat template, or behind the system message where it has none.
+        constrain: free text can be nothing but one call of a tool: by a grammar in process, `tool_choice` on servers.
     """
 
     messages: tuple[Message, ...]
@@ -40,6 +43,8 @@ class Request:
     temperature: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    constrain: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,6 +130,7 @@ def request_json(request: Request) -> dict[str, Any]:
         "temperature": request.temperature,
         "seed": request.seed,
         "stop": list(request.stop),
+        **({"tools": list(request.tools), "constrain": request.constrain} if request.tools else {}),
     }
 
 
@@ -174,6 +175,8 @@ def _request(value: Mapping[str, Any]) -> Request:
         value["temperature"],
         value["seed"],
         tuple(value["stop"]),
+        tuple(value.get("tools", ())),
+        value.get("constrain", False),
     )
 
 

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from masa_training.errors import TrainingError
 
 Outcome = Literal["finished", "missing"]
+Score = Literal["success", "reward"]
+SCORES: tuple[Score, ...] = get_args(Score)
+"""What decides: whether an episode succeeded, or the environment's reward, which knows partial success."""
+
+
+def check_score(score: str) -> None:
+    """Refuse a score that there is not.
+
+    Raises:
+        TrainingError: naming those that there are.
+    """
+    if score not in SCORES:
+        raise TrainingError(f"score is {score!r}; it must be one of {', '.join(SCORES)}")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -84,12 +99,14 @@ class Episode:
         return cls(**told)
 
 
-def reward_of(episode: Episode, penalty: float) -> float | None:
+def reward_of(episode: Episode, penalty: float, score: Score = "success") -> float | None:
     """`R = S − λ·NHR` of one episode, λ being `penalty`; None for a missing one.
 
-    S is 1 or 0, NHR the share of its steps after which nothing had happened. The mean over episodes is the reward of
-    DESIGN.md section 2, with the NHR averaged over episodes, not over all their steps together.
+    S is 1 or 0 for the score "success", the environment's reward from 0 to 1 for "reward"; NHR is the share of the
+    episode's steps after which nothing had happened. The mean over episodes is the reward of DESIGN.md section 2, with
+    the NHR averaged over episodes, not over all their steps together.
     """
     if episode.outcome == "missing":
         return None
-    return float(episode.success) - penalty * (episode.unchanged / episode.steps if episode.steps else 0.0)
+    scored = float(episode.success) if score == "success" else episode.reward
+    return scored - penalty * (episode.unchanged / episode.steps if episode.steps else 0.0)

@@ -67,8 +67,9 @@ class WorkerSpec:
 class _Playing:
     """An episode that goes on."""
 
-    def __init__(self, job: Job, task: Task, world: Environment, attempts: int) -> None:
+    def __init__(self, job: Job, task: Task, world: Environment, attempts: int, give_up: int) -> None:
         self.job = job
+        self._give_up = give_up
         self.task = task
         self.world = world
         self.attempts = attempts
@@ -108,7 +109,9 @@ class _Playing:
     @property
     def over(self) -> bool:
         assert self.last is not None
-        return self.last.done or len(self.turns) >= self.world.max_steps
+        idle = self.turns[-self._give_up :] if self._give_up else []
+        stuck = len(self.turns) >= self._give_up > 0 and not any(turn.changed for turn in idle)
+        return self.last.done or len(self.turns) >= self.world.max_steps or stuck
 
     def episode(self, keep_turns: bool) -> Episode:
         assert self.last is not None
@@ -159,10 +162,11 @@ class Player:
         self._free.append(first)
         self._tasks = {task.id: task for task in first.tasks(spec.split)}
         facts = first.facts() if any(arm.facts for arm in spec.arms.values()) else None
+        tools: Sequence[Mapping[str, Any]] = getattr(first, "tools", tuple)()
         self._agents: dict[str, Agent | None] = {
             name: None
             if arm.random
-            else Agent(first.description, spec.agent, bank=arm.bank, facts=facts if arm.facts else None)
+            else Agent(first.description, spec.agent, bank=arm.bank, facts=facts if arm.facts else None, tools=tools)
             for name, arm in spec.arms.items()
         }
         if model is None and any(self._agents.values()):
@@ -210,7 +214,8 @@ class Player:
             raise TrainingError(f"{self._spec.environment}: no task {job.task!r} in its {self._spec.split} split")
         if job.arm not in self._agents:
             raise TrainingError(f"no arm is called {job.arm!r}; there are {', '.join(self._agents)}")
-        playing = _Playing(job, task, self._free.pop() if self._free else self._world(), attempt)
+        world = self._free.pop() if self._free else self._world()
+        playing = _Playing(job, task, world, attempt, self._spec.agent.give_up)
         try:
             playing.begin(self._agents[job.arm])
         except EnvironmentLostError as error:

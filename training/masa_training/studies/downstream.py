@@ -28,14 +28,13 @@ from masa_training.agents import AgentConfig
 from masa_training.environments import open_environment
 from masa_training.errors import TrainingError
 from masa_training.evolution.cards import card_fields
-from masa_training.evolution.config import BANKS
 from masa_training.evolution.playing import fingerprint
 from masa_training.evolution.views.story import read_story
 from masa_training.rollouts import Arm, Episode
 from masa_training.rollouts.executors import Cancel, Executor
 from masa_training.studies.downstream_config import DownstreamConfig, ReaderConfig, folder_name
 from masa_training.studies.granularity import comparison
-from masa_training.trials.config import Backbone, Trial
+from masa_training.trials.config import BANKS, Backbone, Trial
 from masa_training.trials.running import Progress, run, tasks_of
 from masa_training.whole_bank import WHOLE, with_part
 

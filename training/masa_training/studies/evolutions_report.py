@@ -19,7 +19,6 @@ from masa_training.evolution.playing import fingerprint
 from masa_training.evolution.run import start_bank
 from masa_training.evolution.testing import BASE, EVOLVED
 from masa_training.evolution.views.story import Story
-from masa_training.rollouts.episodes import reward_of
 from masa_training.search import State, Verdict
 from masa_training.statistics import cluster_bootstrap, mean
 from masa_training.studies.evolutions import EvolutionCell, EvolutionStudy, stories
@@ -82,6 +81,7 @@ def _experiment(
         "backbone": config.backbone.name,
         "teacher": config.teacher_config().model,
         "penalty": config.penalty,
+        "score": config.score,
         "rule": config.accept.rule,
         "level": level,
         "rows": rows,
@@ -95,7 +95,7 @@ def _cell(cell: EvolutionCell, story: Story | None) -> dict[str, Any]:
         numbers = in_numbers(group.state.events, finished=group.finished)
         counts = {key: counts[key] + numbers[key] for key in COUNTED}
         assert story is not None
-        edits += _accepted(group.key, group.state, group.banks, story, cell.config.penalty)
+        edits += _accepted(group.key, group.state, group.banks, story)
     finished = story is not None and story.finished
     return {
         "cell": cell.name,
@@ -107,14 +107,12 @@ def _cell(cell: EvolutionCell, story: Story | None) -> dict[str, Any]:
     }
 
 
-def _accepted(
-    key: str, state: State[Group], banks: Mapping[int, str], story: Story, penalty: float
-) -> list[dict[str, Any]]:
+def _accepted(key: str, state: State[Group], banks: Mapping[int, str], story: Story) -> list[dict[str, Any]]:
     """The accepted edits of a search: the difference that the search saw, and the true one on what both played."""
     found = []
     for event in state.events:
         if isinstance(event, Verdict) and event.decision.verdict is True:
-            sides = [_rewards(story, banks.get(node), "val", penalty) for node in (event.node, event.incumbent)]
+            sides = [_rewards(story, banks.get(node), "val") for node in (event.node, event.incumbent)]
             both = [sides[0][played] - sides[1][played] for played in sides[0] if played in sides[1]]
             found.append(
                 {
@@ -128,11 +126,11 @@ def _accepted(
     return found
 
 
-def _rewards(story: Story, bank: str | None, split: str, penalty: float) -> dict[tuple[str, int], float]:
+def _rewards(story: Story, bank: str | None, split: str) -> dict[tuple[str, int], float]:
     """By task and seed the true reward of a bank's episodes."""
     found = {}
     for played, episode in story.episodes.items():
-        reward = reward_of(episode, penalty)
+        reward = story.reward(episode)
         if played.bank == bank and played.split == split and reward is not None:
             found[played.task, played.seed] = reward
     return found
@@ -145,7 +143,7 @@ def _tested(cell: EvolutionCell, story: Story, where: Path) -> dict[str, dict[st
     for arm, bank in banks.items():
         name = fingerprint(bank)
         some = [e for played, e in story.episodes.items() if played.bank == name and played.split == "test"]
-        rewards = [(e.job.task, reward_of(e, cell.config.penalty)) for e in some]
+        rewards = [(e.job.task, story.reward(e)) for e in some]
         found[arm] = {
             "success": _by_task([(e.job.task, float(e.success)) for e in some if e.outcome == "finished"]),
             "reward": _by_task([(task, reward) for task, reward in rewards if reward is not None]),

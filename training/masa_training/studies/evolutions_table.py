@@ -7,6 +7,7 @@ from typing import Any
 
 from masa_training.studies import card_given, feedback_noise
 from masa_training.tables import NOTHING, bracketed, table
+from masa_training.trials.report import reward_in_words
 
 _TITLES: Mapping[str, str] = {
     feedback_noise.KIND: "Feedback noise: outcomes told wrongly to search and teacher",
@@ -80,7 +81,7 @@ def _experiment(kind: str, told: Mapping[str, Any]) -> list[str]:
             worth,
         ),
         "",
-        f"True outcomes, on tasks that nothing was chosen by; R = SR − {told['penalty']:g}·NHR. SR with a 95 % "
+        f"True outcomes, on tasks that nothing was chosen by; {reward_in_words(told)}. SR with a 95 % "
         "interval (cluster bootstrap over tasks). Differences are paired by task and seed, at the level "
         f"{told['level']:.2%}, so that all of this table hold together with 95 %. Intervals are for these runs: how "
         "much another run would differ is not in them.",

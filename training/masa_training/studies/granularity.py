@@ -18,17 +18,16 @@ from masa.skills import SkillBank
 from masa_training.errors import TrainingError
 from masa_training.rollouts import Arm, Episode
 from masa_training.statistics import Value, cluster_bootstrap, mean
-from masa_training.trials.config import RANDOM, Trial, bank_arm
+from masa_training.trials.config import BANKS, RANDOM, Trial, bank_arm
 from masa_training.trials.report import Episodes, report
 
 NONE = "none"
 GRANULARITIES = ("concise", "moderate", "detailed")
-STEPWISE = "stepwise"
+STEPWISE, EXAMPLES = "stepwise", "examples"
 ALPHA = 0.05
 _NOISE = 1e-9
 """What a difference of rates is off by rounding at most: (0.2 + 0.2 + 0.2) / 3 is not 0.2."""
 
-_SHIPPED = Path(__file__).resolve().parent.parent / "configs" / "banks"
 _SAME_WORLD: Mapping[str, str] = {"alfworld": "household"}
 """Environments with the task types and actions of another one, whose banks they can use."""
 
@@ -46,22 +45,23 @@ class Arms:
 
 
 def shipped_banks(environment: str, *, stepwise: bool = False) -> dict[str, Path]:
-    """The banks that ship for an environment, by granularity.
+    """The banks that ship for an environment, by granularity; `stepwise` adds those of another form.
 
     Raises:
         TrainingError: if there are none.
     """
-    folder = _SHIPPED / _SAME_WORLD.get(environment, environment)
+    folder = BANKS / _SAME_WORLD.get(environment, environment)
     if not folder.is_dir():
-        known = sorted([*_SAME_WORLD, *(path.name for path in _SHIPPED.iterdir() if path.is_dir())])
+        known = sorted([*_SAME_WORLD, *(path.name for path in BANKS.iterdir() if path.is_dir())])
         raise TrainingError(
             f"no banks ship for {environment!r}, only for {', '.join(known)}; give your own with --bank NAME=FILE"
         )
-    return {name: folder / f"{name}.json" for name in (*GRANULARITIES, *([STEPWISE] if stepwise else []))}
+    further = [name for name in (STEPWISE, EXAMPLES) if (folder / f"{name}.json").is_file()] if stepwise else []
+    return {name: folder / f"{name}.json" for name in (*GRANULARITIES, *further)}
 
 
-def make_arms(banks: Mapping[str, Path]) -> Arms:
-    """The arms of a study of these banks.
+def make_arms(banks: Mapping[str, Path], *, random: bool = True) -> Arms:
+    """The arms of a study of these banks; `random` says whether the random policy can play.
 
     Raises:
         FormatError: if a file is no skill bank, or one without skills.
@@ -73,7 +73,7 @@ def make_arms(banks: Mapping[str, Path]) -> Arms:
             raise TrainingError(f"--bank {name}={path}: {name!r} is an arm without a bank; call this bank otherwise")
         arm, checksums[name] = bank_arm(name, path)
         arms.append(arm)
-    return Arms((*arms, Arm(name=RANDOM, random=True)), checksums)
+    return Arms((*arms, *([Arm(name=RANDOM, random=True)] if random else [])), checksums)
 
 
 def study(trial: Trial, episodes: Episodes, *, complete: bool, resamples: int = 2000) -> dict[str, Any]:

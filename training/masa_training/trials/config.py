@@ -17,6 +17,10 @@ from masa_training.environments import SPLITS, Split, Task
 from masa_training.errors import TrainingError
 from masa_training.models.keys import check_keyless
 from masa_training.rollouts import Arm, Job, WorkerSpec
+from masa_training.rollouts.episodes import Score, check_score
+
+BANKS = Path(__file__).resolve().parent.parent / "configs" / "banks"
+"""The banks that ship, by environment and name."""
 
 NO_SKILL, FACTS_ONLY, RANDOM = "no-skill", "facts-only", "random"
 
@@ -40,7 +44,8 @@ class Trial:
     Attributes:
         tasks: how many tasks of the split, in equal numbers by type as far as there are; 0 takes all.
         seeds: episodes of every task, with the seeds `first_seed`, `first_seed + 1`, ….
-        penalty: λ of the reward `SR − λ·NHR`.
+        penalty: λ of the reward `R = S − λ·NHR`.
+        score: what S is, success or the environment's reward.
     """
 
     environment: str
@@ -52,6 +57,7 @@ class Trial:
     seeds: int = 1
     first_seed: int = 0
     penalty: float = 0.0
+    score: Score = "success"
     agent: AgentConfig = field(default_factory=AgentConfig)
     isolated: bool = False
     slots: int = 0
@@ -61,6 +67,7 @@ class Trial:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise TrainingError(f"no split is called {self.split!r}; there are {', '.join(SPLITS)}")
+        check_score(self.score)
         if not 0 <= self.penalty <= 1:
             raise TrainingError(f"λ is {self.penalty}; it must lie between 0 and 1")
         if self.seeds < 1 or self.tasks < 0:
@@ -132,18 +139,23 @@ def choose_tasks(tasks: Sequence[Task], count: int) -> list[Task]:
 
 
 def jobs_of(trial: Trial, arms: Sequence[str], tasks: Sequence[Task]) -> list[Job]:
-    """Every job of these arms, arm by arm, so that episodes with the same skills are played together."""
+    """Every job of these arms, by arm, seed and type, so that episodes with the same skills are played together."""
     seeds = range(trial.first_seed, trial.first_seed + trial.seeds)
-    return [Job(arm, task.id, seed) for arm in arms for seed in seeds for task in tasks]
+    ordered = sorted(tasks, key=lambda task: task.type)
+    return [Job(arm, task.id, seed) for arm in arms for seed in seeds for task in ordered]
 
 
 def bank_arm(name: str, path: Path) -> tuple[Arm, str]:
-    """An arm of a bank file and the sha256 of that file.
+    """An arm of a bank file, or of a shipped bank as `ENVIRONMENT/NAME`, and the sha256 of that file.
 
     Raises:
         FormatError: if it is no skill bank.
     """
     from masa.formats import load_bank
+
+    shipped = BANKS / f"{path}.json"
+    if not path.exists() and shipped.is_file():
+        path = shipped
 
     bank: SkillBank = load_bank(path)
     return Arm(name=name, bank=bank), hashlib.sha256(path.read_bytes()).hexdigest()

@@ -41,10 +41,8 @@ def report(
                 "episodes": len(finished),
                 "missing": len(some) - len(finished),
                 "tasks": len({e.job.task for e in finished}),
-                "SR": _interval(finished, lambda e: float(e.success), resamples),
-                "NHR": _interval(finished, lambda e: e.unchanged / e.steps if e.steps else 0.0, resamples),
-                "reward": _interval(finished, lambda e: reward_of(e, trial.penalty) or 0.0, resamples),
-                "environment_reward": _average(finished, lambda e: e.reward),
+                **figures_of(finished, resamples=resamples),
+                "reward": _interval(finished, lambda e: _reward(trial, e) or 0.0, resamples),
                 "steps": _average(finished, lambda e: float(e.steps)),
                 "invalid_share": _share(sum(e.invalid for e in finished), sum(e.steps for e in finished)),
                 "prompt_tokens": _average(finished, lambda e: float(e.prompt_tokens)),
@@ -59,6 +57,7 @@ def report(
     told: dict[str, Any] = {
         "settings": trial.settings(),
         "penalty": trial.penalty,
+        "score": trial.score,
         "complete": complete,
         "rows": rows,
         "differences": _differences(trial, episodes, resamples),
@@ -68,12 +67,26 @@ def report(
     return told
 
 
+def figures_of(finished: Sequence[Episode], *, resamples: int = 2000) -> dict[str, Any]:
+    """SR, NHR and the environment's reward of finished episodes, each with its interval; None without episodes."""
+    return {
+        "SR": _interval(finished, lambda e: float(e.success), resamples),
+        "NHR": _interval(finished, lambda e: e.unchanged / e.steps if e.steps else 0.0, resamples),
+        "environment_reward": _interval(finished, lambda e: e.reward, resamples),
+    }
+
+
+def reward_in_words(told: Mapping[str, Any]) -> str:
+    """What R is in a report."""
+    return f"R = {'SR' if told['score'] == 'success' else 'reward'} − {told['penalty']:g}·NHR"
+
+
 def to_csv(told: Mapping[str, Any]) -> str:
     """The rows as CSV, one line an arm and backbone."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    plain = ("episodes", "missing", "tasks", "environment_reward", "steps", "invalid_share", "prompt_tokens")
-    measured = ("SR", "NHR", "reward")
+    plain = ("episodes", "missing", "tasks", "steps", "invalid_share", "prompt_tokens")
+    measured = ("SR", "NHR", "environment_reward", "reward")
     writer.writerow(
         ["backbone", "arm", *plain, *(f"{name}{end}" for name in measured for end in ("", "_low", "_high"))]
     )
@@ -93,10 +106,10 @@ def to_markdown(told: Mapping[str, Any]) -> str:
     lines = [
         f"# {settings['environment']}, {settings['split']} split{partial}",
         "",
-        f"R = SR − {told['penalty']:g}·NHR. Brackets: 95 % intervals by cluster bootstrap over tasks.",
+        f"{reward_in_words(told)}. Brackets: 95 % intervals by cluster bootstrap over tasks.",
         "",
     ]
-    head = ["backbone", "arm", "episodes", "missing", "SR", "NHR", "R", "steps", "prompt tokens"]
+    head = ["backbone", "arm", "episodes", "missing", "SR", "reward", "NHR", "R", "steps", "prompt tokens"]
     body = [
         [
             row["backbone"] or "–",
@@ -104,6 +117,7 @@ def to_markdown(told: Mapping[str, Any]) -> str:
             str(row["episodes"]),
             str(row["missing"]),
             _percent(row["SR"]),
+            _plain(row["environment_reward"]),
             _percent(row["NHR"]),
             _plain(row["reward"]),
             _number(row["steps"]),
@@ -191,13 +205,17 @@ def _compared(arms: Sequence[str]) -> list[tuple[str, str]]:
 
 def _pairs(trial: Trial, episodes: Sequence[Episode], arm: str, other: str) -> dict[str, list[tuple[float, float]]]:
     """By task the rewards of both arms at the seeds that both played."""
-    rewards = {(e.job.arm, e.job.task, e.job.seed): reward_of(e, trial.penalty) for e in episodes}
+    rewards = {(e.job.arm, e.job.task, e.job.seed): _reward(trial, e) for e in episodes}
     pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for (name, task, seed), reward in rewards.items():
         against = rewards.get((other, task, seed))
         if name == arm and reward is not None and against is not None:
             pairs[task].append((reward, against))
     return dict(pairs)
+
+
+def _reward(trial: Trial, episode: Episode) -> float | None:
+    return reward_of(episode, trial.penalty, trial.score)
 
 
 def _mean_pair(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -209,7 +227,7 @@ def _a_a(trial: Trial, backbone: str, arm: str, episodes: Sequence[Episode], alp
     middle = trial.first_seed + trial.seeds // 2
     halves: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     for episode in episodes:
-        reward = reward_of(episode, trial.penalty)
+        reward = _reward(trial, episode)
         if episode.job.arm == arm and reward is not None:
             halves[episode.job.task][episode.job.seed >= middle].append(reward)
     both = [(sum(a) / len(a), sum(b) / len(b)) for a, b in halves.values() if a and b]

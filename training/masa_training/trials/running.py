@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from masa.files import make_folder
-from masa_training.environments import Task, open_environment
+from masa_training.environments import SPLITS, Split, Task, open_environment
 from masa_training.errors import TrainingError
 from masa_training.journal import is_empty, writing
 from masa_training.rollouts import Episode, Record
@@ -53,6 +53,22 @@ def tasks_of(trial: Trial) -> list[Task]:
     if not tasks:
         raise TrainingError(f"{trial.environment}: its {trial.split} split has no tasks; choose another split")
     return tasks
+
+
+def offers_actions(environment: str, options: Mapping[str, Any], split: Split) -> bool:
+    """Whether the environment lists what can be done, so that an agent can choose and a random policy can play.
+
+    Raises:
+        TrainingError: as `tasks_of`.
+    """
+    if split not in SPLITS:
+        return True  # which the trial refuses
+    world = open_environment(environment, **options)
+    try:
+        tasks = world.tasks(split)
+        return not tasks or world.reset(tasks[0], 0).admissible is not None
+    finally:
+        world.close()
 
 
 def run(

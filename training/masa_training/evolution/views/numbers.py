@@ -11,7 +11,6 @@ from masa_training.evolution.config import BudgetConfig
 from masa_training.evolution.ledger import Played
 from masa_training.evolution.views.story import GroupStory, Story
 from masa_training.rollouts import Episode
-from masa_training.rollouts.episodes import reward_of
 from masa_training.search import Evaluation, Proposal
 from masa_training.statistics import cluster_bootstrap, mean, paired_differences
 from masa_training.trials.config import NO_SKILL
@@ -88,7 +87,7 @@ def by_type(story: Story) -> list[TypeRow]:
         best = _best(tree) or _best(general) or _best(whole)
         if start is None or best is None:
             continue
-        rows.append(_row(name, _of(played[start], name), _of(played[best], name), story.penalty))
+        rows.append(_row(name, _of(played[start], name), _of(played[best], name), story))
     return rows
 
 
@@ -172,9 +171,9 @@ def _of(played: Mapping[Played, Episode], task_type: str) -> dict[tuple[str, int
 
 
 def _row(
-    name: str, start: Mapping[tuple[str, int], Episode], best: Mapping[tuple[str, int], Episode], penalty: float
+    name: str, start: Mapping[tuple[str, int], Episode], best: Mapping[tuple[str, int], Episode], story: Story
 ) -> TypeRow:
-    pairs = [(key[0], reward_of(best[key], penalty), reward_of(start[key], penalty)) for key in best if key in start]
+    pairs = [(key[0], story.reward(best[key]), story.reward(start[key])) for key in best if key in start]
     return TypeRow(
         name,
         len(best),

@@ -22,6 +22,7 @@ from masa_training.evolution.run_folder import (
     search_from_json,
 )
 from masa_training.rollouts import Episode
+from masa_training.rollouts.episodes import Score, reward_of
 from masa_training.search import State
 from masa_training.whole_bank import climbs
 
@@ -76,6 +77,15 @@ class Story:
     def penalty(self) -> float:
         """λ of the run's rewards."""
         return float(self.settings.get("penalty", 0.0))
+
+    @property
+    def score(self) -> Score:
+        """What the run's rewards are made of."""
+        return "reward" if self.settings.get("score") == "reward" else "success"
+
+    def reward(self, episode: Episode) -> float | None:
+        """R of an episode, as the run decides by it; None for a missing one."""
+        return reward_of(episode, self.penalty, self.score)
 
     @property
     def finished(self) -> bool:

@@ -1,0 +1,167 @@
+"""The banks of `assistant`: every convention stands in every bank, in other words, and nowhere else."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from masa.formats.bank_json import dump_bank, load_bank
+from masa.formats.skill_md import load_skill_folder, validate_skill_folder
+from masa.skills import SkillBank
+from masa_training.agents.agent import GENERAL, SPECIFIC
+from masa_training.environments import SPLITS
+from masa_training.environments.assistant import Assistant, conventions
+from masa_training.environments.assistant.device import TOOLS
+
+WORDINGS = ("concise", "moderate", "detailed", "stepwise", "examples")
+ROOT = resources.files("masa_training.configs") / "banks" / "assistant"
+NUMBERED = re.compile(r"^\d\. \S", re.MULTILINE)
+
+# By skill, what its text must state: pairs that stand close together, or single words.
+FACTS: dict[str, list[tuple[str, ...]]] = {
+    "asg_001": [(day,) for day in conventions.DAYS] + [("today",), ("tomorrow",)],
+    "asg_002": [("24",), ("3 pm", "15:00")],
+    "asg_003": list(conventions.PARTS.items()),
+    "asg_004": list(conventions.CHANNELS.items()),
+    "asg_005": [("find_contact",), ("find_event",), ("find_note",), ("exactly",)],
+    "asg_006": [("one call",)],
+    "asr_001": list(conventions.LISTS.items()),
+    "asr_002": [(conventions.REMINDER_TIME,)],
+    "asr_003": [("add_reminder",), ("day",), ("time",)],
+    "ase_001": [(kind, str(minutes)) for kind, (minutes, _) in conventions.EVENTS.items()],
+    "ase_002": [(kind, calendar) for kind, (_, calendar) in conventions.EVENTS.items()],
+    "ase_003": [("add_event",), (conventions.EVENT_TIME,)],
+    "ash_001": [("set_light",), *((word, str(level)) for word, level in conventions.LIGHTS.items())],
+    "ash_002": [("set_heating",), *((word, str(level)) for word, level in conventions.HEATING.items())],
+    "ash_003": [*conventions.ROOMS.items(), ("one call",)],
+    "ass_001": [("add_item",), *conventions.SHOPS.items()],
+    "ass_002": [(word or "none", str(number)) for word, number in conventions.QUANTITIES.items()],
+    "ass_003": [("one add_item",), ("name",)],
+    "asm_001": [("find_contact", "send_message"), ("address",), ("group",)],
+    "asm_002": [("user's", "words")],
+    "asf_001": [("find_event", "add_reminder"), *((value,) for value in conventions.EVENT_REMINDER)],
+    "asf_002": [("find_event", "add_note"), (conventions.EVENT_FOLDER,), ("name", "day", "time")],
+    "asf_003": [("find_note", "find_contact", "send_message"), ("find_event",), ("exactly", "shown")],
+}
+NEAR = 160
+"""Characters within which the words of a fact stand, in their order."""
+
+
+def bank(wording: str) -> SkillBank:
+    with resources.as_file(ROOT / f"{wording}.json") as path:
+        return load_bank(path)
+
+
+def texts(wording: str) -> dict[str, str]:
+    found = bank(wording)
+    return {skill.skill_id: skill.principle for group in found.groups() for skill in group.skills}
+
+
+def states(text: str, fact: tuple[str, ...]) -> bool:
+    """Whether the words of a fact stand in the text one after the other, each as a whole word."""
+    pattern = rf"[\s\S]{{0,{NEAR}}}?".join(rf"(?<![\w:]){re.escape(word.lower())}(?![\w:]\d)" for word in fact)
+    return re.search(pattern, text.lower().replace("a meal with others", "meal")) is not None
+
+
+def test_every_convention_is_a_fact_of_some_skill() -> None:
+    told = json.dumps(FACTS)
+    for table in (conventions.PARTS, conventions.LISTS, conventions.ROOMS, conventions.SHOPS, conventions.CHANNELS):
+        assert all(key in told and value in told for key, value in table.items())
+
+
+@pytest.mark.parametrize("wording", WORDINGS)
+def test_every_bank_states_every_convention(wording: str) -> None:
+    found = texts(wording)
+    assert list(found) == list(FACTS)
+    missing = [(skill, fact) for skill, facts in FACTS.items() for fact in facts if not states(found[skill], fact)]
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("skill", "old", "new"),
+    [
+        ("asr_001", "blue", "red"),
+        ("ase_001", "90", "60"),
+        ("asg_003", "19:00", "18:00"),
+        ("asm_001", "find_contact", "x"),
+    ],
+)
+def test_a_bank_that_states_something_else_is_found(skill: str, old: str, new: str) -> None:
+    for wording in WORDINGS:
+        changed = texts(wording)[skill].replace(old, new)
+        assert not all(states(changed, fact) for fact in FACTS[skill])
+
+
+def test_banks_differ_in_wording_alone() -> None:
+    heads = {
+        tuple((g.key, s.skill_id, s.title, s.when_to_apply) for g in bank(wording).groups() for s in g.skills)
+        for wording in WORDINGS
+    }
+    assert len(heads) == 1
+    told = {wording: list(texts(wording).values()) for wording in WORDINGS}
+    assert all(len(set(row)) == len(WORDINGS) for row in zip(*told.values(), strict=True))
+
+
+def test_a_wording_is_what_it_is_called() -> None:
+    words = {wording: [len(text.split()) for text in texts(wording).values()] for wording in WORDINGS}
+    assert max(words["concise"]) <= 20
+    assert min(words["moderate"]) >= 25 and max(words["moderate"]) <= 50
+    assert min(words["detailed"]) >= 70 and max(words["detailed"]) <= 110
+    for wording in WORDINGS:
+        steps = [len(NUMBERED.findall(text)) for text in texts(wording).values()]
+        assert all(count == 3 for count in steps) if wording == "stepwise" else not any(steps)
+        examples = ["Example: " in text for text in texts(wording).values()]
+        assert all(examples) if wording == "examples" else not any(examples)
+
+
+def test_all_skills_of_a_task_are_shown() -> None:
+    for wording in WORDINGS:
+        found = bank(wording)
+        assert set(found.task_specific) == set(Assistant.task_types)
+        assert len(found.general) <= GENERAL
+        assert all(len(skills) <= SPECIFIC for skills in found.task_specific.values())
+
+
+def test_a_bank_is_written_back_as_it_was_read() -> None:
+    for wording in WORDINGS:
+        assert dump_bank(bank(wording)) == (ROOT / f"{wording}.json").read_bytes()
+
+
+def test_examples_are_calls_of_the_tools_and_of_nothing_that_is_played() -> None:
+    functions = {tool["function"]["name"]: tool["function"]["parameters"]["properties"] for tool in TOOLS}
+    told = " ".join(texts("examples").values())
+    calls = re.findall(r'\{"name": "(\w+)", "arguments": (\{[^}]*\})\}', told)
+    assert len(calls) >= 8
+    assert all(set(json.loads(arguments)) == set(functions[name]) for name, arguments in calls)
+    world = Assistant(difficulty=1)
+    played = {
+        line.partition(":")[0].lower()
+        for split in SPLITS
+        for task in world.tasks(split)
+        for lines in task.payload["stored"].values()
+        for line in lines
+    } | {
+        str(call["arguments"]["item"])
+        for split in SPLITS
+        for task in world.tasks(split)
+        for call in task.payload["calls"]
+        if "item" in call["arguments"]
+    }
+    everything = " ".join(text for wording in WORDINGS for text in texts(wording).values()).lower()
+    assert [name for name in sorted(played) if re.search(rf"\b{re.escape(name)}\b", everything)] == []
+
+
+@pytest.mark.parametrize("wording", WORDINGS)
+def test_the_folders_say_the_same_as_the_bank(wording: str) -> None:
+    with resources.as_file(ROOT / "folders" / wording) as path:
+        folder = Path(path)
+        found = load_skill_folder(folder)
+        problems = [problem for one in sorted(folder.iterdir()) for problem in validate_skill_folder(one)]
+    assert problems == []
+    told = " ".join(" ".join(skill.principle.split()) for group in found.groups() for skill in group.skills)
+    for text in texts(wording).values():
+        assert " ".join(text.split()) in told
