@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from masa.formats.bank_json import dump_bank, load_bank
+from masa.formats import load_bank
+from masa.formats.bank_json import dump_bank
 from masa.formats.skill_md import load_skill_folder, validate_skill_folder
 from masa.skills import SkillBank
 from masa_training.agents.agent import GENERAL, SPECIFIC

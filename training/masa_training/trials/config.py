@@ -156,7 +156,6 @@ def bank_arm(name: str, path: Path) -> tuple[Arm, str]:
     shipped = BANKS / f"{path}.json"
     if not path.exists() and shipped.is_file():
         path = shipped
-
     bank: SkillBank = load_bank(path)
     return Arm(name=name, bank=bank), hashlib.sha256(path.read_bytes()).hexdigest()
 
