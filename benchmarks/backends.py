@@ -111,14 +111,14 @@ def _merged(checkpoint: Path, folder: Path) -> Path:
     """The checkpoint as somebody would load it with transformers: merged, bf16, safetensors."""
     import torch
 
-    from masa_export.transformers_model import load_checkpoint, load_folder
-    from masa_export.verify.reference import find_reference
+    from masa_export.verify.checkpoint import find_reference
+    from masa_training.transformers_backend import load_trained
 
     found = find_reference(checkpoint)
-    if found.base is None:
-        model = load_folder(checkpoint, torch.bfloat16)
+    if found.source is None:
+        model = found.base.model(torch.bfloat16)
     else:
-        model = load_checkpoint(found.checkpoint, found.base, torch.bfloat16)
+        model = load_trained(found.source.checkpoint, found.base, torch.bfloat16, merged=True)
     model.save_pretrained(folder / "merged")
     return folder / "merged"
 
@@ -293,13 +293,13 @@ def _transformers(job: Mapping[str, Any], groups: Sequence[Group]) -> dict[str, 
     import torch
     from transformers import AutoModelForCausalLM
 
-    from masa_export.verify.reference import find_reference
+    from masa_export.verify.checkpoint import find_reference
 
     torch.set_num_threads(job["threads"])
     model: Any = AutoModelForCausalLM.from_pretrained(job["path"], dtype=torch.bfloat16)
     model.eval()
     loaded = time.perf_counter() - begun
-    tokenizer = find_reference(Path(job["checkpoint"])).tokenizer()
+    tokenizer = find_reference(Path(job["checkpoint"])).base.tokenizer()
     artifact = load_artifact(job["tokenizing"], verify=False)
     stop = [token for text in artifact.stop if (token := tokenizer.token_id(text)) is not None]
 

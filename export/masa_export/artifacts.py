@@ -1,8 +1,6 @@
-"""Artifacts: a new one around a weights file, and an adapter into one that is there.
+"""Artifacts: built aside and put in their place whole, or given another adapter while they stay loadable.
 
-An adapter goes in so that a rewriter is loadable at every moment, however the export ends.
-
-The adapter's name holds the beginning of its sha256, so a new one never overwrites the one that the manifest names.
+An adapter's name holds the beginning of its sha256, so a new one never overwrites the one that the manifest names.
 The manifest is replaced last, in one step: until then the artifact is the old one, from then on the new one. What a
 killed export leaves behind is a file that no manifest names.
 """
@@ -12,23 +10,124 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from masa.artifact import find_artifact, read_manifest
+from masa.artifact import Artifact, find_artifact, load_artifact, read_manifest
 from masa.checksums import sha256_file
 from masa.errors import MasaError
-from masa.files import parse_json, read_bytes, write_atomic
-from masa.formats.gguf_header import read_header
+from masa.files import TEMPORARY_PREFIX, make_folder, parse_json, read_bytes, reason, write_atomic
 from masa.manifest import MANIFEST_NAME, Manifest, parse_manifest
-from masa_export.base import Base, origin
-from masa_export.checkpoint import Checkpoint
 from masa_export.errors import ExportError
+from masa_export.source import Source
+from masa_training.checkpoint import Checkpoint, template_to_json
 
 _OURS = re.compile(r"adapter(-[0-9a-f]{8})?\.gguf")
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactSettings:
+    """Which types of weights, where the artifacts go, and what their manifests say; see `masa export gguf --help`."""
+
+    quantizations: tuple[str, ...]
+    output: Path | None = None
+    name: str | None = None
+    version: str = "0.1.0"
+    licence: str | None = None
+    base: str | None = None
+    force: bool = False
+
+
+@contextlib.contextmanager
+def aside(where: Path) -> Iterator[Path]:
+    """A folder of our own in `where`, which is made, to build things in that then take their place there.
+
+    Raises:
+        ExportError: instead of what the system raises in the block, where the disk or the memory does not suffice.
+    """
+    make_folder(where)
+    try:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=where) as scratch:
+            yield Path(scratch)
+    except MasaError:
+        raise
+    except OSError as error:
+        raise ExportError(
+            f"{where}: cannot write there ({reason(error)}); check space and permissions, then run this again: "
+            "what is finished is kept"
+        ) from error
+    except MemoryError:
+        raise ExportError("there is not enough memory; export where there is more, or use --no-verify") from None
+
+
+def put_in_place(folder: Path, target: Path) -> None:
+    """Move the finished `folder` to `target`, on the same disk; what was there is moved aside, then removed.
+
+    Raises:
+        OSError: if it cannot be moved; what was there is then there again.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
+    former = folder.with_name(folder.name + ".former")
+    if target.exists():
+        target.rename(former)
+    try:
+        folder.rename(target)
+    except OSError:
+        if former.exists():
+            former.rename(target)
+        raise
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def source_marks(source: Source) -> dict[str, str]:
+    """What the weights of an export note of where they came from, so that a finished one is known again."""
+    checkpoint = source.checkpoint
+    return {
+        "masa.checkpoint_sha256": source.weights_sha256,
+        "masa.base_sha256": checkpoint.base.sha256,
+        "masa.dataset_sha256": checkpoint.dataset.sha256,
+    }
+
+
+def find_finished(
+    folder: Path,
+    quantization: str,
+    marks: Mapping[str, str],
+    read_marks: Callable[[Artifact], Mapping[str, Any]],
+    *,
+    force: bool,
+) -> Artifact | None:
+    """The artifact in `folder` if it is complete and its weights have these marks; None where there is nothing.
+
+    Raises:
+        ExportError: if there is something else, which only `force` may replace, and an artifact only.
+    """
+    if not folder.exists():
+        return None
+    if force:
+        if not (folder / MANIFEST_NAME).is_file():
+            raise ExportError(f"{folder}: exists but is not an artifact; --force will not replace it, move it first")
+        return None
+    try:
+        artifact = load_artifact(folder)
+        found = read_marks(artifact)
+    except MasaError as error:
+        raise ExportError(f"{folder}: is there and not complete ({error}); replace it with --force") from None
+    if artifact.quantization != quantization or any(found.get(key) != value for key, value in marks.items()):
+        raise ExportError(
+            f"{folder}: holds another export (of another checkpoint or with other settings); replace it with --force, "
+            "or give another --name or -o"
+        )
+    return artifact
 
 
 def check_artifact(folder: Path, weights_sha256: str, *, force: bool = False) -> Manifest:
@@ -52,7 +151,7 @@ def check_artifact(folder: Path, weights_sha256: str, *, force: bool = False) ->
     return manifest
 
 
-def begin_artifact(folder: Path, checkpoint: Checkpoint, base: Base, name: str) -> None:
+def begin_artifact(folder: Path, source: Source, name: str) -> None:
     """Make an artifact of the empty `folder` around the base's own weights, for the adapter that comes next.
 
     Weights inside a Python package stay there; any others are copied.
@@ -61,38 +160,27 @@ def begin_artifact(folder: Path, checkpoint: Checkpoint, base: Base, name: str) 
         ExportError: if there is no GGUF of the base.
         OSError: if the weights cannot be read or written.
     """
-    if base.gguf is None:
-        raise ExportError(f"{base.folder}: an artifact needs this base as GGUF; give it with --base")
-    model, licence = origin(checkpoint, base)
-    with contextlib.suppress(MasaError):
-        former = find_artifact(checkpoint.base.spec)
-        manifest = read_manifest(former)
-        packaged = manifest.packaged.get(manifest.weights)
-        if packaged is not None and packaged.sha256 == checkpoint.base.sha256:
-            content = parse_json(read_bytes(former / MANIFEST_NAME).decode("utf-8-sig"))
-            content.update(name=name, version="0.1.0", adapter=None, files={})
-            write_atomic(folder / MANIFEST_NAME, dump_manifest(content))
-            return
-    weights = folder / base.gguf.name
-    shutil.copyfile(base.gguf, weights)
-    write_manifest(
-        folder,
-        weights.name,
-        checkpoint,
-        name=name,
-        version="0.1.0",
-        base_model=model,
-        licence=licence,
-        quantization=_quantization(base.gguf),
-    )
+    if source.gguf is None or source.header is None:
+        raise ExportError(f"{source.folder}: an artifact needs this base as GGUF; give it with --base")
+    manifest = source.packaged_base
+    packaged = None if manifest is None else manifest.packaged.get(manifest.weights)
+    if packaged is not None and packaged.sha256 == source.checkpoint.base.sha256:
+        former = find_artifact(source.checkpoint.base.spec) / MANIFEST_NAME
+        content = parse_json(read_bytes(former).decode("utf-8-sig"))
+        content.update(name=name, version="0.1.0", adapter=None, files={})
+        write_atomic(folder / MANIFEST_NAME, dump_manifest(content))
+        return
+    shutil.copyfile(source.gguf, folder / source.gguf.name)
+    write_manifest(folder, source.gguf.name, source, name=name, quantization=_quantization(source))
 
 
-def _quantization(path: Path) -> str:
-    """What a GGUF says its weights are stored as."""
+def _quantization(source: Source) -> str:
+    """What the base's GGUF says its weights are stored as."""
     from gguf import LlamaFileType
 
+    assert source.header is not None
     try:
-        kind: str = LlamaFileType(read_header(path).metadata.get("general.file_type")).name
+        kind: str = LlamaFileType(source.header.metadata.get("general.file_type")).name
     except ValueError:
         return "unknown"
     return kind.removeprefix("MOSTLY_").removeprefix("ALL_")
@@ -118,7 +206,7 @@ def put_adapter(folder: Path, adapter: bytes, checkpoint: Checkpoint) -> Path:
         language=checkpoint.language,
         prompt_version=checkpoint.prompt_version,
         adapter=name,
-        chat_template=dict(checkpoint.notes),
+        chat_template=template_to_json(checkpoint.template),
         training_data=_training_data(checkpoint),
         files={**files, name: {"sha256": sha256, "bytes": len(adapter)}},
     )
@@ -137,23 +225,25 @@ def put_adapter(folder: Path, adapter: bytes, checkpoint: Checkpoint) -> Path:
 def write_manifest(
     folder: Path,
     weights: str,
-    checkpoint: Checkpoint,
+    source: Source,
     *,
     name: str,
-    version: str,
-    base_model: str,
-    licence: str,
     quantization: str,
+    version: str = "0.1.0",
+    licence: str | None = None,
     kind: str = "gguf",
     others: Sequence[str] = (),
 ) -> Manifest:
     """Make an artifact of `folder`, in which the file `weights` and `others` lie: write its manifest.
 
+    The licence is that of the base where none is given.
+
     Raises:
         ArtifactError: if a value is none that a manifest may have.
         OSError: if the weights cannot be read or the manifest not be written.
     """
-    path = folder / MANIFEST_NAME
+    path, checkpoint = folder / MANIFEST_NAME, source.checkpoint
+    base_model, base_licence = source.origin
     content = {
         "format": 1,
         "name": name,
@@ -164,11 +254,11 @@ def write_manifest(
         "base_model": base_model,
         "weights": weights,
         "adapter": None,
-        "chat_template": dict(checkpoint.notes),
+        "chat_template": template_to_json(checkpoint.template),
         "context_length": checkpoint.context_length,
         "quantization": quantization,
         "training_data": _training_data(checkpoint),
-        "licence": licence,
+        "licence": licence or base_licence,
         "files": {
             name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size}
             for name in (weights, *others)

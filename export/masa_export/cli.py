@@ -18,9 +18,9 @@ from masa_export.cli_tune import tune
 from masa_export.cli_verify import verify
 
 if TYPE_CHECKING:
-    from masa_export.export import Exported
-    from masa_export.likeness import Likeness
-    from masa_export.parity import Parity
+    from masa_export.adapter_export import Exported
+    from masa_export.logit_check import Parity
+    from masa_export.logits import Likeness
 
 
 @click.group("export", short_help="Make a trained rewriter ready for the device.")
@@ -81,7 +81,7 @@ def adapter(
     compared with those of the checkpoint merged in float32: once on the base converted to F32, where they must be
     equal up to rounding, and once on the base as it is. --no-verify needs neither torch nor llama.cpp.
     """
-    from masa_export.export import export_adapter
+    from masa_export.adapter_export import export_adapter
 
     with watching(quiet or as_json) as watch:
         exported = export_adapter(

@@ -95,13 +95,13 @@ def gguf(
     The merged file is compared with the checkpoint in transformers, every quantized file with the merged one. An
     artifact is in its place once it is complete and checked; finished ones are kept when the command runs again.
     """
-    from masa_export.gguf_export import Settings, export_gguf
-    from masa_export.quantizations import parse_quantizations
+    from masa_export.gguf_export import GgufSettings, export_gguf
+    from masa_export.quantizer import parse_quantizations
 
     with watching(quiet or as_json) as watch:
         done = export_gguf(
             Path(checkpoint),
-            Settings(
+            GgufSettings(
                 quantizations=parse_quantizations(quant, importance=imatrix is not None),
                 output=None if output is None else Path(output),
                 name=name,

@@ -21,7 +21,7 @@ from masa_export.cli_shared import (
 )
 
 if TYPE_CHECKING:
-    from masa_export.likeness import Likeness
+    from masa_export.logits import Likeness
     from masa_export.onnx_export import OnnxExport
 
 

@@ -100,7 +100,7 @@ def _sizes(made: Package) -> dict[str, int]:
 
 
 def _report(made: Package, repository: str | None, commit: str | None, private: bool, dry_run: bool) -> str:
-    from masa_export.base import UNKNOWN_LICENCE
+    from masa_export.source import UNKNOWN_LICENCE
 
     sizes = _sizes(made)
     did = "Would write" if dry_run else "Kept, it was there already:" if made.kept else "Wrote"

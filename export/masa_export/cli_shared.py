@@ -14,8 +14,8 @@ from masa.cli.output import clean, duration, size
 from masa.cli.progress import interrupt_line, show_line
 
 if TYPE_CHECKING:
-    from masa_export.likeness import Likeness
-    from masa_export.settings import Watch
+    from masa_export.logits import Likeness
+    from masa_export.progress import Watch
 
 MEASURED = ("type", "size", "KL", "same best", "time", "artifact")
 """The head of a table whose rows are `measured_row`."""
@@ -71,7 +71,7 @@ def output_options(command: Command) -> Command:
 @contextmanager
 def watching(silent: bool) -> Iterator[Watch]:
     """Tells stages and progress on stderr: a live line on a terminal, which goes at the end, else a line a stage."""
-    from masa_export.settings import Watch
+    from masa_export.progress import Watch
 
     live = sys.stderr.isatty()
     shown = 0.0
@@ -118,7 +118,7 @@ def logits_told(what: str, found: Likeness) -> str:
 
 def licence_told(licence: str) -> list[str]:
     """What to do where nobody told a licence."""
-    from masa_export.base import UNKNOWN_LICENCE
+    from masa_export.source import UNKNOWN_LICENCE
 
     if licence != UNKNOWN_LICENCE:
         return []

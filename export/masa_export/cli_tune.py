@@ -116,7 +116,7 @@ def _report(choice: Choice, by: str) -> str:
     if choice.best is not None:
         fitting = sum(variant.fits for variant in choice.variants)
         lines.append(f"The {ORDERS[by]} of {fitting} that fit: {choice.best.path}")
-        if choice.best.proof is None:
+        if choice.best.report is None:
             lines.append("It was not verified (masa export verify), so nothing is known of what it writes")
     return under(table([_row(variant) for variant in choice.variants], head, right=tuple(range(2, 10))), lines)
 
@@ -126,9 +126,9 @@ def _row(variant: Variant) -> tuple[str, ...]:
     quantization = f"{variant.kind} {variant.quantization or ''}".strip()
     if found is None:
         return (variant.name, quantization, *[""] * 8, variant.problem)
-    proof = variant.proof
+    report = variant.report
     word = "; ".join(variant.exceeded)
-    if proof is not None and not proof.passed:
+    if report is not None and not report.passed:
         word = "; ".join(filter(None, (word, "failed its verification")))
     return (
         variant.name,
@@ -140,7 +140,7 @@ def _row(variant: Variant) -> tuple[str, ...]:
         f"{found.decode_speed:.0f}",
         f"{found.first_seconds:.1f} s",
         f"{found.bank_seconds:.1f} s",
-        "" if proof is None or proof.divergence is None else f"{proof.divergence:.2g}",
+        "" if report is None or report.divergence is None else f"{report.divergence:.2g}",
         word,
     )
 

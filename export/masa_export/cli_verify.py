@@ -102,9 +102,8 @@ def verify(
     Exits with 1, and names what failed, if anything does.
     """
     from masa_export.errors import ExportError
-    from masa_export.verify.report import to_json, write_report
+    from masa_export.verify.report import to_json, write_report, write_summary
     from masa_export.verify.run import Settings, make_plans, verify_all
-    from masa_export.verify.summary import write_summary
 
     folders = _folders(artifacts, None if output is None else Path(output))
     with watching(quiet or as_json) as watch:
@@ -216,7 +215,7 @@ def _plan_text(plan: Plan) -> str:
 
 
 def _bytes(plan: Plan) -> int:
-    from masa_export.verify.resources import size_of
+    from masa_export.verify.device_cost import size_of
 
     assert plan.artifact is not None
     return size_of(plan.artifact)

@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from masa.checksums import sha256_file
-from masa.errors import MasaError
-from masa.files import TEMPORARY_PREFIX, make_folder, reason
 from masa.formats.gguf_header import GgufHeader, read_header
-from masa_export.artifacts import write_manifest
-from masa_export.base import Base, find_base, origin
-from masa_export.changes import gguf_changes
-from masa_export.checkpoint import Checkpoint, read_checkpoint
+from masa_export.artifacts import ArtifactSettings, aside, put_in_place, write_manifest
 from masa_export.converter import convert, find_converter
 from masa_export.errors import ExportError
-from masa_export.gguf_plan import Output, Plan, default_name, make_plan, own_marks
-from masa_export.importance import read_importance
-from masa_export.likeness import Likeness, likeness
-from masa_export.merge import merge_into_gguf
-from masa_export.merge_folder import merge_folder
-from masa_export.parity import Merged, check_merged, measure_merged
-from masa_export.placing import put_in_place
-from masa_export.quantizer import quantize
-from masa_export.reference import why_unproven
-from masa_export.sample_logits import logits_of
-from masa_export.settings import ArtifactSettings, Watch
+from masa_export.gguf_plan import Output, Plan, make_plan
+from masa_export.logit_check import Merged, check_merged, measure_merged, why_unproven
+from masa_export.logits import Likeness, gguf_logits, likeness
+from masa_export.merge import gguf_changes, merge_folder, merge_into_gguf
+from masa_export.progress import Watch
+from masa_export.quantizer import quantize, read_importance
+from masa_export.source import Source, open_source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +31,7 @@ _WRITTEN_BY_QUANTIZER = ("general.file_type", "general.quantization_version")
 
 
 @dataclass(frozen=True, slots=True)
-class Settings(ArtifactSettings):
+class GgufSettings(ArtifactSettings):
     """What the user may choose; see `masa export gguf --help`."""
 
     importance: Path | None = None
@@ -77,7 +66,7 @@ class GgufExport:
     seconds: float
 
 
-def export_gguf(folder: Path, settings: Settings, watch: Watch | None = None) -> GgufExport:
+def export_gguf(folder: Path, settings: GgufSettings, watch: Watch | None = None) -> GgufExport:
     """Export the checkpoint in `folder` as quantized artifacts, one folder for each type.
 
     An artifact appears in its place once it is complete and checked: llama.cpp loads it, it has all tensors and the
@@ -89,39 +78,33 @@ def export_gguf(folder: Path, settings: Settings, watch: Watch | None = None) ->
     """
     watch = watch or Watch()
     begun = time.monotonic()
-    checkpoint = read_checkpoint(folder, full=True)
-    base = find_base(checkpoint, settings.base)
-    _check_base(checkpoint, base)
+    source = open_source(folder, settings.base, full=True)
+    _check_base(source)
     if settings.importance is not None:
         read_importance(settings.importance)
     where = settings.output or folder / DEFAULT_FOLDER
     watch.stage("Asking llama.cpp for the sizes …")
     plan = make_plan(
-        checkpoint,
-        base,
+        source,
         settings.quantizations,
         folder=where,
-        name=settings.name or default_name(checkpoint),
+        name=settings.name or source.default_name,
         via=settings.via,
         importance=settings.importance,
         force=settings.force,
     )
-    model, licence = origin(checkpoint, base)
-    work = _Work(
-        checkpoint, base, settings, plan, settings.licence or licence, model, watch, why_unproven(settings.verify, base)
-    )
-    merged: Merged | None = None
+    merged, unproven = None, why_unproven(settings.verify, source)
     results: Sequence[Result] = [Result(output) for output in plan.outputs]
     if not settings.dry_run and plan.sources:
-        results, merged = work.run(where)
+        results, merged = _Work(source, settings, plan, watch, unproven).run(where)
     return GgufExport(
         plan=plan,
         results=tuple(results),
-        base=str(base.gguf or base.folder),
-        architecture=base.architecture,
-        licence=work.licence,
+        base=source.where,
+        architecture=source.shape.architecture,
+        licence=settings.licence or source.origin[1],
         merged=merged,
-        unproven=None if merged else work.unproven or "nothing was merged",
+        unproven=None if merged else unproven or "nothing was merged",
         seconds=time.monotonic() - begun,
     )
 
@@ -130,74 +113,55 @@ def export_gguf(folder: Path, settings: Settings, watch: Watch | None = None) ->
 class _Work:
     """One run: everything that its steps need."""
 
-    checkpoint: Checkpoint
-    base: Base
-    settings: Settings
+    source: Source
+    settings: GgufSettings
     plan: Plan
-    licence: str
-    base_model: str
     watch: Watch
     unproven: str | None
 
     def run(self, where: Path) -> tuple[list[Result], Merged | None]:
         converter = None
-        if self.base.gguf is None:
+        if self.source.gguf is None:
             converter = find_converter(self.settings.converter)
         if self.plan.needed > self.plan.free:
             raise ExportError(
                 f"{where}: the export needs {self.plan.needed / 1e9:.2f} GB there and {self.plan.free / 1e9:.2f} GB "
                 "are free; make room, give another folder with -o, or fewer types at once"
             )
-        make_folder(where)
-        results = {output: Result(output) for output in self.plan.outputs}
-        proof: Merged | None = None
-        try:
-            with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=where) as scratch:
-                for kind in self.plan.sources:
-                    file = Path(scratch) / f"merged-{kind.lower()}.gguf"
-                    self._merge(file, kind, converter, Path(scratch))
-                    self.watch.stage(f"Reading the merged file ({kind}) with llama.cpp …")
-                    prompts, logits = logits_of(file, self.checkpoint)
-                    if proof is None and self.unproven is None:
-                        proof = self._prove(prompts, logits, kind)
-                    for output in self.plan.outputs:
-                        if output.source == kind and not output.finished:
-                            results[output] = self._produce(output, file, prompts, logits, Path(scratch))
-                    file.unlink()
-        except MasaError:
-            raise
-        except OSError as error:
-            raise ExportError(
-                f"{where}: cannot write there ({reason(error)}); check space and permissions, then run this again: "
-                "what is finished is kept"
-            ) from error
-        except MemoryError:
-            raise ExportError("there is not enough memory; export where there is more, or use --no-verify") from None
-        return list(results.values()), proof
+        results = [Result(output) for output in self.plan.outputs]
+        checked: Merged | None = None
+        with aside(where) as scratch:
+            for kind in self.plan.sources:
+                file = scratch / f"merged-{kind.lower()}.gguf"
+                self._merge(file, kind, converter, scratch)
+                self.watch.stage(f"Reading the merged file ({kind}) with llama.cpp …")
+                prompts, logits = gguf_logits(file, self.source.checkpoint)
+                if checked is None and self.unproven is None:
+                    self.watch.stage("Comparing with the checkpoint in transformers (--no-verify skips this) …")
+                    checked = measure_merged(self.source, prompts, logits)
+                    check_merged(checked, kind, str(self.source.path))
+                for index, output in enumerate(self.plan.outputs):
+                    if output.source == kind and not output.finished:
+                        results[index] = self._produce(output, file, prompts, logits, scratch)
+                file.unlink()
+        return results, checked
 
     def _merge(self, target: Path, kind: str, converter: Path | None, scratch: Path) -> None:
-        text = f"Merging the checkpoint into {self.base.name} ({kind})"
+        text = f"Merging the checkpoint into {self.source.checkpoint.base.name} ({kind})"
         self.watch.stage(f"{text} …")
 
         def progress(done: int, total: int) -> None:
             self.watch.step(text, done, total)
 
         if converter is None:
-            assert self.base.gguf is not None
-            merge_into_gguf(self.base.gguf, gguf_changes(self.checkpoint, self.base), target, kind, progress)
+            assert self.source.header is not None
+            merge_into_gguf(self.source.header, gguf_changes(self.source), target, kind, progress)
             return
-        merged = scratch / "merged"
-        merge_folder(self.checkpoint, self.base, merged, kind, progress)
+        merge_folder(self.source, scratch / "merged", kind, progress)
         text = f"Converting to GGUF ({kind})"
         self.watch.stage(f"{text} …")
-        convert(converter, merged, target, kind, progress)
-        shutil.rmtree(merged)
-
-    def _prove(self, prompts: Sequence[Sequence[int]], logits: NDArray[np.float32], kind: str) -> Merged:
-        self.watch.stage("Comparing with the checkpoint in transformers (--no-verify skips this) …")
-        found = measure_merged(self.checkpoint, self.base, prompts, logits)
-        check_merged(found, kind, str(self.checkpoint.path))
-        return found
+        convert(converter, scratch / "merged", target, kind, progress)
+        shutil.rmtree(scratch / "merged")
 
     def _produce(
         self,
@@ -208,11 +172,9 @@ class _Work:
         scratch: Path,
     ) -> Result:
         begun = time.monotonic()
-        folder = scratch / output.name
+        folder = scratch / output.folder.name
         folder.mkdir()
         weights = folder / output.weights
-        importance = self.settings.importance
-        matrix = "none" if importance is None else sha256_file(importance)
         text = f"Writing {output.quantization}"
         self.watch.stage(f"{text} …")
         try:
@@ -220,8 +182,8 @@ class _Work:
                 merged,
                 weights,
                 output.quantization,
-                importance=importance,
-                metadata={**self.plan.marks, **own_marks(output.source, matrix, output.quantization)},
+                importance=self.settings.importance,
+                metadata=output.marks,
                 threads=self.settings.threads,
                 progress=lambda done, total: self.watch.step(text, done, total),
             )
@@ -234,16 +196,15 @@ class _Work:
             raise
         _check_complete(read_header(merged), read_header(weights), output.quantization)
         self.watch.stage(f"Checking {output.quantization} …")
-        _, logits = logits_of(weights, self.checkpoint, prompts)
+        _, logits = gguf_logits(weights, self.source.checkpoint, prompts)
         found = likeness(logits, reference)
         manifest = write_manifest(
             folder,
             output.weights,
-            self.checkpoint,
-            name=output.name,
+            self.source,
+            name=folder.name,
             version=self.settings.version,
-            base_model=self.base_model,
-            licence=self.licence,
+            licence=self.settings.licence,
             quantization=output.quantization,
         )
         put_in_place(folder, output.folder)
@@ -251,15 +212,15 @@ class _Work:
         return Result(replace(output, size=entry.size), entry.sha256, found, time.monotonic() - begun)
 
 
-def _check_base(checkpoint: Checkpoint, base: Base) -> None:
+def _check_base(source: Source) -> None:
     """A checkpoint of a Hugging Face folder may be merged into a GGUF of it, but not into a quantized one."""
-    if checkpoint.base.kind == "hf" and base.gguf is not None:
-        kind = read_header(base.gguf).metadata.get("general.file_type")
-        if kind not in _UNQUANTIZED_FILES:
-            raise ExportError(
-                f"{base.gguf}: is quantized, the base of {checkpoint.path} was not; give an F16, BF16 or F32 GGUF of "
-                "it, or its folder"
-            )
+    if source.checkpoint.base.kind != "hf" or source.header is None:
+        return
+    if source.header.metadata.get("general.file_type") not in _UNQUANTIZED_FILES:
+        raise ExportError(
+            f"{source.gguf}: is quantized, the base of {source.path} was not; give an F16, BF16 or F32 GGUF of it, or "
+            "its folder"
+        )
 
 
 def _check_complete(merged: GgufHeader, written: GgufHeader, quantization: str) -> None:

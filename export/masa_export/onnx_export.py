@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import shutil
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
-from masa.artifact import Artifact, load_artifact
+from masa.artifact import Artifact
 from masa.backends.llama import LlamaBackend
 from masa.backends.onnx import GRAPH, OnnxBackend
 from masa.backends.onnx_tokenizer import TOKENIZER_NAME, JsonTokenizer
-from masa.errors import MasaError
-from masa.files import TEMPORARY_PREFIX, make_folder, reason
 from masa.formats.gguf_header import read_header
-from masa_export.artifacts import write_manifest
-from masa_export.base import Base, find_base, origin
-from masa_export.checkpoint import Checkpoint, read_checkpoint
+from masa_export.artifacts import ArtifactSettings, aside, find_finished, put_in_place, source_marks, write_manifest
 from masa_export.errors import ExportError
-from masa_export.gguf_plan import checkpoint_sha256, default_name
-from masa_export.likeness import Likeness, Margin, excess, likeness
-from masa_export.onnx_optimum import export_graph, quiet, torch_logits
-from masa_export.onnx_quantize import quantize_onnx
+from masa_export.logits import Likeness, Margin, backend_logits, excess, likeness, model_logits, sample_prompts
+from masa_export.onnx_graph import attention_of, rewire
+from masa_export.onnx_quantize import quantize_onnx, save
 from masa_export.onnx_tokenizer import prove, write_tokenizer
-from masa_export.placing import put_in_place
-from masa_export.sample_logits import backend_logits, sample_prompts
-from masa_export.settings import ArtifactSettings, Watch
-from masa_export.transformers_model import load_checkpoint
+from masa_export.progress import Watch
+from masa_export.source import Source, open_source
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from masa.backends import Backend
 
 DEFAULT_FOLDER = "onnx"
 WEIGHTS = "model.onnx"
@@ -90,159 +84,125 @@ def export_onnx(folder: Path, settings: OnnxSettings, watch: Watch | None = None
     """
     watch = watch or Watch()
     begun = time.monotonic()
-    checkpoint = read_checkpoint(folder, full=True)
-    base = find_base(checkpoint, settings.base)
+    source = open_source(folder, settings.base, full=True)
     where = settings.output or folder / DEFAULT_FOLDER
-    name = settings.name or default_name(checkpoint)
-    model, licence = origin(checkpoint, base)
+    name = settings.name or source.default_name
     marks = {
+        **source_marks(source),
         "masa.graph": GRAPH,
-        "masa.checkpoint_sha256": checkpoint_sha256(checkpoint),
-        "masa.base_sha256": checkpoint.base.sha256,
-        "masa.dataset_sha256": checkpoint.dataset.sha256,
-        "masa.context_length": str(checkpoint.context_length),
+        "masa.context_length": str(source.checkpoint.context_length),
     }
-    results = {}
+    results = []
     for quantization in settings.quantizations:
         place = where / f"{name}-onnx-{quantization}"
-        found = _finished(place, quantization, marks, settings.force)
+        found = find_finished(place, quantization, marks, _marks_of, force=settings.force)
         size = 0 if found is None else sum(entry.size for entry in found.files.values())
-        results[quantization] = OnnxResult(quantization, place, found is not None, size)
-    work = _Work(checkpoint, base, settings, settings.licence or licence, model, marks, watch)
+        results.append(OnnxResult(quantization, place, found is not None, size))
     merged, texts = None, None
-    if not all(result.kept for result in results.values()):
+    if not all(result.kept for result in results):
         _check_libraries()
-        merged, texts = work.run(where, results)
-    return OnnxExport(
-        tuple(results.values()), str(base.gguf or base.folder), work.licence, merged, texts, time.monotonic() - begun
-    )
+        with aside(where) as scratch:
+            results, merged, texts = _Work(source, settings, marks, watch, scratch).run(results)
+    licence = settings.licence or source.origin[1]
+    return OnnxExport(tuple(results), source.where, licence, merged, texts, time.monotonic() - begun)
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """One run: everything that its steps need."""
+    """One run: everything that its steps need; `scratch` is a folder of its own."""
 
-    checkpoint: Checkpoint
-    base: Base
+    source: Source
     settings: OnnxSettings
-    licence: str
-    base_model: str
     marks: Mapping[str, str]
     watch: Watch
+    scratch: Path
 
-    def run(self, where: Path, results: dict[str, OnnxResult]) -> tuple[Likeness, int | None]:
-        make_folder(where)
-        try:
-            with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=where) as scratch:
-                return self._run(Path(scratch), results)
-        except MasaError:
-            raise
-        except OSError as error:
-            raise ExportError(
-                f"{where}: cannot write there ({reason(error)}); check space and permissions, then run this again: "
-                "what is finished is kept"
-            ) from error
-        except MemoryError:
-            raise ExportError("there is not enough memory; export where there is more") from None
-
-    def _run(self, scratch: Path, results: dict[str, OnnxResult]) -> tuple[Likeness, int | None]:
+    def run(self, results: Sequence[OnnxResult]) -> tuple[list[OnnxResult], Likeness, int]:
+        """The artifacts, how like the checkpoint the float32 graph is, and how many texts prove the tokenizer."""
         import torch
 
-        tokenizer_file = scratch / TOKENIZER_NAME
+        from masa_training.transformers_backend import load_trained
+
+        source, path = self.source, self.source.path
         self.watch.stage("Comparing the tokenizer with llama.cpp's …")
-        vocabulary, eos, texts = self._tokenizer(tokenizer_file)
-        self.watch.stage(f"Merging the checkpoint into {self.base.name} …")
-        model = load_checkpoint(self.checkpoint, self.base, torch.float32).eval()
+        vocabulary, eos, texts = self._tokenizer()
+        self.watch.stage(f"Merging the checkpoint into {source.checkpoint.base.name} …")
+        model = load_trained(source.checkpoint, source.base, torch.float32, merged=True).eval()
         if vocabulary > model.config.vocab_size:
             raise ExportError(
-                f"{self.checkpoint.path}: its model has {model.config.vocab_size} tokens, the tokenizer {vocabulary}; "
+                f"{path}: its model has {model.config.vocab_size} tokens, the tokenizer {vocabulary}; "
                 "give the base that it was trained on"
             )
-        tokenizer = JsonTokenizer(tokenizer_file, vocabulary=model.config.vocab_size, eos=eos)
-        prompts = sample_prompts(self.checkpoint, cast("Backend", tokenizer))  # it only tokenizes
-        reference = torch_logits(model, prompts)
-        merged = scratch / "merged.onnx"
+        tokenizer = JsonTokenizer(self.scratch / TOKENIZER_NAME, vocabulary=model.config.vocab_size, eos=eos)
+        prompts = sample_prompts(source.checkpoint, tokenizer)
+        reference = model_logits(model, prompts)
+        merged = self.scratch / "merged.onnx"
         self.watch.stage("Exporting the graph (optimum) …")
-        export_graph(model, self.checkpoint, merged, {**self.marks, "masa.eos_token": str(eos)}, scratch)
+        notes = {**self.marks, "masa.eos_token": str(eos)}
+        export_graph(model, source.checkpoint.context_length, merged, notes, str(path))
         del model
         self.watch.stage("Comparing the graph with the checkpoint in transformers …")
-        found = likeness(self._computed(merged, tokenizer_file, prompts), reference)
+        found = likeness(self._computed(merged, prompts), reference)
         problem = excess(found, MARGIN, 0.0, EQUAL)
         if problem:
             raise ExportError(
-                f"{self.checkpoint.path}: ONNX Runtime does not compute what the checkpoint does ({problem}); nothing "
-                "was written; report this as a bug"
+                f"{path}: ONNX Runtime does not compute what the checkpoint does ({problem}); nothing was written; "
+                "report this as a bug"
             )
-        for quantization, result in results.items():
-            if not result.kept:
-                results[quantization] = self._produce(result, merged, tokenizer_file, prompts, reference, scratch)
-        return found, texts
+        made = [result if result.kept else self._produce(result, merged, prompts, reference) for result in results]
+        return made, found, texts
 
-    def _tokenizer(self, target: Path) -> tuple[int, int, int | None]:
+    def _tokenizer(self) -> tuple[int, int, int]:
         """Write and prove the tokenizer: how many tokens it has, which one ends a text, on how many texts proven."""
-        source = self.settings.reference or self.base.gguf
-        if source is None:
+        source = self.source
+        gguf = self.settings.reference or source.gguf
+        if gguf is None:
             raise ExportError(
-                f"{self.base.folder}: no tokenizer is trusted before it was compared with llama.cpp's; give a GGUF of "
+                f"{source.folder}: no tokenizer is trusted before it was compared with llama.cpp's; give a GGUF of "
                 "this model with --reference (any type will do)"
             )
-        reference = LlamaBackend.load(source, vocab_only=True)
-        try:
-            own = None if self.base.folder is None else self.base.folder / TOKENIZER_NAME
+        target = self.scratch / TOKENIZER_NAME
+        with contextlib.closing(LlamaBackend.load(gguf, vocab_only=True)) as reference:
+            own = None if source.folder is None else source.folder / TOKENIZER_NAME
             if own is not None and own.is_file():
                 shutil.copyfile(own, target)
             else:
-                write_tokenizer(source, target, reference)
-            eos = read_header(source).metadata.get("tokenizer.ggml.eos_token_id")
+                write_tokenizer(gguf, target, reference)
+            header = source.header if gguf == source.gguf and source.header is not None else read_header(gguf)
+            eos = header.metadata.get("tokenizer.ggml.eos_token_id")
             if not isinstance(eos, int):
-                raise ExportError(f"{source}: does not tell tokenizer.ggml.eos_token_id; give another GGUF")
+                raise ExportError(f"{gguf}: does not tell tokenizer.ggml.eos_token_id; give another GGUF")
             tokenizer = JsonTokenizer(target, vocabulary=reference.vocabulary, eos=eos)
-            missing = next((text for text in self.checkpoint.template.stop if tokenizer.token_id(text) is None), None)
+            stops = source.checkpoint.template.stop
+            missing = next((text for text in stops if tokenizer.token_id(text) is None), None)
             if missing is not None:
-                raise ExportError(f"{source}: has no special token {missing}, which ends the checkpoint's answers")
-            texts = prove(tokenizer, reference, (), str(own or source))
-        finally:
-            reference.close()
-        return reference.vocabulary, eos, texts
+                raise ExportError(f"{gguf}: has no special token {missing}, which ends the checkpoint's answers")
+            return reference.vocabulary, eos, prove(tokenizer, reference, str(own or gguf))
 
-    def _computed(self, path: Path, tokenizer: Path, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        import numpy as np
-
-        backend = OnnxBackend.load(path, tokenizer=tokenizer, provider="cpu")
-        try:
-            logits = backend_logits(backend, prompts)
-        finally:
-            backend.close()
-        if not np.isfinite(logits).all():
-            raise ExportError(f"{path.name}: computes logits that are not finite; take another type")
-        return logits
+    def _computed(self, path: Path, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        tokenizer = self.scratch / TOKENIZER_NAME
+        with contextlib.closing(OnnxBackend.load(path, tokenizer=tokenizer, provider="cpu")) as backend:
+            return backend_logits(backend, prompts, path.name)
 
     def _produce(
-        self,
-        result: OnnxResult,
-        merged: Path,
-        tokenizer: Path,
-        prompts: Sequence[Sequence[int]],
-        reference: NDArray[np.float32],
-        scratch: Path,
+        self, result: OnnxResult, merged: Path, prompts: Sequence[Sequence[int]], reference: NDArray[np.float32]
     ) -> OnnxResult:
         begun = time.monotonic()
-        folder = scratch / result.folder.name
+        folder = self.scratch / result.folder.name
         folder.mkdir()
         self.watch.stage(f"Writing {result.quantization} …")
         with quiet():
             quantize_onnx(merged, folder / WEIGHTS, result.quantization)
-        shutil.copyfile(tokenizer, folder / TOKENIZER_NAME)
+        shutil.copyfile(self.scratch / TOKENIZER_NAME, folder / TOKENIZER_NAME)
         self.watch.stage(f"Checking {result.quantization} …")
-        found = likeness(self._computed(folder / WEIGHTS, folder / TOKENIZER_NAME, prompts), reference)
+        found = likeness(self._computed(folder / WEIGHTS, prompts), reference)
         manifest = write_manifest(
             folder,
             WEIGHTS,
-            self.checkpoint,
-            name=result.folder.name,
+            self.source,
+            name=folder.name,
             version=self.settings.version,
-            base_model=self.base_model,
-            licence=self.licence,
+            licence=self.settings.licence,
             quantization=result.quantization,
             kind="onnx",
             others=sorted(path.name for path in folder.iterdir() if path.name != WEIGHTS),
@@ -252,32 +212,66 @@ class _Work:
         return replace(result, size=size, likeness=found, seconds=time.monotonic() - begun)
 
 
-def _finished(folder: Path, quantization: str, marks: Mapping[str, str], force: bool) -> Artifact | None:
-    """The artifact in `folder` if it is complete and has these marks; None where there is nothing.
+def _marks_of(artifact: Artifact) -> Mapping[str, str]:
+    if artifact.kind != "onnx":
+        return {}
+    import onnx
+
+    graph = onnx.load(str(artifact.weights_path), load_external_data=False)
+    return {entry.key: entry.value for entry in graph.metadata_props}
+
+
+def export_graph(model: Any, context_length: int, target: Path, notes: Mapping[str, str], where: str) -> None:
+    """Write `model` (of transformers, float32) as the ONNX graph that masa runs to `target`, its weights beside it.
+
+    optimum exports it, `masa_export.onnx_graph` rewires it; `notes` become the graph's metadata. Needs room for the
+    model twice beside `target`. `where` names the checkpoint in errors.
 
     Raises:
-        ExportError: if there is something else, which only `force` may replace.
+        ExportError: if optimum or masa does not know how.
+        OSError: if a file cannot be written.
     """
-    if not folder.exists():
-        return None
-    if force:
-        if not (folder / "manifest.json").is_file():
-            raise ExportError(f"{folder}: is there and is no artifact, so --force does not replace it; move it away")
-        return None
-    try:
-        artifact = load_artifact(folder)
-    except MasaError as error:
-        raise ExportError(f"{folder}: is there and not complete ({error}); replace it with --force") from None
-    if artifact.kind == "onnx":
-        import onnx
+    import onnx
+    from optimum.exporters.onnx import onnx_export_from_model
 
-        graph = onnx.load(str(artifact.weights_path), load_external_data=False)
-        noted = {entry.key: entry.value for entry in graph.metadata_props}
-        if artifact.quantization == quantization and marks.items() <= noted.items():
-            return artifact
-    raise ExportError(
-        f"{folder}: holds another export (of another checkpoint); replace it with --force, or give another --name or -o"
-    )
+    attention = attention_of(model, context_length)
+    raw = target.parent / "raw"
+    try:
+        with quiet():
+            onnx_export_from_model(
+                model,
+                raw,
+                task="text-generation-with-past",
+                monolith=True,
+                no_post_process=True,
+                do_validation=False,
+            )
+    except (ValueError, KeyError, RuntimeError, NotImplementedError, TypeError) as error:
+        raise ExportError(
+            f"{where}: optimum cannot export this model ({' '.join(str(error).split())[:200]}); export to GGUF"
+        ) from error
+    graph = onnx.load(str(raw / "model.onnx"))
+    shutil.rmtree(raw)
+    rewire(graph, attention)
+    onnx.helper.set_model_props(graph, dict(notes))
+    save(graph, target)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what torch, optimum and onnxruntime print and warn about off the terminal; errors are still raised."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def _check_libraries() -> None:

@@ -8,21 +8,19 @@ its numbers: f32 as they were trained, f16 rounded to 11 bits.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masa.artifact import Artifact, list_artifacts, load_artifact
-from masa.files import TEMPORARY_PREFIX, make_folder, parse_json, read_bytes, reason
 from masa.formats.gguf_header import GgufHeader, read_header
-from masa.manifest import MANIFEST_NAME
-from masa_export.adapter import rotary_heads
-from masa_export.base import Base, gguf_base
-from masa_export.checkpoint import FORMAT, NOTES, PEFT_CONFIG, PEFT_WEIGHTS, read_checkpoint
+from masa.prompt import ChatTemplate
+from masa_export.adapter import rotary_heads, tensor_names
+from masa_export.artifacts import aside, put_in_place
 from masa_export.errors import ExportError
-from masa_export.placing import put_in_place
+from masa_export.source import PEFT_CONFIG, PEFT_WEIGHTS, Shape, gguf_shape
+from masa_training.checkpoint import RECORD, BaseNote, Checkpoint, DatasetNote, read_checkpoint, write_checkpoint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +35,7 @@ _MODULES = (
     "mlp.up_proj",
     "mlp.down_proj",
 )
-"""The linear layers of a block in every architecture of `masa_export.base.ARCHITECTURES`."""
+"""The linear layers of a block in every architecture of `masa_export.source.ARCHITECTURES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +59,21 @@ def restore_checkpoint(artifact: str, output: Path, *, force: bool = False) -> R
     """
     if output.exists() and not force:
         raise ExportError(f"{output}: is there already; replace it with --force or give another folder with -o")
-    if output.exists() and not (output / NOTES).is_file():
+    if output.exists() and not (output / RECORD).is_file():
         raise ExportError(f"{output}: no checkpoint, so it is not replaced; give another folder with -o")
     found = load_artifact(artifact)
     if found.adapter_path is None:
         raise ExportError(f"{found.path}: has no adapter, its weights are merged; take the artifact with the adapter")
-    base = gguf_base(found.weights_path)
+    shape = gguf_shape(read_header(found.weights_path))
     header = read_header(found.adapter_path)
-    tensors, kind, rank = _read_adapter(found.adapter_path, base)
+    tensors, kind, rank = _read_adapter(found.adapter_path, shape, found.base_model)
     spec = artifact if artifact in list_artifacts() else str(found.path.resolve())
-    make_folder(output.parent)
-    try:
-        with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=output.parent) as scratch:
-            made = Path(scratch) / output.name
-            made.mkdir()
-            _write(made, found, spec, header, tensors, rank)
-            read_checkpoint(made)
-            put_in_place(made, output)
-    except OSError as error:
-        raise ExportError(f"{output}: cannot be written ({reason(error)}); check space and permissions") from error
+    with aside(output.parent) as scratch:
+        made = scratch / output.name
+        made.mkdir()
+        _write(made, found, spec, header, tensors, rank)
+        read_checkpoint(made)
+        put_in_place(made, output)
     return Restored(output, kind, rank, len(tensors) // 2)
 
 
@@ -88,37 +82,29 @@ def unpermute(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     return rows.reshape(heads, rows.shape[0] // heads // 2, 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
 
-def _read_adapter(path: Path, base: Base) -> tuple[dict[str, NDArray[np.float32]], str, int]:
+def _read_adapter(path: Path, shape: Shape, base: str) -> tuple[dict[str, NDArray[np.float32]], str, int]:
     """Its tensors under peft's names, how they are stored, and the rank."""
     import gguf
 
-    modules = _modules(base)
+    names = tensor_names(shape)
+    every = [f"model.layers.{layer}.{module}" for layer in range(shape.layers) for module in _MODULES] + ["lm_head"]
+    modules = {f"{names.get_name(module)}.weight": module for module in every}
     tensors: dict[str, NDArray[np.float32]] = {}
     ranks, kinds = set(), set()
     for tensor in gguf.GGUFReader(path).tensors:
         name, _, side = str(tensor.name).rpartition(".")
         if side not in ("lora_a", "lora_b") or name not in modules:
-            raise ExportError(f"{path}: the tensor {tensor.name} is no LoRA of a linear layer of {base.name}")
+            raise ExportError(f"{path}: the tensor {tensor.name} is no LoRA of a linear layer of {base}")
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype("<f4")
         ranks.add(values.shape[0 if side == "lora_a" else 1])
         kinds.add(tensor.tensor_type.name.lower())
-        heads = rotary_heads(base, name)
+        heads = rotary_heads(shape, name)
         if heads and side == "lora_b":
             values = unpermute(values, heads)
         tensors[f"base_model.model.{modules[name]}.lora_{side[-1].upper()}.weight"] = values
     if len(ranks) != 1 or len(tensors) % 2:
         raise ExportError(f"{path}: its tensors are no LoRA of one rank ({sorted(ranks)}); export the adapter again")
     return tensors, min(kinds, key=("q8_0", "f16", "f32").index), ranks.pop()
-
-
-def _modules(base: Base) -> dict[str, str]:
-    """Tensor in the GGUF -> module of Hugging Face's model."""
-    import gguf
-
-    architecture = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}[base.architecture]
-    names = gguf.get_tensor_name_map(architecture, base.layers)
-    modules = [f"model.layers.{layer}.{module}" for layer in range(base.layers) for module in _MODULES] + ["lm_head"]
-    return {f"{names.get_name(module)}.weight": module for module in modules}
 
 
 def _write(
@@ -145,32 +131,26 @@ def _write(
     modules = sorted({name.split(".")[-3] for name in tensors})
     everywhere = {module.split(".")[-1] for module in _MODULES} == set(modules)
     alpha = int(alpha) if float(alpha).is_integer() else alpha
-    notes = {
-        "format": FORMAT,
-        "kind": "lora",
-        "base": {
-            "name": header.text("masa.base") or artifact.base_model,
-            "spec": spec,
-            "path": str(artifact.weights_path),
-            "kind": "gguf",
-            "sha256": weights.sha256,
-        },
-        "language": artifact.language,
-        "prompt_version": artifact.prompt_version,
-        "chat_template": parse_json(read_bytes(artifact.path / MANIFEST_NAME).decode("utf-8-sig"))["chat_template"],
-        "context_length": artifact.context_length,
-        "dataset": {
-            "name": training.dataset or header.text("masa.dataset") or "unknown",
-            "sha256": training.dataset_sha256 or header.text("masa.dataset_sha256") or "0" * 64,
-            "summary": artifact.training_summary,
-            "synthetic": bool(training.synthetic),
-            "licence": training.licence or "unknown",
-            "held_out": list(training.held_out),
-        },
+    base = header.text("masa.base") or artifact.base_model
+    record = Checkpoint(
+        path=folder,
+        kind="lora",
+        base=BaseNote(base, spec, str(artifact.weights_path), "gguf", weights.sha256),
+        language=artifact.language,
+        prompt_version=artifact.prompt_version,
+        template=ChatTemplate.from_artifact(artifact),
+        context_length=artifact.context_length,
+        dataset=DatasetNote(
+            name=training.dataset or header.text("masa.dataset") or "unknown",
+            sha256=training.dataset_sha256 or header.text("masa.dataset_sha256") or "0" * 64,
+            summary=artifact.training_summary,
+            synthetic=bool(training.synthetic),
+            licence=training.licence or "unknown",
+            held_out=training.held_out,
+        ),
         # What `masa distill --set start=…` asks of what it goes on from.
-        "training": {"rank": rank, "alpha": alpha, "targets": "all-linear" if everywhere else ",".join(modules)},
-        "metrics": {},
-    }
+        training={"rank": rank, "alpha": alpha, "targets": "all-linear" if everywhere else ",".join(modules)},
+    )
     peft: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -183,5 +163,5 @@ def _write(
         "inference_mode": True,
     }
     save_file(dict(tensors), folder / PEFT_WEIGHTS)
-    for name, content in ((PEFT_CONFIG, peft), (NOTES, notes)):
-        (folder / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    (folder / PEFT_CONFIG).write_text(json.dumps(peft, indent=1) + "\n", "utf-8")
+    write_checkpoint(record)

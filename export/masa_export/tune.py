@@ -15,9 +15,9 @@ from masa.errors import MasaError
 from masa.formats import load_bank
 from masa.manifest import MANIFEST_NAME
 from masa_export.errors import ExportError
-from masa_export.verify.proof import Proof, read_proof
-from masa_export.verify.resources import Resources, measure_once, summarize
+from masa_export.verify.device_cost import Resources, measure_once, summarize
 from masa_export.verify.samples import EXAMPLES
+from masa_export.verify.stored_report import StoredReport, read_report
 
 ORDERS: Mapping[str, str] = {
     "speed": "fastest",
@@ -52,7 +52,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One artifact. `problem` says why it was not measured; `proof` is None where it was never verified."""
+    """One artifact. `problem` says why it was not measured; `report` is None where it was never verified."""
 
     path: Path
     name: str
@@ -60,13 +60,13 @@ class Variant:
     quantization: str | None
     resources: Resources | None
     exceeded: tuple[str, ...]
-    proof: Proof | None
+    report: StoredReport | None
     problem: str
 
     @property
     def fits(self) -> bool:
         """Whether it may be chosen: measured, within the limits, and not refused by its verification."""
-        return self.resources is not None and not self.exceeded and (self.proof is None or self.proof.passed)
+        return self.resources is not None and not self.exceeded and (self.report is None or self.report.passed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ def choose(variants: Sequence[Variant], by: str) -> Choice:
         found = variant.resources
         if found is None:
             return True, 0.0
-        divergence = variant.proof.divergence if variant.proof is not None else None
+        divergence = variant.report.divergence if variant.report is not None else None
         values = {
             "speed": found.bank_seconds,
             "memory": float(found.memory),
@@ -194,10 +194,10 @@ def _variant(
         quantization=artifact.quantization,
         resources=resources,
         exceeded=() if resources is None else limits.exceeded(resources),
-        proof=read_proof(artifact.path, artifact),
+        report=read_report(artifact.path, artifact),
         problem=problem,
     )
 
 
 def _known(variant: Variant) -> bool:
-    return variant.proof is not None and variant.proof.divergence is not None
+    return variant.report is not None and variant.report.divergence is not None

@@ -17,10 +17,10 @@ from tests.tiny_gguf import write_vocabulary
 from masa.backends.llama import LlamaBackend
 from masa.backends.onnx_tokenizer import TOKENIZER_NAME, JsonTokenizer
 from masa.backends.tokenizing import Tokenizer
-from masa.backends.transformers import FolderTokenizer
 from masa.constraint import Constraint
 from masa.prompt import Segment
 from masa_export.onnx_tokenizer import prove, write_tokenizer
+from masa_training.bases import FolderTokenizer
 
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # gguf's TokenType
 ENDS = {"<|endoftext|>": CONTROL, "<|im_start|>": CONTROL, "<|im_end|>": CONTROL}

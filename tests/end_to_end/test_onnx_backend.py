@@ -36,11 +36,9 @@ def lora(smollm2: Path) -> dict[str, np.ndarray]:
 def test_both_backends_write_the_same_plans(smollm2: Path, repository: Path, tmp_path: Path) -> None:
     pytest.importorskip("optimum.exporters.onnx")
     pytest.importorskip("onnxruntime")
-    from masa_export.base import find_base
-    from masa_export.changes import gguf_changes
-    from masa_export.checkpoint import read_checkpoint
-    from masa_export.merge import merge_into_gguf
+    from masa_export.merge import gguf_changes, merge_into_gguf
     from masa_export.onnx_export import OnnxSettings, export_onnx
+    from masa_export.source import open_source
 
     config = {"target_modules": ["v_proj"], "task_type": "CAUSAL_LM"}
     folder = write_checkpoint(tmp_path / "checkpoint", smollm2, lora(smollm2), config=config, context_length=8192)
@@ -50,9 +48,9 @@ def test_both_backends_write_the_same_plans(smollm2: Path, repository: Path, tmp
     assert fp32.likeness is not None and w8.likeness is not None
     assert fp32.likeness.divergence < 1e-4 and w8.likeness.divergence < 0.05
 
-    checkpoint = read_checkpoint(folder)
-    base = find_base(checkpoint)
-    merge_into_gguf(smollm2, gguf_changes(checkpoint, base), tmp_path / "merged.gguf", "F32")
+    source = open_source(folder)
+    assert source.header is not None
+    merge_into_gguf(source.header, gguf_changes(source), tmp_path / "merged.gguf", "F32")
     bank = load_bank(repository / "examples" / "banks" / "household.json")
     card = find_shipped("SmolLM2-135M-Instruct")
     artifact = load_artifact(fp32.folder)

@@ -9,9 +9,9 @@ from typing import Any
 
 from masa.artifact import read_manifest
 from masa.manifest import Manifest
-from masa_export.likeness import Likeness
-from masa_export.verify.proof import asking_sha256, files_of
+from masa_export.logits import Likeness
 from masa_export.verify.report import Report, Subject, write_report
+from masa_export.verify.stored_report import asking_sha256, files_of
 from masa_export.verify.thresholds import default_thresholds, judge, parse_thresholds
 from tests.runtime.artifact_samples import ADAPTER, write_artifact
 
@@ -59,7 +59,7 @@ def report(manifest: Manifest, folder: Path, *, thresholds: Sequence[str] = (), 
     )
     verdicts = judge({**FIGURES, **figures}, default_thresholds("8 bits"), parse_thresholds(thresholds))
     like = Likeness(0.0125, 0.1, 1.0, 0.2, 0.01, 100)
-    return Report(subject, verdicts, (), (), None, None, like, None, None, None, 1.0)
+    return Report(subject, verdicts, likeness=like, seconds=1.0)
 
 
 def verified(folder: Path, *, figures: dict[str, float] | None = None, **changes: Any) -> Path:

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masa_export.adapter import Written, permute, write_adapter
-from masa_export.base import find_base
-from masa_export.checkpoint import read_checkpoint
 from masa_export.errors import ExportError
+from masa_export.source import open_source
 
 from .checkpoint_samples import HEADS, KV_HEADS, LAYERS, LINEAR, random_lora, write_base, write_checkpoint
 
@@ -26,8 +25,8 @@ def exported(
     import gguf
 
     base = write_base(folder / "base.gguf", architecture)
-    checkpoint = read_checkpoint(write_checkpoint(folder / "checkpoint", base, tensors, config=config))
-    written = write_adapter(checkpoint, find_base(checkpoint), folder / "adapter.gguf", kind=kind)
+    source = open_source(write_checkpoint(folder / "checkpoint", base, tensors, config=config))
+    written = write_adapter(source, folder / "adapter.gguf", kind=kind)
     reader = gguf.GGUFReader(written.path)
     found = {tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
     return written, found, {name: field.contents() for name, field in reader.fields.items()}
@@ -110,10 +109,9 @@ def test_bfloat16_is_read_without_torch(tmp_path: Path) -> None:
         data, offset = data + half, offset + len(half)
     text = json.dumps(header).encode()
     (folder / "adapter_model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
-    checkpoint = read_checkpoint(folder)
     import gguf
 
-    written = write_adapter(checkpoint, find_base(checkpoint), tmp_path / "a.gguf", kind="f32")
+    written = write_adapter(open_source(folder), tmp_path / "a.gguf", kind="f32")
     found = {t.name: t.data for t in gguf.GGUFReader(written.path).tensors}["blk.0.ffn_up.weight.lora_a"]
     expected = tensors["base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"]
     assert 0 < np.abs(found - expected).max() < np.abs(expected).max() / 128

@@ -13,8 +13,8 @@ from masa.artifact import load_artifact
 from masa.files import WriteError
 from masa.prompt import ChatTemplate
 from masa_export.artifacts import check_artifact, put_adapter
-from masa_export.checkpoint import Checkpoint, read_checkpoint
 from masa_export.errors import ExportError
+from masa_training.checkpoint import Checkpoint, read_checkpoint
 from tests.runtime.artifact_samples import ADAPTER, WEIGHTS, entry, write_artifact
 
 from .checkpoint_samples import write_base, write_checkpoint

@@ -14,11 +14,11 @@ from click.testing import CliRunner
 from masa.artifact import load_artifact
 from masa.cli.application import root
 from masa.formats.gguf_header import read_header
-from masa_export.base import find_base
-from masa_export.checkpoint import read_checkpoint
 from masa_export.converter import VARIABLE, convert, find_converter
 from masa_export.errors import ExportError
-from masa_export.shapes import write_shapes
+from masa_export.gguf_plan import write_shapes
+from masa_training.bases import folder_sha256
+from masa_training.checkpoint import template_to_json
 
 from .checkpoint_samples import notes
 from .test_merge import hf_checkpoint, write_folder
@@ -69,8 +69,7 @@ def test_the_shapes_of_a_folder_take_no_room(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     config |= {"hidden_size": 64, "intermediate_size": 96, "vocab_size": 7, "tie_word_embeddings": True}
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
-    base = find_base(hf_checkpoint(tmp_path / "checkpoint", tmp_path / "model"))
-    write_shapes(base, tmp_path / "shapes.gguf")
+    write_shapes(hf_checkpoint(tmp_path / "checkpoint", tmp_path / "model"), tmp_path / "shapes.gguf")
     header = read_header(tmp_path / "shapes.gguf")  # refuses a file that is too short
     assert {tensor.name for tensor in header.tensors} >= {"token_embd.weight", "blk.1.attn_q.weight"}
     assert "output.weight" not in {tensor.name for tensor in header.tensors}, "it is the embedding"
@@ -97,17 +96,15 @@ def test_a_qwen3_takes_the_same_path(smollm2: Path, tmp_path: Path) -> None:
         if "lora_B" in name:
             torch.nn.init.normal_(values, 0, 0.1)
     model.save_pretrained(str(tmp_path / "checkpoint"))
-    template = {
-        **{
-            name: [[segment.text, segment.control] for segment in getattr(CHATML, name)]
-            for name in ("before_system", "before_user", "before_assistant")
-        },
-        "stop": list(CHATML.stop),
+    base = {
+        "name": "qwen3-tiny",
+        "spec": str(folder),
+        "path": str(folder),
+        "kind": "hf",
+        "sha256": folder_sha256(folder),
     }
-    base = {"name": "qwen3-tiny", "spec": str(folder), "path": str(folder), "kind": "hf", "sha256": "0" * 64}
-    content = notes(tmp_path, base=base, chat_template=template)
+    content = notes(tmp_path, base=base, chat_template=template_to_json(CHATML))
     (tmp_path / "checkpoint" / "masa.json").write_text(json.dumps(content))
-    assert read_checkpoint(tmp_path / "checkpoint").base.kind == "hf"
     args = ["export", "gguf", str(tmp_path / "checkpoint"), "--quant", "F16,Q4_K_M", "--verify", "--json"]
     done = CliRunner().invoke(root, args)
     assert done.exit_code == 0, done.output

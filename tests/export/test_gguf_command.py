@@ -18,7 +18,7 @@ from masa.checksums import sha256_file
 from masa.cli import plugins
 from masa.cli.application import root
 from masa.formats.gguf_header import read_header
-from masa_export import changes, gguf_export
+from masa_export import gguf_export, merge
 from tests.tiny_gguf import FEED, HEADS, HIDDEN, KV_HEADS, LAYERS, write_tiny_gguf
 
 from .checkpoint_samples import write_checkpoint
@@ -110,7 +110,7 @@ def test_a_wrong_merge_is_found_and_nothing_is_written(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, defect: str
 ) -> None:
     if defect == "rotary order":
-        monkeypatch.setattr(changes, "permute", lambda rows, heads: rows)
+        monkeypatch.setattr(merge, "permute", lambda rows, heads: rows)
     else:
         whole = gguf_export.gguf_changes
         lost = {"missing adapter": "blk.", "one layer": "blk.1."}[defect]
@@ -155,7 +155,7 @@ def test_finished_outputs_are_kept_and_others_only_replaced_by_force(made: Path,
     shutil.rmtree(path)
     path.mkdir()
     (path / "precious.txt").write_text("mine")
-    assert "is no artifact" in refused(run(other, "--quant", "Q8_0", *args, "--force"))
+    assert "is not an artifact" in refused(run(other, "--quant", "Q8_0", *args, "--force"))
 
 
 def test_an_export_that_dies_leaves_what_was_there(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,15 +12,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from masa.formats.gguf_header import read_header
-from masa_export.base import find_base
-from masa_export.changes import gguf_changes
-from masa_export.checkpoint import read_checkpoint
 from masa_export.errors import ExportError
-from masa_export.merge import encode, merge_into_gguf
-from masa_export.merge_folder import merge_folder
+from masa_export.merge import encode, gguf_changes, merge_folder, merge_into_gguf
+from masa_export.source import Source, open_source
 from masa_export.tensors import open_model
+from masa_training.bases import folder_sha256
 
-from .checkpoint_samples import HEADS, HIDDEN, KV_HEADS, LAYERS, LINEAR, SHA256, notes, random_lora, write_checkpoint
+from .checkpoint_samples import HEADS, HIDDEN, KV_HEADS, LAYERS, LINEAR, notes, random_lora, write_checkpoint
 from .test_adapter import rotated_by_llama_cpp
 
 SCALE = 8 / 4  # alpha / rank of write_checkpoint
@@ -69,9 +67,9 @@ def merged(folder: Path, architecture: str = "llama", stored: str = "F16", kind:
     """The base's tensors, the LoRA's, and those of the merged file."""
     base = write_model(folder / "base.gguf", architecture, stored)
     tensors = random_lora()
-    checkpoint = read_checkpoint(write_checkpoint(folder / "checkpoint", folder / "base.gguf", tensors))
-    found = find_base(checkpoint)
-    merge_into_gguf(folder / "base.gguf", gguf_changes(checkpoint, found), folder / "merged.gguf", kind)
+    source = open_source(write_checkpoint(folder / "checkpoint", folder / "base.gguf", tensors))
+    assert source.header is not None
+    merge_into_gguf(source.header, gguf_changes(source), folder / "merged.gguf", kind)
     return base, tensors, read_tensors(folder / "merged.gguf")
 
 
@@ -96,7 +94,7 @@ def test_every_weight_is_base_plus_scaled_adapter(tmp_path: Path, architecture: 
 def test_large_tensors_are_merged_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = merged(tmp_path)[2]
     (tmp_path / "pieces").mkdir()
-    monkeypatch.setattr("masa_export.merge._ROWS", 5 * HIDDEN)
+    monkeypatch.setattr("masa_export.merge._NUMBERS", 5 * HIDDEN)
     pieces = merged(tmp_path / "pieces")[2]
     assert all(np.allclose(pieces[name], whole[name], atol=1e-6) for name in whole)
 
@@ -133,7 +131,7 @@ def test_another_alignment_is_kept(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    merge_into_gguf(tmp_path / "aligned.gguf", {}, tmp_path / "merged.gguf", "F32")
+    merge_into_gguf(read_header(tmp_path / "aligned.gguf"), {}, tmp_path / "merged.gguf", "F32")
     assert read_header(tmp_path / "merged.gguf").data_offset % 128 == 0
     before, after = read_tensors(tmp_path / "base.gguf"), read_tensors(tmp_path / "merged.gguf")
     assert all(np.array_equal(before[name], after[name]) for name in before)
@@ -161,9 +159,9 @@ def test_a_full_checkpoint_replaces_the_weights(tmp_path: Path, architecture: st
     write_model(tmp_path / "base.gguf", architecture)
     tensors = full_tensors(architecture)
     folder = write_full(tmp_path / "full", tmp_path / "base.gguf", tensors)
-    checkpoint = read_checkpoint(folder, full=True)
-    changes = gguf_changes(checkpoint, find_base(checkpoint))
-    merge_into_gguf(tmp_path / "base.gguf", changes, tmp_path / "merged.gguf", "F32")
+    source = open_source(folder, full=True)
+    assert source.header is not None
+    merge_into_gguf(source.header, gguf_changes(source), tmp_path / "merged.gguf", "F32")
     found = read_tensors(tmp_path / "merged.gguf")
     assert np.array_equal(found["token_embd.weight"], tensors["model.embed_tokens.weight"])
     offset = 1 if architecture == "gemma3" else 0
@@ -174,7 +172,7 @@ def test_a_full_checkpoint_replaces_the_weights(tmp_path: Path, architecture: st
     del tensors["model.layers.1.self_attn.q_proj.weight"]
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(ExportError, match=r"holds nothing for blk\.1\.attn_q\.weight"):
-        gguf_changes(checkpoint, find_base(checkpoint))
+        gguf_changes(source)
 
 
 def write_folder(folder: Path) -> dict[str, np.ndarray]:
@@ -195,17 +193,16 @@ def write_folder(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def hf_checkpoint(folder: Path, model: Path, tensors: Any = None) -> Any:
-    base = {**notes(model)["base"], "kind": "hf", "sha256": SHA256}
-    return read_checkpoint(write_checkpoint(folder, model, tensors, base=base))
+def hf_checkpoint(folder: Path, model: Path, tensors: Any = None) -> Source:
+    base = {**notes(model)["base"], "kind": "hf", "sha256": folder_sha256(model)}
+    return open_source(write_checkpoint(folder, model, tensors, base=base))
 
 
 def test_a_folder_is_merged_file_by_file(tmp_path: Path) -> None:
     tensors = write_folder(tmp_path / "model")
     lora = random_lora()
-    checkpoint = hf_checkpoint(tmp_path / "checkpoint", tmp_path / "model", lora)
     target = tmp_path / "merged"
-    merge_folder(checkpoint, find_base(checkpoint), target, "F16")
+    merge_folder(hf_checkpoint(tmp_path / "checkpoint", tmp_path / "model", lora), target, "F16")
     assert sorted(path.name for path in target.iterdir()) == [
         *("config.json", "model-1.safetensors", "model-2.safetensors", "model.safetensors.index.json"),
         "tokenizer.json",
@@ -249,26 +246,23 @@ def test_a_damaged_folder_is_refused_in_one_sentence(tmp_path: Path, spoil: str,
         wrong = "model.norm.weight" if places["model.norm.weight"] != values[spoil] else "model.embed_tokens.weight"
         message = message.replace("model.norm.weight", wrong)
         index.write_text(json.dumps({"weight_map": {**places, wrong: values[spoil]}}))
-    checkpoint = hf_checkpoint(tmp_path / "checkpoint", model)
+    source = hf_checkpoint(tmp_path / "checkpoint", model)
     with pytest.raises(ExportError) as caught:
-        merge_folder(checkpoint, find_base(checkpoint), tmp_path / "merged", "F16")
+        merge_folder(source, tmp_path / "merged", "F16")
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_what_cannot_be_merged_is_refused_in_one_sentence(tmp_path: Path) -> None:
     write_model(tmp_path / "split.gguf", split__count=3)
     with pytest.raises(ExportError, match="is one of 3 parts"):
-        merge_into_gguf(tmp_path / "split.gguf", {}, tmp_path / "out.gguf", "F16")
+        merge_into_gguf(read_header(tmp_path / "split.gguf"), {}, tmp_path / "out.gguf", "F16")
     write_model(tmp_path / "base.gguf")
     data = (tmp_path / "base.gguf").read_bytes()
-    (tmp_path / "short.gguf").write_bytes(data[:-500])
-    with pytest.raises(ExportError, match="the file is truncated"):
-        merge_into_gguf(tmp_path / "short.gguf", {}, tmp_path / "out.gguf", "F16")
     header = read_header(tmp_path / "base.gguf")
     at = header.data_offset + header.tensors[0].offset
     (tmp_path / "nan.gguf").write_bytes(data[:at] + b"\xff\xff" + data[at + 2 :])
     with pytest.raises(ExportError, match=r"token_embd\.weight holds numbers that are not finite"):
-        merge_into_gguf(tmp_path / "nan.gguf", {}, tmp_path / "out.gguf", "F32")
+        merge_into_gguf(read_header(tmp_path / "nan.gguf"), {}, tmp_path / "out.gguf", "F32")
 
 
 def test_numbers_too_large_for_f16_are_an_error_and_not_infinity() -> None:

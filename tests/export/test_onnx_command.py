@@ -22,13 +22,11 @@ from masa.errors import BackendError
 from masa.prompt import Segment
 from masa.rewriter import Rewriter
 from masa.skills import Skill, SkillBank
-from masa_export import onnx_export, onnx_optimum
-from masa_export.base import find_base
-from masa_export.changes import gguf_changes
-from masa_export.checkpoint import read_checkpoint
+from masa_export import onnx_export
 from masa_export.errors import ExportError
-from masa_export.merge import merge_into_gguf
+from masa_export.merge import gguf_changes, merge_into_gguf
 from masa_export.onnx_quantize import parse_onnx_quantizations
+from masa_export.source import open_source
 from tests.tiny_onnx import write_tiny_checkpoint
 
 pytest.importorskip("optimum.exporters.onnx")
@@ -102,10 +100,9 @@ def test_every_type_becomes_an_artifact_that_loads(made: dict[str, Any]) -> None
 def test_it_is_the_merged_checkpoint_that_llama_cpp_computes_too(
     made: dict[str, Any], checkpoint: Path, tmp_path: Path
 ) -> None:
-    read = read_checkpoint(checkpoint)
-    base = find_base(read)
-    assert base.gguf is not None
-    merge_into_gguf(base.gguf, gguf_changes(read, base), tmp_path / "merged.gguf", "F32")
+    source = open_source(checkpoint)
+    assert source.header is not None
+    merge_into_gguf(source.header, gguf_changes(source), tmp_path / "merged.gguf", "F32")
     theirs = LlamaBackend.load(tmp_path / "merged.gguf", threads=1)
     artifact = load_artifact(folder(made, "fp32"))
     card = ModelCard(family="Tiny", parameter_count="1M")
@@ -147,7 +144,7 @@ def test_a_graph_that_computes_something_else_is_refused(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, defect: str
 ) -> None:
     if defect == "rotary":
-        whole = onnx_optimum.attention_of
+        whole = onnx_export.attention_of
 
         def wrong(*args: Any) -> Any:
             found = whole(*args)
@@ -155,10 +152,10 @@ def test_a_graph_that_computes_something_else_is_refused(
             found.rotary["rotary"] = (cos[::-1].copy(), sin)
             return found
 
-        monkeypatch.setattr(onnx_optimum, "attention_of", wrong)
+        monkeypatch.setattr(onnx_export, "attention_of", wrong)
     else:
-        true = onnx_export.torch_logits
-        monkeypatch.setattr(onnx_export, "torch_logits", lambda model, prompts: true(model, prompts) + np.float32(0.1))
+        true = onnx_export.model_logits
+        monkeypatch.setattr(onnx_export, "model_logits", lambda model, prompts: true(model, prompts) + np.float32(0.1))
     said = refused(run(checkpoint, "-o", tmp_path / "out"))
     assert "does not compute what the checkpoint does" in said
     assert list((tmp_path / "out").iterdir()) == []

@@ -18,7 +18,7 @@ from masa.artifact import load_artifact, read_manifest
 from masa.cli import plugins
 from masa.cli.application import root
 from masa.errors import ArtifactError
-from masa_export import placing
+from masa_export import artifacts
 from masa_export.errors import ExportError
 from masa_export.publish.folder import Package, plan_package, write_package
 from masa_export.publish.model_card import base_model_relation, is_hub_id
@@ -91,7 +91,7 @@ def test_a_package_is_an_artifact_with_report_card_modelfile_and_checksums(artif
     }
     assert dict(parse_modelfile((folder / "Modelfile").read_text("utf-8")))["FROM"] == "./weights.gguf"
     assert load_artifact(folder).fingerprint == load_artifact(artifact).fingerprint
-    assert plan_package(str(folder), tmp_path / "again").proof.passed, "a package can be packaged again"
+    assert plan_package(str(folder), tmp_path / "again").report.passed, "a package can be packaged again"
 
 
 def test_the_report_is_published_without_folders_of_this_machine(artifact: Path, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_weights_inside_a_python_package_come_into_the_folder(tmp_path: Path, mo
     assert not found.packaged and found.weights_path.read_bytes() == data
     assert dict(parse_modelfile((folder / "Modelfile").read_text("utf-8")))["ADAPTER"] == "./lora.gguf"
     assert header(folder)["base_model_relation"] == "adapter"
-    assert plan_package(str(folder), tmp_path / "again").proof.passed, "the report still is about these files"
+    assert plan_package(str(folder), tmp_path / "again").report.passed, "the report still is about these files"
 
 
 def test_the_card_says_what_the_manifest_and_the_report_say(artifact: Path, tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_a_full_disk_leaves_what_was_there(artifact: Path, tmp_path: Path, monke
     monkeypatch.setattr("masa_export.publish.folder._copy", full)
     assert "No space left on device" in refusal(artifact, folder, force=True)
     monkeypatch.undo()
-    monkeypatch.setattr(placing.os, "fsync", full)
+    monkeypatch.setattr(artifacts.os, "fsync", full)
     assert "No space left on device" in refusal(artifact, folder, force=True)
     assert load_artifact(folder).name == "other"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["artifact", "other", "package"]

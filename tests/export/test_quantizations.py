@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masa_export.errors import ExportError
-from masa_export.importance import read_importance
-from masa_export.likeness import Likeness, likeness
-from masa_export.parity import Merged, check_merged
-from masa_export.quantizations import FILE_TYPES, parse_quantizations
+from masa_export.logit_check import Merged, check_merged
+from masa_export.logits import Likeness, likeness
+from masa_export.quantizer import FILE_TYPES, parse_quantizations, read_importance
 
 
 def test_every_name_has_llama_cpps_number() -> None:

@@ -17,8 +17,8 @@ from masa_export import tune as tuning
 from masa_export.cli_tune import tune as command
 from masa_export.errors import ExportError
 from masa_export.tune import Limits, Variant, choose, find_variants, tune
-from masa_export.verify.proof import Proof
-from masa_export.verify.resources import Resources, summarize
+from masa_export.verify.device_cost import Resources, summarize
+from masa_export.verify.stored_report import StoredReport
 from tests.runtime.artifact_samples import write_artifact
 
 from .publish_samples import change_manifest, verified
@@ -28,9 +28,11 @@ def resources(size: float = 100e6, memory: float = 200e6, seconds: float = 3.0) 
     return Resources(int(size), 0.5, 200.0, 50.0, seconds / 3, seconds, 5, int(memory), 1, None)
 
 
-def variant(name: str, found: Resources | None, limits: Limits | None = None, proof: Proof | None = None) -> Variant:
+def variant(
+    name: str, found: Resources | None, limits: Limits | None = None, report: StoredReport | None = None
+) -> Variant:
     exceeded = (limits or Limits()).exceeded(found) if found else ()
-    return Variant(Path(name), name, "gguf", "Q8_0", found, exceeded, proof, "" if found else "damaged")
+    return Variant(Path(name), name, "gguf", "Q8_0", found, exceeded, report, "" if found else "damaged")
 
 
 def test_the_best_is_the_first_in_the_wished_order_among_those_that_fit() -> None:
@@ -69,9 +71,9 @@ def test_no_variant_that_fits_beats_the_best(
 
 
 def test_what_failed_its_verification_is_never_the_best_and_likeness_needs_one() -> None:
-    bad = variant("bad", resources(seconds=1.0), proof=Proof(False, 0.9))
-    good = variant("good", resources(seconds=2.0), proof=Proof(True, 0.1))
-    better = variant("better", resources(seconds=3.0), proof=Proof(True, 0.01))
+    bad = variant("bad", resources(seconds=1.0), report=StoredReport(False, 0.9))
+    good = variant("good", resources(seconds=2.0), report=StoredReport(True, 0.1))
+    better = variant("better", resources(seconds=3.0), report=StoredReport(True, 0.01))
     unknown = variant("unknown", resources(seconds=1.5))
     assert choose([bad, good, better, unknown], "speed").best is unknown
     found = choose([bad, good, better, unknown], "likeness")
@@ -80,13 +82,13 @@ def test_what_failed_its_verification_is_never_the_best_and_likeness_needs_one()
         choose([unknown], "likeness")
 
 
-def test_the_report_beside_an_artifact_is_its_proof(tmp_path: Path) -> None:
+def test_the_report_beside_an_artifact_is_read(tmp_path: Path) -> None:
     passed, stale = verified(tmp_path / "passed", name="passed"), verified(tmp_path / "stale", name="stale")
     change_manifest(stale, context_length=512)
     found = tune([str(passed), str(stale)], Limits(), measure=lambda *args, **kwargs: resources())
-    proofs = {v.name: v.proof for v in found.variants}
-    assert proofs["passed"] is not None and proofs["passed"].divergence == 0.0125
-    assert proofs["stale"] is None
+    reports = {v.name: v.report for v in found.variants}
+    assert reports["passed"] is not None and reports["passed"].divergence == 0.0125
+    assert reports["stale"] is None
 
 
 def test_several_measurements_are_one_by_their_medians() -> None:

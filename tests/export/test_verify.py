@@ -14,19 +14,17 @@ import pytest
 from click.testing import CliRunner, Result
 
 from masa.artifact import load_artifact
-from masa.backends.tokenizing import Tokenizer
-from masa.backends.transformers import TransformersBackend
+from masa.backends import Backend
 from masa.cli import plugins
 from masa.cli.application import root
+from masa_export.adapter_export import export_adapter
 from masa_export.errors import ExportError
-from masa_export.export import export_adapter
-from masa_export.gguf_export import Settings as ExportSettings
-from masa_export.gguf_export import export_gguf
+from masa_export.gguf_export import GgufSettings, export_gguf
 from masa_export.publish.folder import plan_package, write_package
-from masa_export.verify.reference import Reference
-from masa_export.verify.report import Report, to_json, to_markdown, write_report
-from masa_export.verify.run import Settings, make_plan, verify
-from masa_export.verify.summary import summarize
+from masa_export.verify.checkpoint import Reference
+from masa_export.verify.report import Report, summarize, to_json, to_markdown, write_report
+from masa_export.verify.run import Settings, make_plans, verify_all
+from masa_training.transformers_backend import TransformersBackend
 from tests.tiny_gguf import FEED, HEADS, HIDDEN, KV_HEADS, LAYERS, write_tiny_gguf
 
 from .checkpoint_samples import write_checkpoint
@@ -86,7 +84,7 @@ def made(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_checkpoint(folder / "checkpoint", base, lora(), config=config, context_length=4096)
     export_gguf(
         folder / "checkpoint",
-        ExportSettings(("F32", "Q8_0"), output=folder, name="tiny", verify=False, threads=1),
+        GgufSettings(("F32", "Q8_0"), output=folder, name="tiny", verify=False, threads=1),
     )
     lines = [json.dumps(sample(number)) for number in range(4)]
     (folder / "held-out.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -97,11 +95,11 @@ def made(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _loaded_once() -> Iterator[None]:
     """All tests have the same checkpoint: load it once."""
     opened = Reference.open
-    loaded: dict[tuple[Path, str], TransformersBackend] = {}
+    loaded: dict[tuple[Path, str], Backend] = {}
 
-    def once(self: Reference, tokenizer: Tokenizer, dtype: str = "float32") -> TransformersBackend:
+    def once(self: Reference, dtype: str = "float32") -> Backend:
         if (self.path, dtype) not in loaded:
-            loaded[self.path, dtype] = opened(self, tokenizer, dtype)
+            loaded[self.path, dtype] = opened(self, dtype)
         return loaded[self.path, dtype]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -118,9 +116,14 @@ def _export_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     plugins.forget()
 
 
+def gated(artifact: Path, checkpoint: Path, settings: Settings) -> Report:
+    (report,) = verify_all(make_plans([str(artifact)], checkpoint, settings))
+    return report
+
+
 def gate(made: Path, artifact: Path, **settings: Any) -> Report:
     chosen = Settings(prompts=made / "held-out.jsonl", resources=False, threads=1, **settings)
-    return verify(make_plan(str(artifact), made / "checkpoint", chosen))
+    return gated(artifact, made / "checkpoint", chosen)
 
 
 def failed(report: Report) -> set[str]:
@@ -295,11 +298,11 @@ def test_messages_without_requests_and_the_shipped_example_are_samples_too(made:
     lines = [json.dumps({"messages": sample(number)["messages"]}) for number in range(2)]
     (tmp_path / "chat.jsonl").write_text("\n".join(lines), encoding="utf-8")
     settings = Settings(prompts=tmp_path / "chat.jsonl", resources=False, threads=1)
-    report = verify(make_plan(str(made / "tiny-f32"), made / "checkpoint", settings))
+    report = gated(made / "tiny-f32", made / "checkpoint", settings)
     assert report.passed and report.likeness is not None and report.outputs is None
     assert any("No sample tells its group and card" in note for note in report.notes)
     settings = Settings(resources=False, threads=1, limit=2)
-    report = verify(make_plan(str(made / "tiny-f32"), made / "checkpoint", settings))
+    report = gated(made / "tiny-f32", made / "checkpoint", settings)
     assert report.passed and report.likeness is not None and report.likeness.positions > 4, "the checkpoint's own words"
 
 

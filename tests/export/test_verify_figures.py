@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masa_export.errors import ExportError
-from masa_export.likeness import Likeness, likeness, pool
-from masa_export.verify.awareness import measure_awareness
+from masa_export.logits import Likeness, likeness, pool
 from masa_export.verify.outputs import Written, compare_outputs, distance
-from masa_export.verify.scoring import Nll, Score
+from masa_export.verify.scoring import Nll, Score, measure_awareness
 from masa_export.verify.thresholds import FIGURES, class_of, default_thresholds, judge, parse_thresholds
 from masa_export.verify.tokens import compare_tokens, look_alikes
 from tests.support import ScriptedBackend

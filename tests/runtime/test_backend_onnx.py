@@ -69,8 +69,8 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from masa_export.onnx_export import export_graph
     from masa_export.onnx_graph import attention_of
-    from masa_export.onnx_optimum import export_graph
 
     folder = tmp_path_factory.mktemp("graph")
     torch.manual_seed(0)
@@ -88,7 +88,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = LlamaForCausalLM(config).eval()
     assert attention_of(model, CONTEXT).width == 16
     notes = {"masa.graph": "1", "masa.eos_token": "256", "masa.context_length": str(CONTEXT)}
-    export_graph(model, _Checkpoint(), folder / "model.onnx", notes, folder)  # type: ignore[arg-type]
+    export_graph(model, CONTEXT, folder / "model.onnx", notes, "random")
     letters = {letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(letters, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -99,10 +99,6 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.inference_mode():
         np.save(folder / "expected.npy", model(prompt).logits[0].numpy())
     return folder / "model.onnx"
-
-
-class _Checkpoint:
-    path, context_length = "tiny", CONTEXT
 
 
 @pytest.fixture(scope="module")

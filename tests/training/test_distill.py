@@ -157,8 +157,8 @@ def test_training_lowers_the_held_out_loss_and_leaves_a_checkpoint(
     heard: list[str] = []
     checkpoint = distill(settings, data, tmp_path / "run", report=lambda event, values: heard.append(event))
     assert checkpoint.metrics["validation_nll"] < checkpoint.metrics["validation_nll_before"] - 1
-    assert checkpoint.language == "plan" and checkpoint.dataset["synthetic"] is True
-    assert checkpoint.dataset["sha256"] == data.info.sha256
+    assert checkpoint.language == "plan" and checkpoint.dataset.synthetic is True
+    assert checkpoint.dataset.sha256 == data.info.sha256
     assert heard[0] == "started" and heard[-1] == "finished" and "saved" in heard
     assert sorted(path.name for path in checkpoint.path.iterdir()) == [
         "adapter_config.json",

@@ -8,23 +8,26 @@ import numpy as np
 import pytest
 import torch
 
-from masa.backends.transformers import TransformersBackend
 from masa.prompt import CHATML, render_prompt
 from masa_training.encoding import encode
 from masa_training.errors import TrainingError
 from masa_training.evaluation.arms import breakdown_tags, chosen, cluster, pool_of, variants
 from masa_training.evaluation.scoring import SLOTS, score, tokenized
+from masa_training.transformers_backend import TransformersBackend
 from tests.support import ScriptedBackend
 from tests.training.evaluation_samples import LikingBackend, card_reader, sample, samples
 from tests.training.tiny_checkpoint import CONTEXT, tiny_model
+
+
+def asked(requests, target: str, backend):
+    return tokenized([render_prompt(request, "plan", CHATML) for request in requests], target, backend, CHATML)
 
 
 def prepared(backend, kind: int = 1, wrong_cards: int = 8):
     everything = samples(3)
     chosen_sample = next(s for s in everything if s.id == f"s0-{kind}")
     found = variants(chosen_sample, pool_of(everything, {}), wrong_cards=wrong_cards, seed=0)
-    requests = [variant.request for variant in found]
-    return found, tokenized(requests, chosen_sample.target, "plan", backend, CHATML), chosen_sample
+    return found, asked([v.request for v in found], chosen_sample.target, backend), chosen_sample
 
 
 def test_a_score_is_the_probability_of_the_target_in_one_pass_without_sharing() -> None:
@@ -76,7 +79,7 @@ def test_a_likely_target_has_a_low_nll_and_all_hits() -> None:
 def test_a_target_longer_than_a_piece_is_scored_whole() -> None:
     backend = LikingBackend(lambda _: "x" * 200)
     request = sample(0, 0).request
-    prompts = tokenized([request, request], "x" * 200, "plan", backend, CHATML)
+    prompts = asked([request, request], "x" * 200, backend)
     session = backend.session(slots=2, length=prompts.longest)
     first, second = score(session, prompts)
     assert first.tokens == 201 and first.hits == 201 and first == second
@@ -85,7 +88,7 @@ def test_a_target_longer_than_a_piece_is_scored_whole() -> None:
 
 def test_equal_prompts_leave_something_to_begin_with() -> None:
     backend = ScriptedBackend(lambda _: "")
-    prompts = tokenized([sample(0, 0).request] * 3, "1 keep", "plan", backend, CHATML)
+    prompts = asked([sample(0, 0).request] * 3, "1 keep", backend)
     assert all(len(own) == 1 for own in prompts.own)
 
 
@@ -93,7 +96,7 @@ def test_a_model_without_the_stop_token_is_refused() -> None:
     backend = ScriptedBackend(lambda _: "")
     backend.token_id = lambda text: None  # type: ignore[method-assign]
     with pytest.raises(TrainingError, match="ends an answer"):
-        tokenized([sample(0, 0).request], "1 keep", "plan", backend, CHATML)
+        asked([sample(0, 0).request], "1 keep", backend)
 
 
 def test_every_other_card_is_wrong_where_they_are_few() -> None:

@@ -26,7 +26,7 @@ from masa.artifact import load_artifact
 from masa.cards import load_card
 from masa.cli.application import Root
 from masa_training import bases
-from masa_training.checkpoint import Checkpoint, write_checkpoint
+from masa_training.checkpoint import BaseNote, Checkpoint, DatasetNote, write_checkpoint
 from masa_training.commands import pipeline as command_module
 from masa_training.dataset.folder import Dataset, load_dataset
 from masa_training.distill import planning
@@ -151,12 +151,12 @@ def fake_distill(
     record = Checkpoint(
         path=place,
         kind="lora",
-        base={},
+        base=BaseNote("base", config.base, config.base, "gguf", "0" * 64),
         language="plan",
         prompt_version=1,
         template=ByteBase().template,
         context_length=100,
-        dataset={"sha256": info.sha256},
+        dataset=DatasetNote(info.name, info.sha256, info.summary, synthetic=info.synthetic, licence="none"),
         training=config.to_dict(),
         metrics={"steps": 1},
     )

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from masa.backends import Backend
 from masa.backends.llama import LlamaBackend
-from masa.backends.transformers import TransformersBackend
 from masa.cards import ModelCard
 from masa.constraint import Constraint
 from masa.decoding import Job, Sampling, decode
@@ -25,9 +24,10 @@ from masa.languages import parse_plan
 from masa.prompt import CHATML, Request, render_prompt
 from masa.skills import Group, Skill, SkillBank
 from masa_training.bases import open_base
+from masa_training.checkpoint import BaseNote
 from masa_training.errors import TrainingError
 from masa_training.evaluation.scoring import Prompts, Score, score, tokenized
-from masa_training.transformers_backend import open_checkpoint, rewriter_for
+from masa_training.transformers_backend import TransformersBackend, open_checkpoint, rewriter_for
 from tests.support import ScriptedBackend
 from tests.training.tiny import windowed_model
 from tests.training.tiny_checkpoint import CONTEXT, tiny_base, tiny_checkpoint, tiny_model
@@ -211,9 +211,9 @@ def test_an_instrument_is_no_rewriter(base: Path, tmp_path: Path) -> None:
 
 
 def test_another_base_than_the_one_trained_from_is_refused(base: Path, tmp_path: Path) -> None:
-    record = {"name": "x", "spec": str(base), "path": str(base), "kind": "hf", "sha256": "f" * 64}
+    record = BaseNote("x", str(base), str(base), "hf", "f" * 64)
     folder = tiny_checkpoint(tmp_path / "checkpoint", base, base=record)
-    with pytest.raises(TrainingError, match="not the base model"):
+    with pytest.raises(TrainingError, match="not the base of"):
         open_checkpoint(folder)
 
 
@@ -249,7 +249,8 @@ def test_dequantized_weights_agree_with_llama_cpp_and_plan(smollm2: Path) -> Non
     assert correlation > 0.99 and agreement > 0.85, (correlation, agreement)
 
     # The evaluation's scores of a plan, under a card and under none, are the same through either.
-    prompts = tokenized([REQUEST, replace(REQUEST, card={})], "1 keep\n2 steps", "plan", ours, base.template)
+    asked = [render_prompt(request, "plan", base.template) for request in (REQUEST, replace(REQUEST, card={}))]
+    prompts = tokenized(asked, "1 keep\n2 steps", ours, base.template)
     for mine, other in zip(*(_scored(backend, prompts) for backend in (ours, theirs)), strict=True):
         assert mine.tokens == other.tokens
         assert mine.nll / mine.tokens == pytest.approx(other.nll / other.tokens, abs=0.1)

@@ -9,7 +9,7 @@ import torch
 
 from masa.prompt import CHATML
 from masa_training.bases import open_base
-from masa_training.checkpoint import Checkpoint, write_checkpoint
+from masa_training.checkpoint import BaseNote, Checkpoint, DatasetNote, write_checkpoint
 
 CONTEXT = 8192
 
@@ -63,12 +63,12 @@ def tiny_checkpoint(folder: Path, source: Path, *, kind: str = "lora", language:
     values: dict[str, Any] = {
         "path": folder,
         "kind": kind,
-        "base": {"name": opened.name, "spec": str(source), "path": str(source), "kind": "hf", "sha256": opened.sha256},
+        "base": BaseNote(opened.name, str(source), str(source), "hf", opened.sha256),
         "language": language,
         "prompt_version": 1,
         "template": CHATML,
         "context_length": CONTEXT,
-        "dataset": {"name": "tiny", "sha256": "0" * 64, "summary": "nothing", "synthetic": True, "licence": "none"},
+        "dataset": DatasetNote("tiny", "0" * 64, "nothing", synthetic=True, licence="none"),
         "training": {"learning_rate": 1e-3},
         "metrics": {},
     }

@@ -7,18 +7,20 @@ by its own tokenizer, which `masa_training.encoding.prove_tokenizer` compares wi
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from masa.backends.tokenizing import Tokenizer
-from masa.backends.transformers import FolderTokenizer
+from masa.backends.tokenizing import Tokenizer, text_but
 from masa.chat_templates import TemplateError, compile_template, stored_template
-from masa.errors import ArtifactError, FormatError
+from masa.checksums import sha256_file
+from masa.errors import ArtifactError, BackendError, FormatError
 from masa.files import parse_json
 from masa.prompt import CHATML, ChatTemplate, Segment
 from masa_training.errors import TrainingError
@@ -67,14 +69,8 @@ class Base:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Of the GGUF file, or of the folder's weight files in order of their names."""
-        files = [self.path] if self.kind == "gguf" else sorted(self.path.glob("*.safetensors"))
-        digest = hashlib.sha256()
-        for file in files:
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-        return digest.hexdigest()
+        """Of the GGUF file, or of a folder as `folder_sha256`."""
+        return sha256_file(self.path) if self.kind == "gguf" else folder_sha256(self.path)
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -94,24 +90,74 @@ class Base:
         Raises:
             TrainingError: if transformers cannot read them.
         """
-        import contextlib
-        import io
+        return load_model(self.path, dtype)
 
-        from transformers import AutoModelForCausalLM
 
-        folder, extra = (self.path, {})
-        if self.kind == "gguf":
-            folder, extra = (self.path.parent, {"gguf_file": self.path.name})
+def load_model(path: Path, dtype: torch.dtype) -> Any:
+    """The transformers model in a Hugging Face folder or in a GGUF file, which is de-quantized.
+
+    Raises:
+        TrainingError: if transformers cannot read it.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as chatter
+
+    folder, extra = (path.parent, {"gguf_file": path.name}) if path.is_file() else (path, {})
+    chatter.disable_progress_bar()
+    try:
+        # De-quantizing draws a progress bar that cannot be turned off otherwise.
+        with contextlib.redirect_stderr(io.StringIO()):
+            return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **extra)
+    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+        raise TrainingError(
+            f"{path}: transformers cannot load this model ({' '.join(str(error).split())[:200]}); give a complete "
+            "GGUF or Hugging Face folder of an architecture that it knows"
+        ) from error
+
+
+class FolderTokenizer:
+    """The tokenizer of a Hugging Face folder, kept from reading special tokens into texts.
+
+    Raises:
+        BackendError: if transformers cannot load it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoTokenizer
+
         try:
-            # De-quantizing draws a progress bar that cannot be turned off otherwise.
-            with contextlib.redirect_stderr(io.StringIO()):
-                return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **extra)
-        except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
-            reason = str(error).split("\n")[0][:200]
-            raise TrainingError(
-                f"{self.path}: transformers cannot load this model ({reason}); give a GGUF of an architecture it "
-                "knows, or a Hugging Face folder"
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError, KeyError) as error:
+            raise BackendError(
+                f"{folder}: transformers cannot load its tokenizer ({' '.join(str(error).split())[:200]}); give the "
+                "complete folder of the model"
             ) from error
+        added = self._tokenizer.added_tokens_decoder
+        self._controls = tuple(str(token) for token in added.values() if token.special)
+        self._special = {number for number, token in added.items() if token.special}
+
+    def tokenize(self, segments: Sequence[Segment]) -> list[int]:
+        ids: list[int] = []
+        for segment in segments:
+            encoded = self._tokenizer(segment.text, add_special_tokens=False, split_special_tokens=not segment.control)
+            ids += encoded["input_ids"]
+        return ids
+
+    def detokenize(self, tokens: Sequence[int]) -> bytes:
+        kept = [token for token in tokens if token not in self._special]
+        text: str = self._tokenizer.decode(kept, clean_up_tokenization_spaces=False)
+        return text.encode("utf-8")
+
+    def token_id(self, text: str) -> int | None:
+        return self._tokenizer.convert_tokens_to_ids(text) if text in self._controls else None
+
+    def control_tokens(self) -> tuple[str, ...]:
+        return self._controls
+
+    def grammar_tokenizer(self) -> Any:
+        from llguidance.hf import from_tokenizer
+
+        return text_but(self._special, from_tokenizer(self._tokenizer), lambda text: self.tokenize([Segment(text)]))
 
 
 def open_base(spec: str, template: str | None = None) -> Base:
@@ -217,6 +263,16 @@ def _named_weights(spec: str) -> Path:
         return find_weights(spec)
     except ArtifactError as error:
         raise TrainingError(f"{spec}: no GGUF file, Hugging Face folder, artifact or backbone ({error})") from None
+
+
+def folder_sha256(folder: Path) -> str:
+    """The sha256 of a folder's weight files, one after the other in order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _json(path: Path) -> dict[str, Any]:

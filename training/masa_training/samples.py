@@ -20,7 +20,7 @@ from masa.facts import ActionForm, Facts
 from masa.files import parse_json, read_text
 from masa.languages import LANGUAGES
 from masa.prompt import PROMPT_VERSION, ChatTemplate, Request, Segment, render_prompt
-from masa.skills import GENERAL, Group, Skill
+from masa.skills import Group, Skill
 
 _MARK = Segment("", control=True)
 _BARE = ChatTemplate((), (_MARK,), (_MARK,), ())
@@ -99,14 +99,7 @@ def dumps_sample(sample: Sample) -> str:
         "synthetic": sample.synthetic,
         "origin": sample.origin,
         "tags": dict(sample.tags),
-        "request": {
-            "task_type": request.group.task_type,
-            "skills": [[s.skill_id, s.title, s.principle, s.when_to_apply] for s in request.group.skills],
-            "card": dict(request.card),
-            "task": request.task,
-            "environment": request.environment,
-            "facts": None if request.facts is None else _facts_to_json(request.facts),
-        },
+        "request": request_to_json(request),
     }
     return json.dumps(value, ensure_ascii=False)
 
@@ -125,10 +118,7 @@ def loads_sample(line: str, where: str = "sample") -> Sample:
                 f"{where}: prompt version {value['prompt_version']}, this masa writes {PROMPT_VERSION}; "
                 "build the data set again with: masa dataset"
             )
-        asked = value["request"]
-        group = Group(asked["task_type"], tuple(map(_skill, asked["skills"])))
-        facts = None if asked["facts"] is None else _facts_from_json(asked["facts"])
-        request = Request(group, dict(asked["card"]), asked["task"], asked["environment"], facts)
+        request = request_from_json(value["request"])
         if value["language"] not in LANGUAGES:
             raise ValueError(f"unknown output language {value['language']!r}")
         sample = Sample(
@@ -143,7 +133,7 @@ def loads_sample(line: str, where: str = "sample") -> Sample:
             origin=value["origin"],
             tags=value["tags"],
         )
-        same = messages(sample) == value["messages"] and value["group"] == (asked["task_type"] or GENERAL)
+        same = messages(sample) == value["messages"] and value["group"] == request.group.key
     except FormatError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -171,6 +161,34 @@ def read_samples(path: str | PathLike[str]) -> Iterator[Sample]:
 def dump_samples(samples: Iterable[Sample]) -> bytes:
     """The content of a JSONL file."""
     return "".join(dumps_sample(sample) + "\n" for sample in samples).encode("utf-8")
+
+
+def request_to_json(request: Request) -> dict[str, Any]:
+    """The request of a sample as its line holds it."""
+    return {
+        "task_type": request.group.task_type,
+        "skills": [[s.skill_id, s.title, s.principle, s.when_to_apply] for s in request.group.skills],
+        "card": dict(request.card),
+        "task": request.task,
+        "environment": request.environment,
+        "facts": None if request.facts is None else _facts_to_json(request.facts),
+    }
+
+
+def request_from_json(value: Mapping[str, Any]) -> Request:
+    """The inverse of `request_to_json`.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: if it is none.
+    """
+    group = Group(value["task_type"], tuple(map(_skill, value["skills"])))
+    facts = None if value["facts"] is None else _facts_from_json(value["facts"])
+    return Request(group, dict(value["card"]), value["task"], value["environment"], facts)
+
+
+def card_key(card: Mapping[str, object]) -> str:
+    """Equal for the fields of two cards that say the same."""
+    return json.dumps(dict(card), sort_keys=True, default=str)
 
 
 def _facts_to_json(facts: Facts) -> dict[str, Any]:

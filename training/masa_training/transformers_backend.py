@@ -1,27 +1,148 @@
-"""A checkpoint behind the runtime's decoding protocol, so that it can be tried before export."""
+"""Checkpoints and other transformers models behind the runtime's decoding protocol, before any export.
+
+Every slot is computed by itself: a sequence's logits are the same whoever runs beside it, which is worth more in an
+evaluation than the speed of a padded batch. For speed there is the exported artifact.
+"""
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from dataclasses import replace
+from collections.abc import Sequence
 from os import PathLike
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 
 from masa.artifact import Artifact
-from masa.backends.transformers import TransformersBackend
+from masa.backends import Feed
+from masa.backends.tokenizing import Tokenizer, Tokenizing
+from masa.checksums import sha256_file
+from masa.errors import BackendError
 from masa.languages import LANGUAGES
 from masa.manifest import ChatTemplate as ManifestTemplate
 from masa.manifest import TrainingData
 from masa.rewriter import Rewriter
-from masa_training.bases import Base, open_base
-from masa_training.checkpoint import RECORD, Checkpoint, read_checkpoint
+from masa_training.bases import Base, load_model
+from masa_training.checkpoint import RECORD, Checkpoint, base_of, read_checkpoint
 from masa_training.errors import TrainingError
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 DTYPES = ("bfloat16", "float16", "float32")
+_CLOSED = "the rewriter was closed in the middle of a rewrite"
+
+
+class TransformersBackend(Tokenizing):
+    """A `masa.backends.Backend` of a transformers model and a tokenizer.
+
+    The model is put into evaluation mode and is not copied: whoever goes on training it calls `model.train()` again.
+    Models whose memory is no key-value cache (Mamba and the like) are not supported.
+    """
+
+    def __init__(self, model: Any, tokenizer: Tokenizer, *, context_length: int) -> None:
+        super().__init__(tokenizer)
+        self._model = model.eval()
+        self.context_length = context_length
+        # What the output layer yields, which may be padded beyond the tokens that exist.
+        self.vocabulary = int(model.get_output_embeddings().weight.shape[0])
+
+    @property
+    def model(self) -> Any:
+        """The transformers model; None once it is closed."""
+        return self._model
+
+    def session(self, *, slots: int, length: int) -> TransformersSession:
+        if self._model is None:
+            raise BackendError("the checkpoint was closed; open it again")
+        if length > self.context_length:
+            raise BackendError(f"a sequence of {length} tokens does not fit the context of {self.context_length}")
+        return TransformersSession(self._model, slots=slots, length=length)
+
+    def set_adapter(self, path: str | None, *, scale: float = 1.0) -> None:
+        if path is not None:
+            raise BackendError(
+                f"{path}: a checkpoint's adapter is part of it and cannot be swapped; "
+                "export it and run the artifact to try another adapter"
+            )
+
+    def close(self) -> None:
+        self._model = None
+
+
+class TransformersSession:
+    """Key-value caches of a fixed number of sequences; the shared prefix is computed once and never copied.
+
+    transformers appends to a cache by making new tensors, so a sequence can start from the prefix's tensors.
+    """
+
+    def __init__(self, model: Any, *, slots: int, length: int) -> None:
+        self.slots = slots
+        self.length = length
+        self._model = model
+        self._prefix: tuple[int, ...] = ()
+        self._shared: Any = _empty_cache()
+        self._caches: dict[int, Any] = {}
+
+    def share(self, tokens: Sequence[int]) -> None:
+        if tuple(tokens) == self._prefix:
+            return
+        self._prefix = tuple(tokens)
+        self._shared = _empty_cache()
+        if tokens:
+            self._forward(self._shared, tokens, 1)
+
+    def begin(self, slot: int, tokens: Sequence[int]) -> NDArray[np.float32]:
+        if not 0 <= slot < self.slots:
+            raise BackendError(f"slot {slot} of a session with {self.slots}")
+        if self._model is None:
+            raise BackendError(_CLOSED)
+        cache = copy.copy(self._shared)
+        cache.layers = [copy.copy(layer) for layer in cache.layers]
+        self._caches[slot] = cache
+        row: NDArray[np.float32] = self._forward(cache, tokens, 1)[0]
+        return row
+
+    def step(self, feeds: Sequence[Feed], wanted: Sequence[int]) -> list[NDArray[np.float32]]:
+        return [
+            self._forward(self._caches[slot], tokens, count)
+            for (slot, tokens), count in zip(feeds, wanted, strict=True)
+        ]
+
+    def rewind(self, slot: int, tokens: int) -> None:
+        cache = self._caches[slot]
+        cache.crop(cache.get_seq_length() - tokens)
+
+    def release(self, slot: int) -> None:
+        self._caches.pop(slot, None)
+
+    def close(self) -> None:
+        self._caches.clear()
+        self._shared = None
+        self._model = None
+
+    def _forward(self, cache: Any, tokens: Sequence[int], wanted: int) -> NDArray[np.float32]:
+        """Append `tokens` to a cache; logits after the last `wanted` of them."""
+        if self._model is None:
+            raise BackendError(_CLOSED)
+        start = cache.get_seq_length()
+        if start + len(tokens) > self.length:
+            raise BackendError(f"a sequence of {start + len(tokens)} tokens in a session of {self.length}")
+        device = self._model.device
+        with torch.inference_mode():
+            logits = self._model(
+                input_ids=torch.tensor([list(tokens)], device=device),
+                cache_position=torch.arange(start, start + len(tokens), device=device),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=wanted,
+            ).logits[0, -wanted:]
+            rows: NDArray[np.float32] = logits.float().cpu().numpy()
+        return rows
 
 
 def open_checkpoint(
@@ -45,7 +166,8 @@ def open_checkpoint(
         raise TrainingError(f"unknown dtype {dtype!r}; the known ones are {', '.join(DTYPES)}")
     where = device_of(device)
     base = base_of(checkpoint)
-    model = _model(checkpoint, base, getattr(torch, dtype)) if adapter else base.model(getattr(torch, dtype))
+    kind = getattr(torch, dtype)
+    model = load_trained(checkpoint, base, kind) if adapter else base.model(kind)
     model.to(where)
     return TransformersBackend(model, base.tokenizer(), context_length=base.context_length)
 
@@ -69,26 +191,6 @@ def device_of(name: str | None) -> str:
     return name
 
 
-def base_of(checkpoint: Checkpoint) -> Base:
-    """The base model that a checkpoint was trained from, with the checkpoint's chat template.
-
-    Raises:
-        TrainingError: if it is not there any more, or another model is in its place.
-    """
-    spec = checkpoint.base["path"]
-    try:
-        # Any template: the checkpoint's own replaces it, and a base without one must not be refused here.
-        base = open_base(spec, "chatml")
-    except TrainingError:
-        base = open_base(checkpoint.base["spec"], "chatml")
-    if base.sha256 != checkpoint.base["sha256"]:
-        raise TrainingError(
-            f"{base.path}: this is not the base model that {checkpoint.path} was trained from (sha256 "
-            f"{base.sha256[:12]}…, expected {checkpoint.base['sha256'][:12]}…); put the right file in its place"
-        )
-    return replace(base, template=checkpoint.template)
-
-
 def checkpoint_artifact(checkpoint: Checkpoint, *, trained: bool = True) -> Artifact:
     """What an artifact of this checkpoint would say of itself, for code that asks for one; it has no files.
 
@@ -100,7 +202,7 @@ def checkpoint_artifact(checkpoint: Checkpoint, *, trained: bool = True) -> Arti
             f"{checkpoint.path}: is no rewriter but was trained to write {checkpoint.language!r}; "
             "play it with masa evaluate"
         )
-    template = checkpoint.template
+    template, data = checkpoint.template, checkpoint.dataset
     pieces = (
         tuple((segment.text, segment.control) for segment in part)
         for part in (template.before_system, template.before_user, template.before_assistant)
@@ -111,21 +213,17 @@ def checkpoint_artifact(checkpoint: Checkpoint, *, trained: bool = True) -> Arti
         kind="checkpoint",
         language=checkpoint.language,
         prompt_version=checkpoint.prompt_version,
-        base_model=checkpoint.base["name"],
+        base_model=checkpoint.base.name,
         weights=RECORD,
         adapter=None,
         chat_template=ManifestTemplate(*pieces),
         stop=template.stop,
         context_length=checkpoint.context_length,
         quantization=None,
-        training_summary=str(checkpoint.dataset.get("summary", "")),
+        training_summary=data.summary,
         trained=trained,
-        training_data=TrainingData(
-            dataset=checkpoint.dataset.get("name"),
-            dataset_sha256=checkpoint.dataset.get("sha256"),
-            synthetic=checkpoint.dataset.get("synthetic"),
-        ),
-        licence=str(checkpoint.dataset.get("licence", "")),
+        training_data=TrainingData(dataset=data.name, dataset_sha256=data.sha256, synthetic=data.synthetic),
+        licence=data.licence,
         files=MappingProxyType({}),
         packaged=MappingProxyType({}),
         fingerprint=fingerprint(checkpoint),
@@ -138,8 +236,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     """sha256 over the record and the weights of a checkpoint."""
     digest = hashlib.sha256((checkpoint.path / RECORD).read_bytes())
     for file in sorted(checkpoint.path.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(bytes.fromhex(sha256_file(file)))
     return digest.hexdigest()
 
 
@@ -159,17 +256,34 @@ def rewriter_for(
     )
 
 
-def _model(checkpoint: Checkpoint, base: Base, dtype: torch.dtype) -> Any:
-    from transformers import AutoModelForCausalLM
+def load_trained(
+    checkpoint: Checkpoint, base: Base, dtype: torch.dtype, *, merged: bool = False, model: Any = None
+) -> Any:
+    """The trained transformers model: a full one, or the base with its LoRA beside the weights or `merged` into them.
 
+    `model` is the base where it is loaded already; it is changed.
+
+    Raises:
+        TrainingError: if a library cannot load base or checkpoint.
+    """
+    if checkpoint.kind == "full":
+        return load_model(checkpoint.path, dtype)
+    from peft import PeftModel
+
+    model = base.model(dtype) if model is None else model
     try:
-        if checkpoint.kind == "full":
-            return AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=dtype)
-        from peft import PeftModel
-
-        return PeftModel.from_pretrained(base.model(dtype), str(checkpoint.path))
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
+        trained: Any = PeftModel.from_pretrained(model, str(checkpoint.path))
+        return trained.merge_and_unload() if merged else trained
+    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError, SafetensorError) as error:
         raise TrainingError(
-            f"{checkpoint.path}: its weights cannot be loaded ({reason}); train again or restore the files"
+            f"{checkpoint.path}: its weights cannot be loaded ({' '.join(str(error).split())[:200]}); "
+            "train again or restore the files"
         ) from error
+
+
+def _empty_cache() -> Any:
+    from transformers import DynamicCache
+
+    # Without the model's configuration: a cache of sliding layers forgets tokens and could not be rewound. The
+    # mask keeps the window either way.
+    return DynamicCache()

@@ -6,24 +6,22 @@ import hashlib
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from masa.artifact import Artifact, damage, load_artifact
 from masa.errors import MasaError
-from masa.files import TEMPORARY_PREFIX, make_folder, parse_json, read_bytes, reason
+from masa.files import make_folder, parse_json, read_bytes
 from masa.manifest import MANIFEST_NAME, FileEntry, parse_manifest
 from masa.pull import ORIGIN_NAME
-from masa_export.artifacts import dump_manifest
+from masa_export.artifacts import aside, dump_manifest, put_in_place
 from masa_export.errors import ExportError
-from masa_export.placing import put_in_place
+from masa_export.progress import Watch
 from masa_export.publish.model_card import CARD_NAME, is_hub_id, model_card
 from masa_export.publish.modelfile import MODELFILE_NAME, modelfile
-from masa_export.settings import Watch
-from masa_export.verify.proof import Proof, require_proof
 from masa_export.verify.report import JSON_NAME, MARKDOWN_NAME
+from masa_export.verify.stored_report import StoredReport, require_report
 
 SUMS_NAME = "SHA256SUMS"
 _OURS = (CARD_NAME, MODELFILE_NAME, JSON_NAME, MARKDOWN_NAME, SUMS_NAME, ORIGIN_NAME)
@@ -44,7 +42,7 @@ class Package:
 
     folder: Path
     artifact: Artifact
-    proof: Proof
+    report: StoredReport
     texts: Mapping[str, bytes]
     files: Mapping[str, FileEntry]
     base_model: str | None
@@ -74,7 +72,7 @@ def plan_package(
             published, or something else is in the folder's place and `force` is not given.
     """
     artifact = load_artifact(name)
-    proof = require_proof(artifact.path, artifact)
+    report = require_report(artifact.path, artifact)
     taken = sorted({*artifact.entries} & {*_OURS})
     if taken:
         raise ExportError(
@@ -90,7 +88,7 @@ def plan_package(
         if _LICENCE_FILE.fullmatch(path.name) and path.is_file() and path.name not in artifact.files
     }
     licence_file = next((name for name in texts if not name.lower().startswith("notice")), None)
-    card = model_card(artifact, proof, repository=repository, base_model=base_model, licence_file=licence_file)
+    card = model_card(artifact, report, repository=repository, base_model=base_model, licence_file=licence_file)
     texts |= {
         CARD_NAME: card.encode("utf-8", "replace"),
         MANIFEST_NAME: _manifest(artifact),
@@ -102,7 +100,7 @@ def plan_package(
     sums = {name: entry.sha256 for name, entry in files.items()}
     sums |= {name: hashlib.sha256(data).hexdigest() for name, data in texts.items()}
     texts[SUMS_NAME] = "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode()
-    package = Package(folder, artifact, proof, texts, files, base_model, kept=False)
+    package = Package(folder, artifact, report, texts, files, base_model, kept=False)
     return _check_place(package, force=force)
 
 
@@ -123,22 +121,17 @@ def write_package(package: Package, watch: Watch | None = None) -> None:
             f"{target}: needs {package.size / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free; make room, or give "
             "another folder with -o"
         )
-    try:
-        with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=parent) as scratch:
-            new = Path(scratch) / "package"
-            new.mkdir()
-            for name, entry in package.files.items():
-                place = new.joinpath(*name.split("/"))
-                place.parent.mkdir(parents=True, exist_ok=True)
-                _copy(artifact.paths[name], place, name, entry, watch)
-            for name, data in package.texts.items():
-                (new / name).write_bytes(data)
-            load_artifact(new, verify=False)  # nothing is published that masa would refuse to read
-            put_in_place(new, target.absolute())
-    except MasaError:
-        raise
-    except OSError as error:
-        raise ExportError(f"{target}: cannot be written ({reason(error)}); check space and permissions") from error
+    with aside(parent) as scratch:
+        new = scratch / "package"
+        new.mkdir()
+        for name, entry in package.files.items():
+            place = new.joinpath(*name.split("/"))
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _copy(artifact.paths[name], place, name, entry, watch)
+        for name, data in package.texts.items():
+            (new / name).write_bytes(data)
+        load_artifact(new, verify=False)  # nothing is published that masa would refuse to read
+        put_in_place(new, target.absolute())
 
 
 def _report(folder: Path) -> dict[str, bytes]:

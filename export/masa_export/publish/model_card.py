@@ -14,10 +14,10 @@ import yaml
 
 from masa import __version__
 from masa.artifact import Artifact
-from masa_export.base import UNKNOWN_LICENCE
 from masa_export.publish.modelfile import MODELFILE_NAME
-from masa_export.verify.proof import Proof
+from masa_export.source import UNKNOWN_LICENCE
 from masa_export.verify.report import JSON_NAME, MARKDOWN_NAME, figures_table
+from masa_export.verify.stored_report import StoredReport
 from masa_export.verify.thresholds import limits_told
 
 CARD_NAME = "README.md"
@@ -37,13 +37,24 @@ _LANGUAGE = {
 
 
 def model_card(
-    artifact: Artifact, proof: Proof, *, repository: str | None, base_model: str | None, licence_file: str | None
+    artifact: Artifact,
+    report: StoredReport,
+    *,
+    repository: str | None,
+    base_model: str | None,
+    licence_file: str | None,
 ) -> str:
     """The card's text. `repository` is OWNER/NAME on the Hub, `base_model` that of the base, where they are known."""
     header = yaml.safe_dump(
         _header(artifact, base_model, licence_file), sort_keys=False, allow_unicode=True, width=1000
     )
-    sections = [_what(artifact), _use(artifact, repository), _figures(proof), _data(artifact), _limits(artifact, proof)]
+    sections = [
+        _what(artifact),
+        _use(artifact, repository),
+        _figures(report),
+        _data(artifact),
+        _limits(artifact, report),
+    ]
     return f"---\n{header}---\n\n# {artifact.name}\n\n" + "\n".join(sections)
 
 
@@ -118,13 +129,13 @@ def _use(artifact: Artifact, repository: str | None) -> str:
     return text
 
 
-def _figures(proof: Proof) -> str:
+def _figures(report: StoredReport) -> str:
     lines = [
         "## Parity with the checkpoint\n",
-        f"Measured by `masa export verify` on {proof.chosen} samples, thresholds for "
-        f"{limits_told(proof.strictness, proof.verdicts)}; the whole report is in "
+        f"Measured by `masa export verify` on {report.chosen} samples, thresholds for "
+        f"{limits_told(report.strictness, report.verdicts)}; the whole report is in "
         f"[{MARKDOWN_NAME}]({MARKDOWN_NAME}) and [{JSON_NAME}]({JSON_NAME}).\n",
-        *figures_table(proof.verdicts),
+        *figures_table(report.verdicts),
     ]
     return "\n".join(lines) + "\n"
 
@@ -146,7 +157,7 @@ def _data(artifact: Artifact) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _limits(artifact: Artifact, proof: Proof) -> str:
+def _limits(artifact: Artifact, report: StoredReport) -> str:
     lines = ["## Limits\n"]
     if artifact.training_data.synthetic:
         lines.append("- What it learned follows stated rules of a generator, not results of agents in an environment.")
@@ -154,7 +165,7 @@ def _limits(artifact: Artifact, proof: Proof) -> str:
         lines.append("- Its licence is unknown: ask its authors before you use or pass it on.")
     lines += [
         "- Parity says that this file still writes what its checkpoint writes, not that the rewrites are good.",
-        f"- The report rests on {proof.chosen} samples; speed and memory, where measured, are those of its machine.",
+        f"- The report rests on {report.chosen} samples; speed and memory, where measured, are those of its machine.",
         "- The prompt is English; skills and model cards are expected to be, too.",
         "- masa keeps a group as it was where the output does not parse, is cut, or does not pass the guard.",
         f"\nPackaged by masa {__version__}; checksums in `manifest.json` and `SHA256SUMS`.",

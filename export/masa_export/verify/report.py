@@ -1,26 +1,32 @@
-"""The report of a verification: what was measured, the verdicts, as JSON and as Markdown."""
+"""The report of a verification: what was measured and the verdicts, as JSON and Markdown, and several side by side."""
 
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from masa import __version__
 from masa.files import make_folder, write_atomic
-from masa_export.likeness import Likeness
-from masa_export.verify.awareness import Awareness
+from masa_export.logits import Likeness
+from masa_export.verify.device_cost import Resources
 from masa_export.verify.outputs import Outputs
-from masa_export.verify.resources import Resources
+from masa_export.verify.scoring import Awareness
 from masa_export.verify.template import Template
 from masa_export.verify.thresholds import Verdict, figure_of, limits_told
 from masa_export.verify.tokens import Tokens
 
-JSON_NAME, MARKDOWN_NAME = "verify.json", "verify.md"
+JSON_NAME, MARKDOWN_NAME, SUMMARY_NAME = "verify.json", "verify.md", "summary.md"
 FORMAT = 1
+
+_QUALITY = (
+    "artifact", "type", "MB", "KL, nats", "same best token", "valid", "through the guard", "equal outputs",
+    "edit distance", "NLL, right card", "NLL, wrong cards", "card gap kept", "verdict",
+)  # fmt: skip
+_DEVICE = ("artifact", "load, s", "reads, tokens/s", "writes, tokens/s", "first group, s", "bank, s", "memory, MB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +34,7 @@ class Subject:
     """What was verified against what.
 
     `fingerprint` is that of the artifact's manifest. `files` (sha256 by name) and `asking_sha256` are what the report
-    is bound to: see `masa_export.verify.proof`. `bytes` is the size of these files.
+    is bound to: see `masa_export.verify.stored_report`. `bytes` is the size of these files.
     """
 
     artifact: str
@@ -50,21 +56,25 @@ class Subject:
     seed: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Report:
-    """The outcome. A check that could not be made is None, and `problems` says why where that is a failure."""
+    """The outcome, filled check by check.
+
+    A check that could not be made is None. `problems` are failures that no figure tells, `notes` what a reader must
+    know, a sentence each.
+    """
 
     subject: Subject
-    verdicts: tuple[Verdict, ...]
-    problems: tuple[str, ...]
-    notes: tuple[str, ...]
-    tokens: Tokens | None
-    template: Template | None
-    likeness: Likeness | None
-    outputs: Outputs | None
-    awareness: Awareness | None
-    resources: Resources | None
-    seconds: float
+    verdicts: tuple[Verdict, ...] = ()
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    tokens: Tokens | None = None
+    template: Template | None = None
+    likeness: Likeness | None = None
+    outputs: Outputs | None = None
+    awareness: Awareness | None = None
+    resources: Resources | None = None
+    seconds: float = 0.0
 
     @property
     def failed(self) -> tuple[Verdict, ...]:
@@ -82,6 +92,28 @@ class Report:
         # That it does not load is told by a problem, which says why.
         what = [*self.problems, *(_words(verdict) for verdict in self.failed if verdict.name != "load")]
         return f"{self.subject.artifact}: is not what was trained: {'; '.join(what)}"
+
+    def figures(self) -> dict[str, float | None]:
+        """Values by name of figure, see `masa_export.verify.thresholds`; of checks that were made."""
+        # Tokens are compared first, wherever there is a model at all.
+        found: dict[str, float | None] = {"load": float(self.tokens is None)}
+        if self.tokens is not None:
+            found["tokens"] = float(self.tokens.mismatches)
+        if self.template is not None:
+            found["template"] = float(len(self.template.problems))
+        if self.likeness is not None:
+            found |= {"kl": self.likeness.divergence, "top1": self.likeness.equal}
+        if self.outputs is not None:
+            made = self.outputs
+            found |= {"valid_loss": made.valid_loss, "guard_loss": made.guard_loss, "distance": made.distance}
+        if self.awareness is not None:
+            found |= {"nll_loss": self.awareness.loss, "card_gap": self.awareness.kept}
+        if self.resources is not None:
+            cost = self.resources
+            found |= {"size_mb": cost.bytes / 1e6, "memory_mb": cost.memory / 1e6}
+            for name in ("load_seconds", "bank_seconds", "prompt_speed", "decode_speed"):
+                found[name] = getattr(cost, name)
+        return found
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -157,7 +189,7 @@ def details(report: Report) -> list[str]:
         if made.margins:
             lines.append(
                 f"Where outputs part, the checkpoint preferred its own token by {max(made.margins):.3g} nats at most, "
-                f"{statistics.median(made.margins):.3g} in the median of {len(made.margins)}"
+                f"{median(made.margins):.3g} in the median of {len(made.margins)}"
             )
         lines += [f"Refused: {reason}" for reason in made.reasons[:3]]
     if report.awareness is not None:
@@ -191,6 +223,108 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
     write_atomic(data, (content + "\n").encode("utf-8", "replace"))
     write_atomic(text, to_markdown(report).encode("utf-8", "replace"))
     return data, text
+
+
+def summarize(reports: Sequence[Report]) -> str:
+    """The reports as two Markdown tables, what they lose and what they cost, with what failed below.
+
+    All are of one checkpoint, samples and seed, as `verify_all` makes them; at least one.
+    """
+    subject = reports[0].subject
+    lines = [
+        f"# Artifacts of {subject.checkpoint}",
+        "",
+        f"{subject.chosen} of {subject.available} samples of {subject.samples} (sha256 "
+        f"`{subject.samples_sha256[:12]}`), seed {subject.seed}; the checkpoint (base {subject.base}) in transformers, "
+        f"{subject.dtype}; masa {__version__}.",
+        "",
+        *_table(_QUALITY, [_quality(report) for report in reports], left=2),
+        "",
+        *_reference(reports),
+    ]
+    if any(report.resources is not None for report in reports):
+        lines += ["", *_table(_DEVICE, [_device(report) for report in reports], left=1)]
+        loads = [r.resources.load_average for r in reports if r.resources is not None and r.resources.load_average]
+        if loads:
+            lines += ["", f"Load average before these measurements: {min(loads):g} to {max(loads):g}."]
+    lines += ["", *(f"- **{report.subject.name}**: {line}" for report in reports for line in _remarks(report)), ""]
+    return "\n".join(lines)
+
+
+def write_summary(reports: Sequence[Report], folder: Path) -> Path:
+    """Write `summarize` into `folder`, whole or not at all.
+
+    Raises:
+        WriteError: if the disk is full or the folder may not be written.
+    """
+    make_folder(folder)
+    write_atomic(folder / SUMMARY_NAME, summarize(reports).encode("utf-8", "replace"))
+    return folder / SUMMARY_NAME
+
+
+def _quality(report: Report) -> list[str]:
+    made, aware, like = report.outputs, report.awareness, report.likeness
+    return [
+        report.subject.name,
+        report.subject.quantization or "–",
+        f"{report.subject.bytes / 1e6:.1f}",
+        number(None if like is None else like.divergence),
+        "–" if like is None else f"{like.equal:.1%}",
+        "–" if made is None else f"{made.valid:.0%}",
+        "–" if made is None else f"{made.guarded:.0%}",
+        "–" if made is None else f"{round(made.same * made.groups)} of {made.groups}",
+        "–" if made is None else f"{made.distance:.2f}",
+        "–" if aware is None else f"{aware.right:.3f}",
+        "–" if aware is None or aware.wrong is None else f"{aware.wrong:.3f}",
+        "–" if aware is None or aware.kept is None else f"{aware.kept:.0%}",
+        "passes" if report.passed else "**fails**",
+    ]
+
+
+def _reference(reports: Sequence[Report]) -> list[str]:
+    """The checkpoint's own figures, which are the same in every report that has them."""
+    made = next((report.outputs for report in reports if report.outputs is not None), None)
+    aware = next((report.awareness for report in reports if report.awareness is not None), None)
+    told = []
+    if made is not None:
+        told.append(f"{made.reference_valid:.0%} valid, {made.reference_guarded:.0%} through the guard")
+    if aware is not None:
+        wrong = "" if aware.reference_wrong is None else f", {aware.reference_wrong:.3f} with wrong cards"
+        told.append(f"NLL {aware.reference_right:.3f} with the right card{wrong}")
+    return [f"The checkpoint: {'; '.join(told)}."] if told else []
+
+
+def _device(report: Report) -> list[str]:
+    cost = report.resources
+    if cost is None:
+        return [report.subject.name, *["–"] * (len(_DEVICE) - 1)]
+    return [
+        report.subject.name,
+        f"{cost.load_seconds:.2f}",
+        f"{cost.prompt_speed:.0f}",
+        f"{cost.decode_speed:.0f}",
+        f"{cost.first_seconds:.1f}",
+        f"{cost.bank_seconds:.1f}",
+        f"{cost.memory / 1e6:.0f}",
+    ]
+
+
+def _remarks(report: Report) -> list[str]:
+    """What failed, and by how much the checkpoint preferred its own where outputs part."""
+    lines = [*report.problems]
+    lines += [f"{v.name} {number(v.value)}, allowed {number(v.limit)}" for v in report.failed]
+    if report.outputs is not None and report.outputs.margins:
+        gaps = report.outputs.margins
+        lines.append(
+            f"{len(gaps)} outputs part from the checkpoint's, which preferred its own token by {number(max(gaps))} "
+            f"nats at most, {number(median(gaps))} in the median"
+        )
+    return lines
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    rule = ["---" if index < left else "---:" for index in range(len(head))]
+    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
 
 
 def number(value: float | None) -> str:

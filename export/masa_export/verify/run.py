@@ -15,18 +15,15 @@ from masa.engine import Engine
 from masa.errors import ArtifactError, BackendError, MasaError
 from masa.manifest import ChatTemplate as ManifestTemplate
 from masa.prompt import ChatTemplate
-from masa_export.likeness import pool
-from masa_export.settings import Watch
-from masa_export.verify.asked import Asked
-from masa_export.verify.awareness import LEAST_GAP, measure_awareness
-from masa_export.verify.findings import Findings
+from masa_export.logits import pool
+from masa_export.progress import Watch
+from masa_export.verify.checkpoint import AskedCheckpoint, Reference, find_reference
+from masa_export.verify.device_cost import measure_once, size_of
 from masa_export.verify.outputs import Written, compare_outputs, write_outputs
-from masa_export.verify.proof import asking_sha256, files_of
-from masa_export.verify.reference import Reference, find_reference
 from masa_export.verify.report import Report, Subject
-from masa_export.verify.resources import measure_once, size_of
 from masa_export.verify.samples import EXAMPLES, Samples, read_samples
-from masa_export.verify.scoring import Asking, Score, margin, score
+from masa_export.verify.scoring import LEAST_GAP, Asking, Score, margin, measure_awareness, score
+from masa_export.verify.stored_report import asking_sha256, files_of
 from masa_export.verify.template import compare_template
 from masa_export.verify.thresholds import class_of, default_thresholds, judge, parse_thresholds
 from masa_export.verify.tokens import compare_tokens
@@ -62,8 +59,8 @@ class Plan:
     settings: Settings
 
 
-def make_plan(artifact: str, checkpoint: Path, settings: Settings) -> Plan:
-    """Read everything but the weights.
+def make_plans(artifacts: Sequence[str], checkpoint: Path, settings: Settings) -> list[Plan]:
+    """A plan for every artifact: everything but the weights is read.
 
     Raises:
         MasaError: if there is no such artifact, no such checkpoint or base, no samples, or a threshold is none. An
@@ -71,103 +68,84 @@ def make_plan(artifact: str, checkpoint: Path, settings: Settings) -> Plan:
     """
     reference = find_reference(checkpoint, settings.base)
     samples = read_samples(settings.prompts, limit=settings.limit, seed=settings.seed)
-    damage = ""
-    found: Artifact | None = None
-    try:
-        found = load_artifact(artifact)
-    except ArtifactError as error:
-        manifest = read_manifest(find_artifact(artifact))
-        damage = str(error)
-    else:
-        manifest = found
-    weights = manifest.entries[manifest.weights]
-    trained_on = reference.checkpoint.base.sha256 if reference.checkpoint is not None else None
-    strictness = class_of(manifest.quantization, untouched=weights.sha256 == trained_on)
-    subject = Subject(
-        artifact=str(artifact),
-        name=manifest.name,
-        kind=manifest.kind,
-        quantization=manifest.quantization,
-        fingerprint=manifest.fingerprint,
-        files=files_of(manifest),
-        bytes=size_of(manifest),
-        asking_sha256=asking_sha256(manifest),
-        checkpoint=str(checkpoint),
-        base=reference.name,
-        dtype=settings.dtype,
-        strictness=strictness,
-        samples=samples.where,
-        samples_sha256=samples.sha256,
-        chosen=len(samples.chosen),
-        available=samples.available,
-        seed=settings.seed,
-    )
     given = parse_thresholds(settings.thresholds)
-    return Plan(subject, default_thresholds(strictness), given, found, damage, reference, samples, settings)
-
-
-def make_plans(artifacts: Sequence[str], checkpoint: Path, settings: Settings) -> list[Plan]:
-    """A plan for every artifact; see `make_plan`."""
-    return [make_plan(artifact, checkpoint, settings) for artifact in artifacts]
+    plans = []
+    for artifact in artifacts:
+        damage, found = "", None
+        try:
+            found = load_artifact(artifact)
+        except ArtifactError as error:
+            damage = str(error)
+        manifest = found or read_manifest(find_artifact(artifact))
+        weights = manifest.entries[manifest.weights]
+        trained_on = None if reference.source is None else reference.source.checkpoint.base.sha256
+        strictness = class_of(manifest.quantization, untouched=weights.sha256 == trained_on)
+        subject = Subject(
+            artifact=str(artifact),
+            name=manifest.name,
+            kind=manifest.kind,
+            quantization=manifest.quantization,
+            fingerprint=manifest.fingerprint,
+            files=files_of(manifest),
+            bytes=size_of(manifest),
+            asking_sha256=asking_sha256(manifest),
+            checkpoint=str(checkpoint),
+            base=reference.name,
+            dtype=settings.dtype,
+            strictness=strictness,
+            samples=samples.where,
+            samples_sha256=samples.sha256,
+            chosen=len(samples.chosen),
+            available=samples.available,
+            seed=settings.seed,
+        )
+        defaults = default_thresholds(strictness)
+        plans.append(Plan(subject, defaults, given, found, damage, reference, samples, settings))
+    return plans
 
 
 def verify_all(plans: Sequence[Plan], watch: Watch | None = None) -> Iterator[Report]:
     """Verify artifacts against one checkpoint on the same samples, in turn; the checkpoint is asked only once.
 
-    `plans` are those of `make_plans`.
+    `plans` are those of `make_plans`. Every check that can be made is made; what is wrong with an artifact is in its
+    report.
 
     Raises:
-        MasaError: see `verify`.
-    """
-    with contextlib.closing(Asked(plans[0].reference, plans[0].settings.dtype, several=len(plans) > 1)) as checkpoint:
-        for plan in plans:
-            yield verify(plan, watch, checkpoint)
-
-
-def verify(plan: Plan, watch: Watch | None = None, checkpoint: Asked | None = None) -> Report:
-    """Make every check that can be made, and judge; `checkpoint` is the plan's where it is asked already.
-
-    Raises:
-        MasaError: if the checkpoint cannot be loaded or asked; what is wrong with the artifact is in the report.
+        MasaError: if the checkpoint cannot be loaded or asked.
     """
     watch = watch or Watch()
+    asked = AskedCheckpoint(plans[0].reference, plans[0].settings.dtype, several=len(plans) > 1)
+    with contextlib.closing(asked) as checkpoint:
+        for plan in plans:
+            yield _verify(plan, checkpoint, watch)
+
+
+def _verify(plan: Plan, checkpoint: AskedCheckpoint, watch: Watch) -> Report:
     begun = time.monotonic()
-    found = Findings()
+    report = Report(plan.subject)
     with ExitStack() as stack:
-        if checkpoint is None:
-            checkpoint = stack.enter_context(contextlib.closing(Asked(plan.reference, plan.settings.dtype)))
-        backend: Backend | None = None
         if plan.artifact is None:
-            found.problems.append(plan.damage)
+            report.problems.append(plan.damage)
         else:
             watch.stage("Loading the artifact …")
             try:
                 backend = open_backend(plan.artifact, threads=plan.settings.threads)
-                stack.callback(backend.close)
             except (BackendError, ArtifactError) as error:
-                found.problems.append(str(error))
-        if backend is not None and plan.artifact is not None:
-            found.loaded = True
-            _check(plan, plan.artifact, backend, checkpoint, found, watch)
-    if found.loaded and plan.settings.resources and plan.artifact is not None:
+                report.problems.append(str(error))
+            else:
+                stack.callback(backend.close)
+                _check(plan, plan.artifact, backend, checkpoint, report, watch)
+    if plan.artifact is not None and report.tokens is not None and plan.settings.resources:
         watch.stage("Measuring speed and memory in a fresh process …")
-        _measure(plan, plan.artifact, found)
-    return Report(
-        subject=plan.subject,
-        verdicts=judge(found.figures(), plan.defaults, plan.given),
-        problems=tuple(found.problems),
-        notes=tuple(found.notes),
-        tokens=found.tokens,
-        template=found.template,
-        likeness=found.likeness,
-        outputs=found.outputs,
-        awareness=found.awareness,
-        resources=found.resources,
-        seconds=time.monotonic() - begun,
-    )
+        _measure(plan, plan.artifact, report)
+    report.verdicts = judge(report.figures(), plan.defaults, plan.given)
+    report.seconds = time.monotonic() - begun
+    return report
 
 
-def _check(plan: Plan, artifact: Artifact, ours: Backend, checkpoint: Asked, found: Findings, watch: Watch) -> None:
+def _check(
+    plan: Plan, artifact: Artifact, ours: Backend, checkpoint: AskedCheckpoint, found: Report, watch: Watch
+) -> None:
     reference, samples = plan.reference, plan.samples
     asking = Asking(
         reference.language or artifact.language,
@@ -175,7 +153,7 @@ def _check(plan: Plan, artifact: Artifact, ours: Backend, checkpoint: Asked, fou
         reference.prompt_version or artifact.prompt_version,
     )
     watch.stage("Comparing tokens and chat template …")
-    found.tokens = compare_tokens(ours, checkpoint.tokenizer(), _texts(samples, asking))
+    found.tokens = compare_tokens(ours, reference.base.tokenizer(), _texts(samples, asking))
     found.template = compare_template(artifact, reference, [(s.system, s.user) for s in samples.chosen if s.user])
     if not asking.template.stop:
         return  # told by the template; without an end nothing can be written
@@ -206,7 +184,13 @@ def _check(plan: Plan, artifact: Artifact, ours: Backend, checkpoint: Asked, fou
 
 
 def _outputs(
-    plan: Plan, artifact: Artifact, ours: Backend, checkpoint: Asked, asking: Asking, found: Findings, watch: Watch
+    plan: Plan,
+    artifact: Artifact,
+    ours: Backend,
+    checkpoint: AskedCheckpoint,
+    asking: Asking,
+    found: Report,
+    watch: Watch,
 ) -> dict[str, Written]:
     """Let both write, and return what the checkpoint wrote."""
     asked = [sample for sample in plan.samples.chosen if sample.request is not None]
@@ -222,7 +206,7 @@ def _outputs(
         adapter=None,  # the checkpoint is merged
         chat_template=ManifestTemplate(*pieces),
         stop=asking.template.stop,
-        context_length=plan.reference.context_length,
+        context_length=plan.reference.base.context_length,
         prompt_version=asking.version,
     )
     cautious = not artifact.trained
@@ -256,7 +240,7 @@ def _outputs(
 
 
 def _scores(
-    plan: Plan, ours: Backend, checkpoint: Asked, asking: Asking, written: dict[str, Written], watch: Watch
+    plan: Plan, ours: Backend, checkpoint: AskedCheckpoint, asking: Asking, written: dict[str, Written], watch: Watch
 ) -> list[Score]:
     watch.stage("Comparing logits and likelihoods …")
     wrong = plan.samples.wrong_cards(plan.settings.wrong_cards, plan.settings.seed)
@@ -271,7 +255,7 @@ def _scores(
     return scores
 
 
-def _measure(plan: Plan, artifact: Artifact, found: Findings) -> None:
+def _measure(plan: Plan, artifact: Artifact, found: Report) -> None:
     bank = plan.settings.bank or EXAMPLES / "banks" / "household.json"
     if not bank.is_file():
         found.notes.append("Speed and memory were not measured: give a skill bank with --bank")

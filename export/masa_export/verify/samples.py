@@ -9,20 +9,18 @@ logits alone.
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from masa.errors import FormatError
-from masa.facts import ActionForm, Facts, load_facts
+from masa.facts import load_facts
 from masa.files import parse_json, read_text
 from masa.languages import LANGUAGES
 from masa.prompt import ChatTemplate, Prompt, Request, Segment, render_prompt
-from masa.skills import Group, Skill
 from masa_export.errors import ExportError
+from masa_training.samples import card_key, request_from_json
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 """The folder `examples` of a checkout; an installation from a wheel has none."""
@@ -72,11 +70,11 @@ class Samples:
 
     def wrong_cards(self, most: int, seed: int) -> Mapping[str, tuple[Mapping[str, object], ...]]:
         """For every sample with a request up to `most` cards of other samples, of other content than its own."""
-        cards = {_content(s.request.card): s.request.card for s in self.chosen if s.request is not None}
+        cards = {card_key(s.request.card): s.request.card for s in self.chosen if s.request is not None}
         found = {}
         for sample in self.chosen:
             if sample.request is not None:
-                own = _content(sample.request.card)
+                own = card_key(sample.request.card)
                 others = [card for key, card in cards.items() if key != own]
                 drawn = random.Random(f"cards/{seed}/{sample.id}")
                 found[sample.id] = tuple(drawn.sample(others, min(most, len(others))))
@@ -121,7 +119,7 @@ def _sample(line: str, where: str) -> Sample:
     try:
         value = parse_json(line)
         texts = {message["role"]: _text(message["content"]) for message in value["messages"]}
-        request = None if value.get("request") is None else _request(value["request"])
+        request = None if value.get("request") is None else request_from_json(value["request"])
         language = value.get("language")
         if language is not None and language not in LANGUAGES:
             raise ValueError(f"unknown output language {language!r}")
@@ -139,25 +137,6 @@ def _sample(line: str, where: str) -> Sample:
             f"{where}: no sample ({why[:120]}); a line is a JSON object with `messages` of a system, a user and an "
             "assistant"
         ) from None
-
-
-def _request(value: Mapping[str, Any]) -> Request:
-    skills = tuple(_skill(fields) for fields in value["skills"])
-    told = value["facts"]
-    facts = None
-    if told is not None:
-        facts = Facts(
-            environment=_text(told["environment"]),
-            actions=tuple(ActionForm(*map(_text, fields)) for fields in told["actions"]),
-            rules=tuple(map(_text, told["rules"])),
-            examples=tuple(map(_text, told["examples"])),
-        )
-    return Request(Group(value["task_type"], skills), dict(value["card"]), value["task"], value["environment"], facts)
-
-
-def _skill(fields: Sequence[object]) -> Skill:
-    identifier, title, principle, when = map(_text, fields)
-    return Skill(identifier, title, principle, when)
 
 
 def _text(value: object) -> str:
@@ -186,7 +165,3 @@ def _default() -> Sequence[Sample]:
         for group in load_bank(bank_file).groups():
             found.append(Sample(f"{group.key} for {name}", Request(group, card, facts=facts), "", "", None, None))
     return found
-
-
-def _content(card: Mapping[str, object]) -> str:
-    return json.dumps(dict(card), sort_keys=True, default=str)

@@ -1,7 +1,7 @@
 """Artifact and checkpoint read the same token ids: logits of the target's places, and how likely each makes it.
 
-Token ids are the checkpoint's, so what is compared here is the weights; `tokens` compares the tokenizers. The card
-comes last in a prompt, so what comes before it is computed once for all cards of a sample.
+Token ids are the checkpoint's, so what is compared here is the weights; `tokens` compares the tokenizers. With right
+and wrong model cards the likelihoods also tell whether the artifact still reads the card.
 """
 
 from __future__ import annotations
@@ -9,18 +9,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from masa.backends import Backend
 from masa.prompt import ChatTemplate, Segment
 from masa_export.errors import ExportError
-from masa_export.likeness import Likeness, likeness, pool
-from masa_export.verify.asked import Asked, Reader
+from masa_export.logits import Likeness, likeness, pool
+from masa_export.verify.checkpoint import AskedCheckpoint, Reader
 from masa_export.verify.samples import Sample
+from masa_training.evaluation.scoring import score_of, tokenized
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+LEAST_GAP = 0.02
+"""A checkpoint whose wrong cards cost fewer nats a token does not read the card: there is nothing to survive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +50,35 @@ class Asking:
     version: int
 
 
+@dataclass(frozen=True, slots=True)
+class Awareness:
+    """NLL in nats per target token, weighted by tokens; without any constraint.
+
+    Attributes:
+        right, wrong: of the artifact, with the sample's own card and averaged over cards of other samples.
+        reference_right, reference_wrong: of the checkpoint. The `wrong` ones are None without wrong cards.
+        samples: how many there are; `compared` of them have wrong cards.
+        kept: the artifact's gap wrong − right as a share of the checkpoint's, over the samples with wrong cards;
+            None where the checkpoint's is below `LEAST_GAP`.
+    """
+
+    right: float
+    reference_right: float
+    wrong: float | None
+    reference_wrong: float | None
+    samples: int
+    compared: int
+    kept: float | None
+
+    @property
+    def loss(self) -> float:
+        """By how much the artifact makes the targets less likely than the checkpoint, nats per token."""
+        return self.right - self.reference_right
+
+
 def score(
     ours: Backend,
-    checkpoint: Asked,
+    checkpoint: AskedCheckpoint,
     sample: Sample,
     target: str,
     asking: Asking,
@@ -62,29 +87,21 @@ def score(
     """Score `target` after the sample's prompt, with its own card and with each of the cards `wrong`.
 
     Raises:
-        ExportError: if the checkpoint's tokenizer has no token that ends an answer, or the sample is too long.
+        MasaError: if the checkpoint's tokenizer has no token that ends an answer, or the sample is too long.
     """
     theirs = checkpoint.backend()
-    stop = theirs.token_id(asking.template.stop[0])
-    if stop is None:
-        raise ExportError(f"the checkpoint has no special token {asking.template.stop[0]}; its template is another's")
-    rows = []
-    for card in (None, *wrong):
-        prompt = sample.prompt(asking.language, asking.template, asking.version, card)
-        rows.append(theirs.tokenize((*prompt.shared, *prompt.own)))
-    common = _common(rows)
-    answer = (*theirs.tokenize((Segment(target),)), stop)
-    length = max(map(len, rows)) + len(answer)
-    if length > min(ours.context_length, theirs.context_length):
-        raise ExportError(f"sample {sample.id}: needs {length} tokens, which exceeds the context; leave it out")
-    shared = rows[0][:common]
+    asked = [sample.prompt(asking.language, asking.template, asking.version, card) for card in (None, *wrong)]
+    prompts = tokenized(asked, target, theirs, asking.template)
+    if prompts.longest > min(ours.context_length, theirs.context_length):
+        raise ExportError(
+            f"sample {sample.id}: needs {prompts.longest} tokens, which exceeds the context; leave it out"
+        )
     with (
-        contextlib.closing(Reader(ours, length, shared)) as mine,
-        contextlib.closing(checkpoint.reader(length, shared)) as reference,
+        contextlib.closing(Reader(ours, prompts.longest, prompts.shared)) as mine,
+        contextlib.closing(checkpoint.reader(prompts.longest, prompts.shared)) as reference,
     ):
-        parts, right = _compare(mine, reference, rows[0][common:], answer)
-        others = tuple(_compare(mine, reference, row[common:], answer)[1] for row in rows[1:])
-    return Score(sample.id, len(answer), pool(parts), right, others)
+        (parts, right), *others = (_compare(mine, reference, own, prompts.target) for own in prompts.own)
+    return Score(sample.id, len(prompts.target), pool(parts), right, tuple(nll for _, nll in others))
 
 
 def margin(backend: Backend, sample: Sample, asking: Asking, own: str, other: str) -> float | None:
@@ -108,28 +125,34 @@ def margin(backend: Backend, sample: Sample, asking: Asking, own: str, other: st
     return found if found > 0 else None
 
 
-def _common(rows: Sequence[Sequence[int]]) -> int:
-    """How many first tokens all rows share, one less than the shortest has at most: something must begin."""
-    common = min(map(len, rows)) - 1
-    for row in rows[1:]:
-        common = next((i for i in range(common) if row[i] != rows[0][i]), common)
-    return common
+def measure_awareness(scores: Sequence[Score]) -> Awareness:
+    """Sum up the scores of at least one sample."""
+    tokens = sum(score.tokens for score in scores)
+    compared = [score for score in scores if score.wrong]
+    wrong = reference_wrong = kept = None
+    if compared:
+        some = sum(score.tokens for score in compared)
+        wrong = sum(sum(nll.ours for nll in s.wrong) / len(s.wrong) for s in compared) / some
+        reference_wrong = sum(sum(nll.theirs for nll in s.wrong) / len(s.wrong) for s in compared) / some
+        gap = reference_wrong - sum(s.right.theirs for s in compared) / some
+        # Written so that a NaN is no gap.
+        if gap >= LEAST_GAP:
+            kept = (wrong - sum(s.right.ours for s in compared) / some) / gap
+    return Awareness(
+        right=sum(score.right.ours for score in scores) / tokens,
+        reference_right=sum(score.right.theirs for score in scores) / tokens,
+        wrong=wrong,
+        reference_wrong=reference_wrong,
+        samples=len(scores),
+        compared=len(compared),
+        kept=kept,
+    )
 
 
 def _compare(mine: Reader, reference: Reader, own: Sequence[int], answer: Sequence[int]) -> tuple[list[Likeness], Nll]:
     parts, nll_ours, nll_theirs = [], 0.0, 0.0
     for (ours, tokens), (theirs, _) in zip(mine.walk(own, answer), reference.walk(own, answer), strict=True):
         parts.append(likeness(ours, theirs))
-        nll_ours += _nll(ours, tokens)
-        nll_theirs += _nll(theirs, tokens)
+        nll_ours += score_of(ours, tokens).nll
+        nll_theirs += score_of(theirs, tokens).nll
     return parts, Nll(nll_ours, nll_theirs)
-
-
-def _nll(logits: NDArray[np.float32], tokens: Sequence[int]) -> float:
-    import numpy as np
-
-    total = 0.0
-    for row, token in zip(logits, tokens, strict=True):
-        shifted = row.astype(np.float64) - float(row.max())
-        total += float(np.log(np.exp(shifted).sum()) - shifted[token])
-    return total

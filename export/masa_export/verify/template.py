@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from masa.artifact import Artifact
-from masa.chat_templates import TemplateError, compile_template
+from masa.chat_templates import TemplateError, compile_template, stored_template
 from masa.prompt import ChatTemplate, Segment
 from masa_export.errors import ExportError
-from masa_export.verify.reference import Reference, artifact_jinja
+from masa_export.verify.checkpoint import Reference
 
 _MESSAGES = (
     ("Be brief.", "Look first, then act."),
@@ -57,16 +57,17 @@ def compare_template(artifact: Artifact, reference: Reference, messages: Sequenc
         if different:
             problems.append(f"its manifest renders {len(different)} of {len(conversations)} conversations differently")
     compared = False
-    if reference.jinja is not None:
-        mine = artifact_jinja(artifact)
+    theirs = stored_template(reference.base.path)
+    if theirs is not None:
+        mine = stored_template(artifact.weights_path if artifact.kind == "gguf" else artifact.path)
         if mine is not None:
             compared = True
-            problems += _compare_jinja(mine, reference.jinja, conversations)
+            problems += _compare_jinja(mine, theirs, conversations)
         elif artifact.kind == "gguf":
             problems.append("its weights hold no chat template (tokenizer.chat_template), the base does")
         if reference.template is None:
             compared = True
-            problems += _compare_with_pieces(ours, reference.jinja, conversations)
+            problems += _compare_with_pieces(ours, theirs, conversations)
     return Template(len(conversations), compared, tuple(problems))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from masa.backends import Backend
 from masa.backends.tokenizing import Tokenizer
 from masa.prompt import Segment
 
@@ -50,7 +49,7 @@ class Tokens:
         return self.different + self.moved
 
 
-def compare_tokens(ours: Backend, theirs: Tokenizer, texts: Iterable[str]) -> Tokens:
+def compare_tokens(ours: Tokenizer, theirs: Tokenizer, texts: Iterable[str]) -> Tokens:
     """Compare an artifact's tokenizer with the checkpoint's on `texts`, `UNICODE`, and look-alikes.
 
     A look-alike is the spelling of a special token inside a text, which must stay text.
@@ -80,7 +79,7 @@ def look_alikes(controls: Sequence[str]) -> list[str]:
     return found
 
 
-def _difference(ours: Backend, theirs: Tokenizer, piece: Segment) -> str:
+def _difference(ours: Tokenizer, theirs: Tokenizer, piece: Segment) -> str:
     mine, wanted = ours.tokenize((piece,)), theirs.tokenize((piece,))
     if mine != wanted:
         at = next((i for i, pair in enumerate(zip(mine, wanted, strict=False)) if pair[0] != pair[1]), 0)

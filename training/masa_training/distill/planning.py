@@ -131,8 +131,8 @@ def _check_start(base: Base, config: DistillConfig) -> None:
     before = read_checkpoint(config.start)
     if config.method != "lora" or before.kind != "lora":
         raise TrainingError(f"{config.start}: only a LoRA can go on from a LoRA; leave out `start` for another method")
-    if before.base["sha256"] != base.sha256:
-        raise TrainingError(f"{config.start}: was trained on {before.base['name']}, not on {base.name}; give that base")
+    if before.base.sha256 != base.sha256:
+        raise TrainingError(f"{config.start}: was trained on {before.base.name}, not on {base.name}; give that base")
     for name in ("rank", "alpha", "targets"):
         if before.training.get(name) != getattr(config, name):
             raise TrainingError(

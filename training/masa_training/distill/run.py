@@ -15,13 +15,12 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masa.files import parse_json
 from masa.prompt import PROMPT_VERSION
-from masa_training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from masa_training.checkpoint import BaseNote, Checkpoint, DatasetNote, read_checkpoint, write_checkpoint
 from masa_training.distill.config import DistillConfig
 from masa_training.distill.planning import Plan, plan
 from masa_training.distill.run_folder import EVENTS, Source, claim, last_checkpoint, release
@@ -296,18 +295,14 @@ def _finish(
     record = Checkpoint(
         path=unfinished,
         kind=config.method,
-        base={
-            "name": base.name,
-            "spec": config.base,
-            "path": str(base.path),
-            "kind": base.kind,
-            "sha256": base.sha256,
-        },
+        base=BaseNote(base.name, config.base, str(base.path), base.kind, base.sha256),
         language=source.language,
         prompt_version=PROMPT_VERSION,
         template=base.template,
         context_length=base.context_length,
-        dataset={key: value for key, value in asdict(source).items() if key != "language"},
+        dataset=DatasetNote(
+            source.name, source.sha256, source.summary, synthetic=source.synthetic, licence=source.licence
+        ),
         training=config.to_dict(),
         metrics=metrics,
     )

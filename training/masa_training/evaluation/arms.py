@@ -9,7 +9,6 @@ bare      the own card without strengths and weaknesses, which may hint at what 
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from typing import NamedTuple
 
 from masa.prompt import Request
 from masa_training.encoding import with_fields
-from masa_training.samples import Sample
+from masa_training.samples import Sample, card_key
 
 ARMS = ("right", "wrong", "contrast", "none", "bare")
 HINTS = ("strengths", "weaknesses")
@@ -157,12 +156,8 @@ def value_of(sample: Sample, tag: str) -> str | None:
 
 
 def _others(sample: Sample, readers: Sequence[Reader]) -> list[Reader]:
-    own = _same(sample.request.card)
-    return [r for r in readers if r.backbone != sample.backbone and _same(r.card) != own]
-
-
-def _same(card: Card) -> str:
-    return json.dumps(dict(card), sort_keys=True, default=str)
+    own = card_key(sample.request.card)
+    return [r for r in readers if r.backbone != sample.backbone and card_key(r.card) != own]
 
 
 def _subset(readers: list[Reader], most: int, drawn: random.Random) -> list[Reader]:

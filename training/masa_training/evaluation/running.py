@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from masa.backends import Backend
 from masa.backends.tokenizing import Tokenizer
 from masa.engine import Engine
+from masa.prompt import render_prompt
 from masa_training.dataset.folder import SPLITS, Dataset
 from masa_training.errors import TrainingError
 from masa_training.evaluation.arms import Pool, Variant, chosen, pool_of, variants
@@ -187,5 +188,8 @@ def _score_all(
 
 
 def _prompts(subject: Subject, plan: Plan, sample: Sample, tokenizer: Tokenizer) -> Prompts:
-    requests = [variant.request for variant in plan.variants(sample, subject.fields)]
-    return tokenized(requests, sample.target, sample.language, tokenizer, subject.template)
+    asked = [
+        render_prompt(variant.request, sample.language, subject.template)
+        for variant in plan.variants(sample, subject.fields)
+    ]
+    return tokenized(asked, sample.target, tokenizer, subject.template)

@@ -7,7 +7,7 @@ computed once for all cards of a sample: the longest common prefix of the token 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from masa.backends import Session
 from masa.backends.tokenizing import Tokenizer
-from masa.prompt import ChatTemplate, Request, Segment, render_prompt
+from masa.prompt import ChatTemplate, Prompt, Segment
 from masa_training.errors import TrainingError
 
 SLOTS = 4
 """Cards scored side by side; memory grows with it."""
 
-_PIECE = 64
+PIECE = 64
 """Target tokens per pass: logits of a whole text target would take a gigabyte with a large vocabulary."""
 
 
@@ -56,12 +56,10 @@ class Prompts:
     def passes(self) -> int:
         """Forward passes that `score` takes with `SLOTS` slots."""
         batches = -(-len(self.own) // SLOTS)
-        return 1 + len(self.own) + batches * -(-(len(self.target) - 1) // _PIECE)
+        return 1 + len(self.own) + batches * -(-(len(self.target) - 1) // PIECE)
 
 
-def tokenized(
-    requests: Sequence[Request], target: str, language: str, tokenizer: Tokenizer, template: ChatTemplate
-) -> Prompts:
+def tokenized(asked: Sequence[Prompt], target: str, tokenizer: Tokenizer, template: ChatTemplate) -> Prompts:
     """The prompts of a sample's variants and its target in token ids, as the runtime would feed them.
 
     Raises:
@@ -73,10 +71,7 @@ def tokenized(
             f"the model has no special token {template.stop[:1]}, with which its chat template ends an answer; "
             "the base model and the checkpoint do not belong together"
         )
-    rows = []
-    for request in requests:
-        prompt = render_prompt(request, language, template)
-        rows.append(tokenizer.tokenize((*prompt.shared, *prompt.own)))
+    rows = [tokenizer.tokenize((*prompt.shared, *prompt.own)) for prompt in asked]
     common = min(len(row) for row in rows) - 1
     for row in rows[1:]:
         while row[:common] != rows[0][:common]:
@@ -97,27 +92,35 @@ def score(session: Session, prompts: Prompts) -> list[Score]:
     scores = []
     slots = min(SLOTS, session.slots)
     for start in range(0, len(prompts.own), slots):
-        scores += _side_by_side(session, prompts.own[start : start + slots], prompts.target)
+        some = prompts.own[start : start + slots]
+        totals = [Score(0.0, 0, 0)] * len(some)
+        for slot, logits, tokens in target_logits(session, some, prompts.target):
+            totals[slot] = _add(totals[slot], score_of(logits, tokens))
+        scores += totals
     return scores
 
 
-def _side_by_side(session: Session, owns: Sequence[Sequence[int]], target: Sequence[int]) -> list[Score]:
-    totals = []
+def target_logits(
+    session: Session, owns: Sequence[Sequence[int]], target: Sequence[int]
+) -> Iterator[tuple[int, NDArray[np.float32], Sequence[int]]]:
+    """Feed `target` behind each of `owns`, one a slot; yields slot, logits, and the tokens that stand there.
+
+    The logits come in pieces (tokens x vocabulary), each valid until the next one is taken. The session's slots are
+    free at the end.
+    """
     for slot, own in enumerate(owns):
-        # Read at once: the next call may overwrite the logits.
-        totals.append(_score(session.begin(slot, own)[None], target[:1]))
-    for start in range(0, len(target) - 1, _PIECE):
-        piece = target[start : min(start + _PIECE, len(target) - 1)]
+        yield slot, session.begin(slot, own)[None], target[:1]
+    for start in range(0, len(target) - 1, PIECE):
+        piece = target[start : min(start + PIECE, len(target) - 1)]
         rows = session.step([(slot, piece) for slot in range(len(owns))], [len(piece)] * len(owns))
-        following = target[start + 1 : start + 1 + len(piece)]
-        totals = [_add(total, _score(logits, following)) for total, logits in zip(totals, rows, strict=True)]
+        for slot, logits in enumerate(rows):
+            yield slot, logits, target[start + 1 : start + 1 + len(piece)]
     for slot in range(len(owns)):
         session.release(slot)
-    return totals
 
 
-def _score(logits: NDArray[np.float32], tokens: Sequence[int]) -> Score:
-    """Row i of `logits` is what the model expected where `tokens[i]` stands."""
+def score_of(logits: NDArray[np.float32], tokens: Sequence[int]) -> Score:
+    """The score of `tokens`; row i of `logits` is what the model expected where `tokens[i]` stands."""
     nll = 0.0
     hits = 0
     for row, token in zip(logits, tokens, strict=True):

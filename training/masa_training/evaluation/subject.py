@@ -11,7 +11,7 @@ from masa.backends import Backend, open_backend
 from masa.backends.tokenizing import Tokenizer
 from masa.errors import ArtifactError
 from masa.prompt import ChatTemplate
-from masa_training.checkpoint import RECORD, Checkpoint, read_checkpoint
+from masa_training.checkpoint import RECORD, Checkpoint, base_of, read_checkpoint
 from masa_training.encoding import SHORT_CARD
 from masa_training.errors import TrainingError
 
@@ -67,7 +67,7 @@ def open_subject(
 
 
 def _checkpoint(checkpoint: Checkpoint, *, base: bool, dtype: str, device: str | None) -> Subject:
-    from masa_training.transformers_backend import base_of, checkpoint_artifact, device_of, open_checkpoint
+    from masa_training.transformers_backend import checkpoint_artifact, device_of, open_checkpoint
 
     device_of(device)  # a mistake is told before anything is read
     artifact = checkpoint_artifact(checkpoint)

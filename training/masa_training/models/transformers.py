@@ -12,7 +12,7 @@ from masa.backends.tokenizing import Tokenizer
 from masa.chat_templates import stored_template
 from masa.files import parse_json
 from masa_training.bases import Base, open_base
-from masa_training.checkpoint import read_checkpoint
+from masa_training.checkpoint import base_of, read_checkpoint
 from masa_training.errors import TrainingError
 from masa_training.models.chat import TEMPLATES, ChatFormat
 from masa_training.models.choice import Scoring
@@ -32,7 +32,7 @@ def open_checkpoint_model(
     Raises:
         TrainingError: if the folder is no checkpoint, or its base is missing or another one.
     """
-    from masa_training.transformers_backend import DTYPES, base_of, open_checkpoint
+    from masa_training.transformers_backend import DTYPES, open_checkpoint
 
     checkpoint = read_checkpoint(folder)
     if dtype not in DTYPES:
@@ -40,7 +40,7 @@ def open_checkpoint_model(
     merging = merge and checkpoint.kind == "lora"
     device = options.pop("device", None)
     opened = open_checkpoint(checkpoint, dtype="float32" if merging else dtype, device=device)
-    model = opened._model
+    model = opened.model
     if merging:
         model = model.merge_and_unload().to(getattr(torch, dtype))
     base = base_of(checkpoint)

@@ -78,7 +78,7 @@ def _where(spec: str) -> str:
     if (path / "masa.json").is_file():
         from masa_training.checkpoint import read_checkpoint
 
-        return read_checkpoint(path).base["path"]
+        return read_checkpoint(path).base.path
     if path.exists():
         return str(path)
     from masa.weights import find_weights

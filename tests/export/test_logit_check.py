@@ -11,12 +11,11 @@ import pytest
 from masa.checksums import sha256_file
 from masa_export import adapter
 from masa_export.adapter import write_adapter
-from masa_export.base import find_base
-from masa_export.checkpoint import Checkpoint, read_checkpoint
+from masa_export.adapter_export import export_adapter
 from masa_export.errors import ExportError
-from masa_export.export import export_adapter
-from masa_export.likeness import Likeness
-from masa_export.parity import Parity, check, measure
+from masa_export.logit_check import Parity, check, measure
+from masa_export.logits import Likeness
+from masa_export.source import Source, open_source
 
 from .checkpoint_samples import notes
 
@@ -57,7 +56,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def random_checkpoint(folder: Path, weights: Path, template: dict[str, object] | None = None) -> Checkpoint:
+def random_checkpoint(folder: Path, weights: Path, template: dict[str, object] | None = None) -> Source:
     """A LoRA of rank 4 with random weights on all linear layers, as peft saves it."""
     import json
 
@@ -77,16 +76,16 @@ def random_checkpoint(folder: Path, weights: Path, template: dict[str, object] |
     if template is not None:
         changes["chat_template"] = template
     (folder / "masa.json").write_text(json.dumps(notes(folder, **changes)), encoding="utf-8")
-    return read_checkpoint(folder)
+    return open_source(folder)
 
 
 @pytest.fixture(scope="module")
-def smol_checkpoint(smollm2: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Checkpoint:
+def smol_checkpoint(smollm2: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Source:
     return random_checkpoint(tmp_path_factory.mktemp("smol"), smollm2)
 
 
 @pytest.mark.model
-def test_an_exported_adapter_equals_the_merged_checkpoint(smol_checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_an_exported_adapter_equals_the_merged_checkpoint(smol_checkpoint: Source, tmp_path: Path) -> None:
     exported = export_adapter(smol_checkpoint.path, output=tmp_path / "a.gguf")
     assert exported.parity is not None and exported.parity.effect > 0.1, "an adapter without effect proves nothing"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.gguf"], "the F32 base is gone"
@@ -94,7 +93,7 @@ def test_an_exported_adapter_equals_the_merged_checkpoint(smol_checkpoint: Check
 
 @pytest.mark.model
 def test_a_wrong_rotary_order_is_found(
-    smol_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    smol_checkpoint: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same check, with rows left in Hugging Face's order: were it passed, the check would prove nothing."""
     monkeypatch.setattr(adapter, "permute", lambda rows, heads: rows)
@@ -114,8 +113,8 @@ def test_gemma_equals_its_merged_checkpoint(repository: Path, tmp_path: Path, on
         "before_assistant": [["<end_of_turn>", True], ["\n", False]],
         "stop": ["<end_of_turn>"],
     }
-    checkpoint = random_checkpoint(tmp_path / "checkpoint", weights, template)
-    written = write_adapter(checkpoint, find_base(checkpoint), tmp_path / "a.gguf")
-    found = measure(checkpoint, find_base(checkpoint), written.path, tmp_path)
+    source = random_checkpoint(tmp_path / "checkpoint", weights, template)
+    written = write_adapter(source, tmp_path / "a.gguf")
+    found = measure(source, written.path, tmp_path)
     check(found, "f16", "gemma")
     assert found.effect > 0.1

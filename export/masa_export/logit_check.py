@@ -1,4 +1,4 @@
-"""Proof that llama.cpp computes what a checkpoint computes, at the ends of two sample prompts.
+"""Does llama.cpp compute what a checkpoint computes? Logits at the ends of two sample prompts, and what may differ.
 
 The reference is transformers in float32 with the adapter merged into the weights.
 
@@ -14,23 +14,35 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from masa.backends.llama import LlamaBackend
 from masa.backends.llama_library import library, quiet
-from masa_export.base import Base
-from masa_export.checkpoint import Checkpoint
 from masa_export.errors import ExportError
-from masa_export.likeness import Likeness, Margin, excess, likeness, rms
-from masa_export.sample_logits import backend_logits, sample_prompts, transformers_logits
+from masa_export.logits import (
+    Likeness,
+    Margin,
+    backend_logits,
+    checkpoint_logits,
+    excess,
+    likeness,
+    rms,
+    sample_prompts,
+)
+from masa_export.source import Source
+from masa_export.tensors import open_model
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_BYTES = 9
+"""Memory of the comparison, bytes a parameter: base and merged copy in float32, and some."""
 _ALL_F32 = 0  # llama.h, enum llama_ftype
 
 
@@ -121,34 +133,26 @@ def check(parity: Parity, kind: str, where: str) -> None:
         )
 
 
-def measure(checkpoint: Checkpoint, base: Base, adapter: Path, scratch: Path) -> Parity:
+def measure(source: Source, adapter: Path, scratch: Path) -> Parity:
     """Compare llama.cpp with the adapter in the file `adapter` to the merged checkpoint.
 
     A copy of the base as F32 is made in the folder `scratch` and removed. Needs torch, transformers, peft and
     llama-cpp-python, and memory for the base in float32.
 
     Raises:
-        ExportError: if there is no GGUF of the base, or a library cannot load it or the adapter.
-        BackendError: if llama.cpp refuses base or adapter.
+        MasaError: if there is no GGUF of the base, or a library cannot load it or the adapter.
     """
-    if base.gguf is None:
-        raise ExportError(f"{base.folder}: llama.cpp needs this base as GGUF; give it with --base, or use --no-verify")
-    with _as_f32(base.gguf, scratch) as exact:
-        backend = LlamaBackend.load(exact)
-        try:
-            prompts = sample_prompts(checkpoint, backend)
-            backend.set_adapter(str(adapter))
-            computed = backend_logits(backend, prompts)
-        finally:
-            backend.close()
-    backend = LlamaBackend.load(base.gguf)
-    try:
-        alone = backend_logits(backend, prompts)
+    if source.gguf is None:
+        raise ExportError(f"{source.folder}: llama.cpp needs this base as GGUF; give it with --base")
+    with _as_f32(source.gguf, scratch) as exact, contextlib.closing(LlamaBackend.load(exact)) as backend:
+        prompts = sample_prompts(source.checkpoint, backend)
         backend.set_adapter(str(adapter))
-        on_device = backend_logits(backend, prompts)
-    finally:
-        backend.close()
-    plain, merged = transformers_logits(checkpoint, base, prompts)
+        computed = backend_logits(backend, prompts, adapter.name)
+    with contextlib.closing(LlamaBackend.load(source.gguf)) as backend:
+        alone = backend_logits(backend, prompts, source.gguf.name)
+        backend.set_adapter(str(adapter))
+        on_device = backend_logits(backend, prompts, adapter.name)
+    plain, merged = checkpoint_logits(source, prompts)
     return Parity(
         exact=likeness(computed, merged),
         device=likeness(on_device, merged),
@@ -158,20 +162,48 @@ def measure(checkpoint: Checkpoint, base: Base, adapter: Path, scratch: Path) ->
     )
 
 
-def measure_merged(
-    checkpoint: Checkpoint, base: Base, prompts: Sequence[Sequence[int]], logits: NDArray[np.float32]
-) -> Merged:
+def why_unproven(verify: bool | None, source: Source) -> str | None:
+    """Why a merged file is not compared with transformers; None where it is. `verify` is the user's wish, if any."""
+    if verify is False:
+        return "--no-verify was given"
+    if verify is None:
+        missing = [name for name in ("torch", "transformers", "peft") if find_spec(name) is None]
+        if missing:
+            return f"{missing[0]} is not installed"
+        needed, free = _BYTES * _parameters(source), _free_memory()
+        if free is not None and needed > free:
+            return f"it needs about {needed / 1e9:.0f} GB of memory and {free / 1e9:.0f} GB are free; --verify tries"
+    return None
+
+
+def _parameters(source: Source) -> int:
+    if source.shape.tensors is not None:
+        return sum(map(math.prod, source.shape.tensors.values()))
+    assert source.folder is not None
+    return sum(math.prod(file.shapes[name]) for name, file in open_model(source.folder).items())
+
+
+def _free_memory() -> int | None:
+    """Bytes that can be had without swapping; None where the system does not tell (only Linux does)."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    return None
+
+
+def measure_merged(source: Source, prompts: Sequence[Sequence[int]], logits: NDArray[np.float32]) -> Merged:
     """Compare `logits`, llama.cpp's of the merged file at `prompts`, with the checkpoint's in transformers.
 
     Needs torch, transformers and peft, and memory for the base in float32.
 
     Raises:
-        ExportError: if a library cannot load base or checkpoint.
+        MasaError: if a library cannot load base or checkpoint, or their vocabularies differ.
     """
-    plain, merged = transformers_logits(checkpoint, base, prompts)
+    plain, merged = checkpoint_logits(source, prompts)
     if merged.shape != logits.shape:
         raise ExportError(
-            f"{checkpoint.path}: its model has {merged.shape[1]} tokens, the merged GGUF {logits.shape[1]}; "
+            f"{source.path}: its model has {merged.shape[1]} tokens, the merged GGUF {logits.shape[1]}; "
             "give the base that it was trained on"
         )
     return Merged(likeness(logits, merged), rms(merged - plain))

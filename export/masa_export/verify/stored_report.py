@@ -22,7 +22,7 @@ from masa_export.verify.thresholds import FIGURES, Verdict
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class StoredReport:
     """What a report says of the files it is about.
 
     Attributes:
@@ -66,37 +66,37 @@ def asking_sha256(manifest: Manifest) -> str:
     return hashlib.sha256(json.dumps(told, separators=(",", ":")).encode("ascii")).hexdigest()
 
 
-def read_proof(folder: Path, manifest: Manifest) -> Proof | None:
+def read_report(folder: Path, manifest: Manifest) -> StoredReport | None:
     """What the report in an artifact's folder says; None where there is none, or it is about other files."""
     content = _load(folder)
-    return _proof(content) if content is not None and _about(content, manifest) else None
+    return _parsed(content) if content is not None and _about(content, manifest) else None
 
 
-def require_proof(folder: Path, manifest: Manifest) -> Proof:
+def require_report(folder: Path, manifest: Manifest) -> StoredReport:
     """The report in an artifact's folder, if it is about these files, they passed, and logits were compared.
 
     Raises:
         ExportError: else, with the command that makes one.
     """
     content = _load(folder)
-    proof = None if content is None else _proof(content)
-    against = "CHECKPOINT" if proof is None else proof.checkpoint or "CHECKPOINT"
+    report = None if content is None else _parsed(content)
+    against = "CHECKPOINT" if report is None else report.checkpoint or "CHECKPOINT"
     command = f"masa export verify {folder} --against {against} -o {folder}"
-    if content is None or proof is None or not (folder / MARKDOWN_NAME).is_file():
+    if content is None or report is None or not (folder / MARKDOWN_NAME).is_file():
         raise ExportError(f"{folder}: holds no parity report, and nothing is packaged without one; run: {command}")
     if not _about(content, manifest):
         raise ExportError(f"{folder / JSON_NAME}: is about other files than those beside it; run: {command}")
-    if not proof.passed:
+    if not report.passed:
         raise ExportError(
-            f"{folder / JSON_NAME}: says that the artifact failed ({', '.join(proof.failed) or 'no reason given'}); "
+            f"{folder / JSON_NAME}: says that the artifact failed ({', '.join(report.failed) or 'no reason given'}); "
             f"export another type, then run: {command}"
         )
-    if proof.divergence is None or not math.isfinite(proof.divergence):
+    if report.divergence is None or not math.isfinite(report.divergence):
         raise ExportError(
             f"{folder / JSON_NAME}: does not tell how far logits are from the checkpoint's, so it proves no parity; "
             f"mend what kept them from being compared, then run: {command}"
         )
-    return proof
+    return report
 
 
 def _load(folder: Path) -> Any:
@@ -116,7 +116,7 @@ def _about(content: Any, manifest: Manifest) -> bool:
         return False
 
 
-def _proof(content: Any) -> Proof | None:
+def _parsed(content: Any) -> StoredReport | None:
     """None for what `masa_export.verify.report` did not write."""
     names = {figure.name for figure in FIGURES}
     try:
@@ -126,7 +126,7 @@ def _proof(content: Any) -> Proof | None:
         )
         if any(verdict.name not in names for verdict in verdicts):
             return None
-        return Proof(
+        return StoredReport(
             passed=content["passed"] is True,
             divergence=None if likeness is None else _number(likeness["divergence"]),
             failed=(*map(str, content["failed"]), *map(str, content["problems"])),

@@ -1,4 +1,4 @@
-"""What is no checkpoint that can be exported is refused in one sentence."""
+"""A checkpoint and its base are opened, and what cannot be exported is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from masa.errors import MasaError
 from masa.prompt import Segment
-from masa_export.base import find_base
-from masa_export.checkpoint import read_checkpoint
-from masa_export.errors import ExportError
+from masa_export.source import Shape, open_source
 from masa_export.tensors import open_tensors
+from masa_training.bases import folder_sha256
 
-from .checkpoint_samples import SHA256, notes, write_base, write_checkpoint
+from .checkpoint_samples import notes, write_base, write_checkpoint
 
 
 @pytest.fixture
@@ -24,17 +24,18 @@ def base(tmp_path: Path) -> Path:
 
 
 def refusal(work: Callable[[], object]) -> str:
-    with pytest.raises(ExportError) as caught:
+    with pytest.raises(MasaError) as caught:
         work()
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path, base: Path) -> None:
-    checkpoint = read_checkpoint(write_checkpoint(tmp_path / "c", base, config={"use_rslora": True}))
+    source = open_source(write_checkpoint(tmp_path / "c", base, config={"use_rslora": True}))
+    checkpoint = source.checkpoint
     assert (checkpoint.language, checkpoint.prompt_version, checkpoint.dataset.name) == ("plan", 1, "tiny")
     assert checkpoint.template.before_system[0] == Segment("<|im_start|>", True)
-    assert checkpoint.lora.gguf_alpha == 16 and checkpoint.lora.rank == 4
+    assert source.adapter.gguf_alpha == 16 and source.adapter.rank == 4
 
 
 @pytest.mark.parametrize(
@@ -46,14 +47,14 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path, base: Path) -> N
         ({"kind": "full"}, "a full checkpoint has no adapter"),
         ({"kind": "delta"}, '"kind" is "delta"; it must be "lora" or "full"'),
         ({"base": ...}, '"base" is missing'),
-        ({"language": "verse"}, '"language" is "verse"'),
+        ({"language": "action"}, "writes 'action', a rewriter writes"),
         ({"dataset": {"name": "x", "sha256": "12"}}, '"dataset.sha256" is "12"'),
         ({"chat_template": {"stop": []}}, '"chat_template.before_system" is missing'),
     ],
 )
 def test_wrong_notes(tmp_path: Path, base: Path, changes: dict[str, Any], message: str) -> None:
     folder = write_checkpoint(tmp_path / "c", base, **changes)
-    assert message in refusal(lambda: read_checkpoint(folder))
+    assert message in refusal(lambda: open_source(folder))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_wrong_notes(tmp_path: Path, base: Path, changes: dict[str, Any], messag
 )
 def test_adapters_that_gguf_cannot_hold(tmp_path: Path, base: Path, config: dict[str, Any], message: str) -> None:
     folder = write_checkpoint(tmp_path / "c", base, config=config)
-    assert message in refusal(lambda: read_checkpoint(folder))
+    assert message in refusal(lambda: open_source(folder))
 
 
 @pytest.mark.parametrize("name", ["masa.json", "adapter_config.json", "adapter_model.safetensors"])
@@ -83,7 +84,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path, base: Path, name: str
     (folder / name).write_bytes(data[: len(data) // 2])
 
     def read() -> None:
-        open_tensors(read_checkpoint(folder).weights)
+        open_tensors(open_source(folder).weights)
 
     assert name in refusal(read)
     (folder / name).unlink()
@@ -94,28 +95,33 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path, base: Path, name: str
 
 def test_the_base_is_found_where_it_was_or_where_it_is_said_to_be(tmp_path: Path, base: Path) -> None:
     folder = write_checkpoint(tmp_path / "c", base)
-    assert find_base(read_checkpoint(folder)).kv_heads == 2
+    assert open_source(folder).shape.kv_heads == 2
     moved = base.rename(tmp_path / "moved.gguf")
-    assert "give the GGUF file with --base" in refusal(lambda: find_base(read_checkpoint(folder)))
-    assert find_base(read_checkpoint(folder), str(moved)).gguf == moved
+    assert "is not there" in refusal(lambda: open_source(folder))
+    assert open_source(folder, str(moved)).gguf == moved
     other = write_base(tmp_path / "other.gguf", "qwen3")
-    assert "not the base of" in refusal(lambda: find_base(read_checkpoint(folder), str(other)))
-    assert "neither a GGUF file nor a rewriter" in refusal(lambda: find_base(read_checkpoint(folder), "nowhere"))
+    assert "not the base of" in refusal(lambda: open_source(folder, str(other)))
+    assert "neither a GGUF file nor a rewriter" in refusal(lambda: open_source(folder, "nowhere"))
 
 
 def test_a_hugging_face_base_tells_its_shape(tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
-    note = {**notes(model)["base"], "kind": "hf", "sha256": SHA256}
-    checkpoint = read_checkpoint(write_checkpoint(tmp_path / "c", model, base=note))
-    assert "is not there" in refusal(lambda: find_base(checkpoint))
+    note = {**notes(model)["base"], "kind": "hf", "sha256": folder_sha256(model)}
+    folder = write_checkpoint(tmp_path / "c", model, base=note)
+    assert "is not there" in refusal(lambda: open_source(folder))
+    same = write_base(tmp_path / "same.gguf", "qwen3")
+    alone = open_source(folder, str(same))
+    assert alone.folder is None and alone.gguf == alone.base.path == same, "the folder may be gone"
     config = '{"model_type": "qwen3", "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}'
     (model / "config.json").write_text(config)
-    base = find_base(checkpoint)
-    assert (base.architecture, base.layers, base.heads, base.kv_heads, base.gguf) == ("qwen3", 2, 4, 2, None)
-    same = write_base(tmp_path / "same.gguf", "qwen3")
-    assert find_base(checkpoint, str(same)).folder == model
+    source = open_source(folder)
+    assert (source.shape, source.gguf) == (Shape("qwen3", 2, 4, 2), None)
+    assert open_source(folder, str(same)).folder == model
     other = write_base(tmp_path / "other.gguf", "llama")
-    assert "another shape" in refusal(lambda: find_base(checkpoint, str(other)))
+    assert "another shape" in refusal(lambda: open_source(folder, str(other)))
+    (model / "model.safetensors").write_bytes(b"another model")
+    assert "not the base of" in refusal(lambda: open_source(folder))
+    (model / "model.safetensors").unlink()
     (model / "config.json").write_text(config.replace("qwen3", "bert"))
-    assert "the architecture bert cannot be exported" in refusal(lambda: find_base(checkpoint))
+    assert "the architecture bert cannot be exported" in refusal(lambda: open_source(folder))

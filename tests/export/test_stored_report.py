@@ -11,7 +11,7 @@ import pytest
 
 from masa.artifact import read_manifest
 from masa_export.errors import ExportError
-from masa_export.verify.proof import read_proof, require_proof
+from masa_export.verify.stored_report import read_report, require_report
 from tests.runtime.artifact_samples import ADAPTER, entry
 
 from .publish_samples import change_manifest, verified
@@ -20,12 +20,12 @@ TEMPLATE = {"before_system": [], "before_user": [], "before_assistant": []}
 
 
 def proof(folder: Path) -> Any:
-    return read_proof(folder, read_manifest(folder))
+    return read_report(folder, read_manifest(folder))
 
 
 def refusal(folder: Path) -> str:
     with pytest.raises(ExportError) as caught:
-        require_proof(folder, read_manifest(folder))
+        require_report(folder, read_manifest(folder))
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -64,7 +64,7 @@ def test_names_and_where_a_file_lies_may_change(tmp_path: Path) -> None:
     there = json.loads((folder / "manifest.json").read_text("utf-8"))["files"]["weights.gguf"]
     packaged = {"weights.gguf": {"package": "some", "version": "1.0", "path": "some/w.gguf", **there}}
     change_manifest(folder, name="another", version="2", licence="MIT", files={}, packaged=packaged)
-    assert proof(folder).passed and require_proof(folder, read_manifest(folder)).passed
+    assert proof(folder).passed and require_report(folder, read_manifest(folder)).passed
 
 
 def forget_json(folder: Path) -> None:
