@@ -6,7 +6,7 @@ import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,10 @@ PACKAGES = {"masa": "runtime", "masa_training": "training", "masa_export": "expo
 MAY_IMPORT = {
     "masa": {"masa"},
     "masa_training": {"masa", "masa_training"},
-    "masa_export": {"masa", "masa_export"},
+    "masa_export": {"masa", "masa_training", "masa_export"},
 }
+# Private names of other people's libraries that are called like ours.
+OF_LIBRARIES = {"llama.py": {"_model"}}
 # The command alone may load click when it is imported.
 COMMAND = ("masa.cli",)
 
@@ -80,6 +82,53 @@ def test_a_package_imports_only_the_packages_it_may(package: str) -> None:
     for module, path in of(package):
         ours = {name.split(".")[0] for name in all_imports(path, module)} & set(PACKAGES)
         assert ours <= MAY_IMPORT[package], f"{module} imports {sorted(ours - MAY_IMPORT[package])}"
+
+
+def imported_modules(path: Path, known: Mapping[str, Path]) -> set[str]:
+    """The modules among `known` that a module imports anywhere: `from a import b` may name the module a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in known else node.module for name in inner}
+    return found & known.keys()
+
+
+def test_no_modules_of_the_build_side_import_each_other_in_a_circle() -> None:
+    known = modules("masa_export")
+    left = {module: imported_modules(path, known) for module, path in known.items()}
+    while free := [module for module, needs in left.items() if not needs & left.keys()]:
+        for module in free:
+            del left[module]
+    assert not left, f"these import each other: {sorted(left)}"
+
+
+def test_no_module_uses_a_private_name_of_another() -> None:
+    """Private names belong to their module: whoever needs one from outside makes it public."""
+    trees = {path: ast.parse(path.read_text("utf-8")) for package in PACKAGES for _, path in of(package)}
+
+    def private(tree: ast.AST) -> set[str]:
+        found = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                found.add(node.name)
+            elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+                found.add(node.id if isinstance(node, ast.Name) else node.attr)
+        return {name for name in found if name.startswith("_") and not name.startswith("__")}
+
+    own = {path: private(tree) for path, tree in trees.items()}
+    everywhere = set().union(*own.values())
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            used = set()
+            if isinstance(node, ast.Attribute):
+                used = {node.attr}
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+                used = {alias.name for alias in node.names}
+            foreign = (used & everywhere) - own[path] - OF_LIBRARIES.get(path.name, set())
+            assert not foreign, f"{path}:{node.lineno}: {sorted(foreign)} belongs to another module"
 
 
 def test_every_module_but_the_command_imports_only_the_standard_library_at_import_time() -> None:

@@ -27,21 +27,21 @@ class LlamaBackend:
     def __init__(
         self, model: Any, *, owned: bool, threads: int | None, batch: int, where: str, on_gpu: bool = False
     ) -> None:
-        self._llama = library()
-        self._model = model
+        self.library = library()
+        self.model = model
         self._owned = owned
-        self._threads = threads or _default_threads()
+        self.threads = threads or _default_threads()
         self._batch = batch
         self._where = where
-        self._on_gpu = on_gpu
-        self._adapter: tuple[Any, float] | None = None
+        self.on_gpu = on_gpu
+        self.adapter: tuple[Any, float] | None = None
         self._adapters: dict[str, Any] = {}
         self._grammar_tokenizer: Any = None
         self._lock = threading.Lock()
         self._buffer = ctypes.create_string_buffer(512)
-        self._vocab = self._llama.llama_model_get_vocab(model)
-        self.vocabulary = int(self._llama.llama_vocab_n_tokens(self._vocab))
-        self.context_length = int(self._llama.llama_model_n_ctx_train(model))
+        self._vocab = self.library.llama_model_get_vocab(model)
+        self.vocabulary = int(self.library.llama_vocab_n_tokens(self._vocab))
+        self.context_length = int(self.library.llama_model_n_ctx_train(model))
 
     @classmethod
     def load(
@@ -103,8 +103,8 @@ class LlamaBackend:
     def _tokenize(self, text: str, *, special: bool) -> list[int]:
         data = text.encode("utf-8", "replace")
         room = len(data) + 8
-        buffer = (self._llama.llama_token * room)()
-        count = self._llama.llama_tokenize(self._vocab, data, len(data), buffer, room, False, special)
+        buffer = (self.library.llama_token * room)()
+        count = self.library.llama_tokenize(self._vocab, data, len(data), buffer, room, False, special)
         if count < 0:
             raise BackendError(f"{self._where}: the tokenizer failed on a text of {len(data)} bytes")
         return list(buffer[:count])
@@ -122,7 +122,7 @@ class LlamaBackend:
 
     def _piece(self, token: int) -> bytes:
         """The token's spelling, special or not."""
-        size = self._llama.llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, True)
+        size = self.library.llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, True)
         return self._buffer.raw[: max(size, 0)]
 
     def _is_control(self, token: int) -> bool:
@@ -132,7 +132,7 @@ class LlamaBackend:
         control whatever looks like the end of a text, beside the file's own mark: `</s>` is HTML in Gemma, and an
         end only where the vocabulary ends its texts with it.
         """
-        llama = self._llama
+        llama = self.library
         kind = llama.llama_vocab_get_attr(self._vocab, token)
         if kind & llama.LLAMA_TOKEN_ATTR_UNKNOWN:
             return True
@@ -158,12 +158,12 @@ class LlamaBackend:
             b"\xff" + self._piece(token) if self._is_control(token) else self._piece(token)
             for token in range(self.vocabulary)
         ]
-        function = ctypes.cast(self._llama.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value
+        function = ctypes.cast(self.library.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value
         return LLTokenizer.from_llamacpp(
             tokens=spellings,
             vocab_ptr=self._vocab,
             tokenize_fptr=function,
-            eos_token=self._llama.llama_vocab_eos(self._vocab),
+            eos_token=self.library.llama_vocab_eos(self._vocab),
             slices=None,
         )
 
@@ -173,42 +173,42 @@ class LlamaBackend:
                 f"{self._where}: a sequence of {length} tokens does not fit the context of {self.context_length}"
             )
         return LlamaSession(
-            self._llama,
-            self._model,
-            self._adapter,
+            self.library,
+            self.model,
+            self.adapter,
             vocabulary=self.vocabulary,
             slots=slots,
             length=length,
-            threads=self._threads,
+            threads=self.threads,
             batch=self._batch,
-            on_gpu=self._on_gpu,
+            on_gpu=self.on_gpu,
         )
 
     def set_adapter(self, path: str | None, *, scale: float = 1.0) -> None:
         if path is None:
-            self._adapter = None
+            self.adapter = None
             return
         with self._lock:
             if path not in self._adapters:
-                with quiet(self._llama) as messages:
-                    adapter = self._llama.llama_adapter_lora_init(self._model, path.encode())
+                with quiet(self.library) as messages:
+                    adapter = self.library.llama_adapter_lora_init(self.model, path.encode())
                 if not adapter:
                     why = next((m for m in reversed(messages) if m.strip()), "no reason given").strip()
                     raise BackendError(f"{path}: not a LoRA adapter for {self._where} ({why})")
                 self._adapters[path] = adapter
-            self._adapter = (self._adapters[path], scale)
+            self.adapter = (self._adapters[path], scale)
 
     def close(self) -> None:
         with self._lock:
-            self._adapter = None
+            self.adapter = None
             # An adapter that was attached to a borrowed model must go; one of an owned model goes with it.
             for adapter in self._adapters.values():
-                if not self._owned and self._model:
-                    self._llama.llama_adapter_lora_free(adapter)
+                if not self._owned and self.model:
+                    self.library.llama_adapter_lora_free(adapter)
             self._adapters.clear()
-            if self._owned and self._model:
-                self._llama.llama_model_free(self._model)
-            self._model = None
+            if self._owned and self.model:
+                self.library.llama_model_free(self.model)
+            self.model = None
 
 
 def _default_threads() -> int:

@@ -106,8 +106,8 @@ def text_ends(backend: Any) -> tuple[str | None, bool, str | None]:
 
     The backend is a `LlamaBackend`, which may be without weights.
     """
-    llama = backend._llama
-    vocabulary = llama.llama_model_get_vocab(backend._model)
+    llama = backend.library
+    vocabulary = llama.llama_model_get_vocab(backend.model)
 
     def spelled(token: int) -> str | None:
         text = llama.llama_vocab_get_text(vocabulary, token) if token >= 0 else None

@@ -54,7 +54,7 @@ class LlamaTrees:
         self.length = length
         self._type = CACHE_TYPES[cache]
         self._backend = backend
-        self._llama = backend._llama
+        self._llama = backend.library
         self._room = batch
         self._contexts: dict[int, Any] = {}
         self._used = [0] * slots
@@ -182,22 +182,22 @@ class LlamaTrees:
         # A tree lies in the same cache as the conversation.
         params.n_ctx = self.length + _TREE
         params.n_batch = params.n_ubatch = self._room
-        params.n_threads = params.n_threads_batch = backend._threads
+        params.n_threads = params.n_threads_batch = backend.threads
         params.kv_unified = True
         params.type_k = params.type_v = self._type
         # A cache of sliding layers would forget cells that a shorter conversation needs again.
         params.swa_full = True
-        if not backend._on_gpu:
+        if not backend.on_gpu:
             params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.no_perf = True
         with quiet(llama) as messages:
-            context = llama.llama_init_from_model(backend._model, params)
+            context = llama.llama_init_from_model(backend.model, params)
         if not context:
             why = next((line for line in reversed(messages) if line.strip()), "").strip()
             raise BackendError(f"no memory for another conversation of {self.length} tokens ({why}); use fewer slots")
-        if backend._adapter:
-            lora = (llama.llama_adapter_lora_p_ctypes * 1)(backend._adapter[0])
-            if llama.llama_set_adapters_lora(context, lora, 1, (ctypes.c_float * 1)(backend._adapter[1])):
+        if backend.adapter:
+            lora = (llama.llama_adapter_lora_p_ctypes * 1)(backend.adapter[0])
+            if llama.llama_set_adapters_lora(context, lora, 1, (ctypes.c_float * 1)(backend.adapter[1])):
                 llama.llama_free(context)
                 raise BackendError("llama.cpp refused to attach the LoRA adapter")
         return context
