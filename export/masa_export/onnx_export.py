@@ -177,7 +177,7 @@ class _Work:
             missing = next((text for text in stops if tokenizer.token_id(text) is None), None)
             if missing is not None:
                 raise ExportError(f"{gguf}: has no special token {missing}, which ends the checkpoint's answers")
-            return reference.vocabulary, eos, prove(tokenizer, reference, str(own or gguf))
+            return reference.vocabulary, eos, prove(tokenizer, reference, (), str(own or gguf))
 
     def _computed(self, path: Path, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         tokenizer = self.scratch / TOKENIZER_NAME

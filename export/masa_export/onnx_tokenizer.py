@@ -124,9 +124,9 @@ def _merges(
     return found
 
 
-def prove(tokenizer: JsonTokenizer, reference: LlamaBackend, where: str) -> int:
-    """Compare `tokenizer` with llama.cpp: every token's bytes, every token's spelling as a text, texts mixed of tokens,
-    Unicode, and look-alikes of special tokens. Returns how many texts were compared.
+def prove(tokenizer: JsonTokenizer, reference: LlamaBackend, texts: Sequence[str], where: str) -> int:
+    """Compare `tokenizer` with llama.cpp: every token's bytes, every token's spelling as a text, `texts`, texts mixed
+    of tokens, Unicode, and look-alikes of special tokens. Returns how many texts were compared.
 
     Raises:
         ExportError: naming the first difference.
@@ -136,7 +136,7 @@ def prove(tokenizer: JsonTokenizer, reference: LlamaBackend, where: str) -> int:
         if ours != theirs:
             raise ExportError(f"{where}: token {number} spells {ours!r}, in llama.cpp {theirs!r}; nothing was written")
     spelled = [reference.detokenize([number]).decode("utf-8", "replace") for number in range(reference.vocabulary)]
-    found = compare_tokens(tokenizer, reference, [*_mixed(spelled), *(text for text in spelled if text)])
+    found = compare_tokens(tokenizer, reference, [*texts, *_mixed(spelled), *(text for text in spelled if text)])
     if found.mismatches:
         raise ExportError(
             f"{where}: tokenizer.json does not read text as llama.cpp does ({found.different} of {found.texts} texts, "
