@@ -44,13 +44,13 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """An adapter's file. `plain` counts tensors that are f16 because Q8_0 needs rows of a multiple of 32."""
+    """An adapter's file. `f16_tensors` counts those that are f16 because Q8_0 needs rows of a multiple of 32."""
 
     path: Path
-    size: int
+    bytes: int
     sha256: str
     layers: int
-    plain: int
+    f16_tensors: int
 
 
 def tensor_names(shape: Shape) -> Any:

@@ -22,15 +22,15 @@ DEFAULT_NAME = "adapter.gguf"
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written where; `unproven` says why `parity` is None. `plain`: see `masa_export.adapter.Written`."""
+    """What was written where; `unproven` says why `parity` is None, `f16_tensors` is as in `adapter.Written`."""
 
     paths: tuple[Path, ...]
-    size: int
+    bytes: int
     sha256: str
-    kind: str
+    type: str
     rank: int
     layers: int
-    plain: int
+    f16_tensors: int
     architecture: str
     base: str
     parity: Parity | None
@@ -93,12 +93,12 @@ def export_adapter(
         paths.append(put_adapter(artifact, data, source.checkpoint))
     return Exported(
         paths=tuple(paths),
-        size=written.size,
+        bytes=written.bytes,
         sha256=written.sha256,
-        kind=kind,
+        type=kind,
         rank=source.adapter.rank,
         layers=written.layers,
-        plain=written.plain,
+        f16_tensors=written.f16_tensors,
         architecture=source.shape.architecture,
         base=source.where,
         parity=parity,

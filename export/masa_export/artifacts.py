@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from masa.artifact import Artifact, find_artifact, load_artifact, read_manifest
 from masa.checksums import sha256_file
@@ -27,6 +27,9 @@ from masa.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from masa_export.errors import ExportError
 from masa_export.source import Source
 from masa_training.checkpoint import Checkpoint, template_to_json
+
+if TYPE_CHECKING:
+    from masa_export.logits import Likeness
 
 _OURS = re.compile(r"adapter(-[0-9a-f]{8})?\.gguf")
 
@@ -42,6 +45,28 @@ class ArtifactSettings:
     licence: str | None = None
     base: str | None = None
     force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An artifact that was made, or will be.
+
+    Attributes:
+        bytes: of its weights, nearly what they will be until they are made.
+        fallback_tensors: how many get a finer type, because the type cannot divide their rows.
+        kept: it was there already, finished.
+        sha256, likeness, seconds: of the weights, to what it was made from, of the work; None where nothing was made.
+    """
+
+    quantization: str
+    path: Path
+    weights: str
+    bytes: int = 0
+    fallback_tensors: int = 0
+    kept: bool = False
+    sha256: str | None = None
+    likeness: Likeness | None = None
+    seconds: float | None = None
 
 
 @contextlib.contextmanager

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from masa.cli.output import clean, size, write_json
-from masa_export.cli_gguf import gguf
-from masa_export.cli_onnx import onnx
+from masa_export.cli_artifacts import gguf, onnx
 from masa_export.cli_package import package
-from masa_export.cli_shared import base_option, output_options, watching
+from masa_export.cli_shared import FILE, base_option, output_options, plain, watching
 from masa_export.cli_tune import tune
 from masa_export.cli_verify import verify
 
@@ -38,9 +36,9 @@ def export() -> None:
     "  masa export adapter runs/plan/best --artifact mine          # a new artifact\n"
     "  masa export adapter runs/qwen --base Qwen3-4B-F16.gguf --no-verify",
 )
-@click.argument("checkpoint", type=click.Path())
+@click.argument("checkpoint", type=FILE)
 @click.option(
-    "-o", "--output", metavar="FILE", type=click.Path(), help="The adapter's file. [default: CHECKPOINT/adapter.gguf]"
+    "-o", "--output", metavar="FILE", type=FILE, help="The adapter's file. [default: CHECKPOINT/adapter.gguf]"
 )
 @click.option(
     "--type",
@@ -53,7 +51,7 @@ def export() -> None:
 @click.option(
     "--artifact",
     metavar="DIR",
-    type=click.Path(),
+    type=FILE,
     help="Put it into this artifact, and only there unless -o is given; one that is not there is made around the base.",
 )
 @base_option
@@ -64,17 +62,7 @@ def export() -> None:
 )
 @click.option("--force", is_flag=True, help="Replace an adapter that is there already.")
 @output_options
-def adapter(
-    checkpoint: str,
-    output: str | None,
-    kind: str,
-    artifact: str | None,
-    base: str | None,
-    verify: bool | None,
-    force: bool,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+def adapter(checkpoint: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     """Write the LoRA of CHECKPOINT as an adapter for llama.cpp.
 
     Before the file is put in its place it is loaded by llama.cpp on the base, and the logits of sample prompts are
@@ -84,46 +72,22 @@ def adapter(
     from masa_export.adapter_export import export_adapter
 
     with watching(quiet or as_json) as watch:
-        exported = export_adapter(
-            Path(checkpoint),
-            output=None if output is None else Path(output),
-            artifact=None if artifact is None else Path(artifact),
-            kind=kind,
-            base=base,
-            verify=verify,
-            force=force,
-            tell=watch.stage,
-        )
+        exported = export_adapter(checkpoint, **options, tell=watch.stage)
     if as_json:
-        write_json(_json(exported))
+        write_json({"adapter": str(exported.paths[0]), **plain(exported)})
     elif not quiet:
         click.echo(_report(exported))
 
 
-def _json(exported: Exported) -> dict[str, Any]:
-    return {
-        "adapter": str(exported.paths[0]),
-        "paths": [str(path) for path in exported.paths],
-        "bytes": exported.size,
-        "sha256": exported.sha256,
-        "type": exported.kind,
-        "rank": exported.rank,
-        "layers": exported.layers,
-        "f16_tensors": exported.plain,
-        "architecture": exported.architecture,
-        "base": exported.base,
-        "parity": None if exported.parity is None else asdict(exported.parity),
-        "unproven": exported.unproven,
-    }
-
-
 def _report(exported: Exported) -> str:
     lines = [
-        f"{path} ({size(exported.size)}, {exported.kind}, rank {exported.rank}, {exported.layers} layers)"
+        f"{path} ({size(exported.bytes)}, {exported.type}, rank {exported.rank}, {exported.layers} layers)"
         for path in exported.paths
     ]
-    if exported.plain:
-        lines.append(f"{exported.plain} of {2 * exported.layers} tensors are f16: Q8_0 needs rows of a multiple of 32")
+    if exported.f16_tensors:
+        lines.append(
+            f"{exported.f16_tensors} of {2 * exported.layers} tensors are f16: Q8_0 needs rows of a multiple of 32"
+        )
     if exported.parity is None:
         lines.append(f"Not compared with the checkpoint: {exported.unproven}")
     else:
@@ -157,10 +121,10 @@ def _parity(parity: Parity) -> list[str]:
     "  masa distill smollm2-135m-plan --dataset data/plan -o runs/more --set start=runs/shipped",
 )
 @click.argument("artifact")
-@click.option("-o", "--output", metavar="DIR", required=True, type=click.Path(), help="The checkpoint's folder.")
+@click.option("-o", "--output", metavar="DIR", required=True, type=FILE, help="The checkpoint's folder.")
 @click.option("--force", is_flag=True, help="Replace a checkpoint that is there already.")
 @output_options
-def checkpoint(artifact: str, output: str, force: bool, as_json: bool, quiet: bool) -> None:
+def checkpoint(artifact: str, output: Path, force: bool, as_json: bool, quiet: bool) -> None:
     """Write the LoRA checkpoint that the adapter of ARTIFACT was exported from: `masa export adapter` undone.
 
     For whoever has the artifact and not the run that trained it. Exact up to how the adapter stores its numbers (f16:
@@ -168,19 +132,16 @@ def checkpoint(artifact: str, output: str, force: bool, as_json: bool, quiet: bo
     """
     from masa_export.restore import restore_checkpoint
 
-    restored = restore_checkpoint(artifact, Path(output), force=force)
+    restored = restore_checkpoint(artifact, output, force=force)
     if as_json:
-        write_json({**asdict(restored), "path": str(restored.path)})
+        write_json(plain(restored))
     elif not quiet:
         click.echo(
             clean(f"{restored.path} (rank {restored.rank}, {restored.layers} layers, stored as {restored.kind} before)")
         )
 
 
-export.add_command(gguf)
-export.add_command(onnx)
-export.add_command(verify)
-export.add_command(tune)
-export.add_command(package)
+for _command in (gguf, onnx, verify, tune, package):
+    export.add_command(_command)
 
 commands: Mapping[str, click.Command] = {"export": export}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from masa.cli.output import count, size, table, write_json
-from masa_export.cli_shared import output_options, under, watching
+from masa_export.cli_shared import FILE, output_options, under, watching
 
 if TYPE_CHECKING:
     from masa_export.publish.folder import Package
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "  masa export package models/mine -o out --dry-run",
 )
 @click.argument("artifact")
-@click.option("-o", "--output", required=True, metavar="DIR", type=click.Path(), help="The folder that is written.")
+@click.option("-o", "--output", required=True, metavar="DIR", type=FILE, help="The folder that is written.")
 @click.option("--push", metavar="OWNER/NAME", help="Upload it to this repository of the Hugging Face Hub, too.")
 @click.option("--private", is_flag=True, help="With --push: where the repository is made, make it private.")
 @click.option("--base-model", metavar="OWNER/NAME", help="The base on the Hub. [default: the manifest's, if it is one]")
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @output_options
 def package(
     artifact: str,
-    output: str,
+    output: Path,
     push: str | None,
     private: bool,
     base_model: str | None,
@@ -63,7 +63,7 @@ def package(
     commit = None
     with watching(silent) as watch:
         watch.stage("Checking files and report …")
-        made = plan_package(artifact, Path(output), repository=push, base_model=base_model, force=force)
+        made = plan_package(artifact, output, repository=push, base_model=base_model, force=force)
         if not dry_run:
             write_package(made, watch)
             if hub is not None:

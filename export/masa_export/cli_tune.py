@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from masa.cli.output import size, table, write_json
-from masa_export.cli_shared import under, watching
+from masa_export.cli_shared import FILE, plain, under, watching
 
 if TYPE_CHECKING:
     from masa_export.tune import Choice, Variant
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="What the best one is best in; likeness is that of masa export verify's report in the artifact's folder.",
 )
-@click.option("--bank", metavar="FILE", type=click.Path(), help="The bank to rewrite. [default: the shipped example]")
+@click.option("--bank", metavar="FILE", type=FILE, help="The bank to rewrite. [default: the shipped example]")
 @click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="Measurements of each.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: all cores]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
@@ -47,12 +45,9 @@ def tune(
     max_size: float | None,
     max_memory: float | None,
     max_latency: float | None,
-    by: str,
-    bank: str | None,
-    runs: int,
-    threads: int | None,
     as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> None:
     """Rewrite a bank with each of ARTIFACTS here, and name the best one within the limits.
 
@@ -67,42 +62,23 @@ def tune(
 
     with watching(quiet or as_json) as watch:
         watch.stage("Measuring …")
+        limits = Limits(max_size and max_size * 1e6, max_memory and max_memory * 1e6, max_latency)
         choice = run(
             artifacts,
-            Limits(
-                None if max_size is None else max_size * 1e6,
-                None if max_memory is None else max_memory * 1e6,
-                max_latency,
-            ),
-            by=by,
-            bank=None if bank is None else Path(bank),
-            runs=runs,
-            threads=threads,
+            limits,
             step=lambda name, done, total: watch.step(f"Measuring {name}", done, total),
+            **options,
         )
     if as_json:
-        write_json(_json(choice, by))
+        best = None if choice.best is None else str(choice.best.path)
+        told = [{**plain(variant), "fits": variant.fits} for variant in choice.variants]
+        write_json({"by": options["by"], "best": best, "artifacts": told})
     elif quiet and choice.best is not None:
         click.echo(choice.best.path)
     elif not quiet:
-        click.echo(_report(choice, by))
+        click.echo(_report(choice, options["by"]))
     if choice.best is None:
         raise ExportError(_none(choice))
-
-
-def _json(choice: Choice, by: str) -> dict[str, Any]:
-    return {
-        "by": by,
-        "best": None if choice.best is None else str(choice.best.path),
-        "artifacts": [
-            {
-                **asdict(variant),
-                "path": str(variant.path),
-                "fits": variant.fits,
-            }
-            for variant in choice.variants
-        ],
-    }
 
 
 def _report(choice: Choice, by: str) -> str:

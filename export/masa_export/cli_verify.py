@@ -9,7 +9,7 @@ import click
 
 from masa.artifact import find_artifact
 from masa.cli.output import clean, duration, size, table, write_json
-from masa_export.cli_shared import base_option, output_options, under, watching
+from masa_export.cli_shared import FILE, base_option, output_options, plain, under, watching
 
 if TYPE_CHECKING:
     from masa_export.verify.report import Report
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
     "--against",
     required=True,
     metavar="CHECKPOINT",
-    type=click.Path(),
+    type=FILE,
     help="The checkpoint of masa distill, or the Hugging Face folder of a model trained elsewhere.",
 )
 @click.option(
     "--prompts",
     metavar="FILE",
-    type=click.Path(),
+    type=FILE,
     help="Held-out samples: a folder of masa dataset, or JSON Lines with messages. [default: the shipped example]",
 )
 @click.option(
     "-o",
     "--output",
     metavar="DIR",
-    type=click.Path(),
+    type=FILE,
     help="Write verify.json and verify.md here, pass or fail; of several artifacts, summary.md and a folder for each.",
 )
 @click.option("--inside", is_flag=True, help="Write verify.json and verify.md into each artifact, too.")
@@ -59,9 +59,7 @@ if TYPE_CHECKING:
     help="In what numbers the checkpoint is computed.",
 )
 @base_option
-@click.option(
-    "--bank", metavar="FILE", type=click.Path(), help="Skill bank to measure speed on. [default: the example]"
-)
+@click.option("--bank", metavar="FILE", type=FILE, help="Skill bank to measure speed on. [default: the example]")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the artifact. [default: all cores]")
 @click.option(
     "--threshold",
@@ -75,22 +73,13 @@ if TYPE_CHECKING:
 @output_options
 def verify(
     artifacts: tuple[str, ...],
-    against: str,
-    prompts: str | None,
-    output: str | None,
+    against: Path,
+    output: Path | None,
     inside: bool,
-    limit: int,
-    wrong_cards: int,
-    seed: int,
-    dtype: str,
-    base: str | None,
-    bank: str | None,
-    threads: int | None,
-    thresholds: tuple[str, ...],
-    resources: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> None:
     """Compare every ARTIFACT with the checkpoint it was made from, as the device will run it.
 
@@ -105,24 +94,9 @@ def verify(
     from masa_export.verify.report import to_json, write_report, write_summary
     from masa_export.verify.run import Settings, make_plans, verify_all
 
-    folders = _folders(artifacts, None if output is None else Path(output))
+    folders = _folders(artifacts, output)
     with watching(quiet or as_json) as watch:
-        plans = make_plans(
-            artifacts,
-            Path(against),
-            Settings(
-                prompts=None if prompts is None else Path(prompts),
-                base=base,
-                limit=limit,
-                wrong_cards=wrong_cards,
-                seed=seed,
-                dtype=dtype,
-                threads=threads,
-                bank=None if bank is None else Path(bank),
-                resources=resources,
-                thresholds=thresholds,
-            ),
-        )
+        plans = make_plans(artifacts, against, Settings(**options))
         if dry_run:
             if as_json:
                 told = [_plan_json(plan) for plan in plans]
@@ -143,7 +117,7 @@ def verify(
                 for data, text in written:
                     click.echo(f"Report: {data}, {text}")
     if output is not None and len(reports) > 1:
-        summary = write_summary(reports, Path(output))
+        summary = write_summary(reports, output)
         if not (quiet or as_json):
             click.echo(f"Summary: {summary}")
     if as_json:
@@ -168,31 +142,24 @@ def _folders(artifacts: tuple[str, ...], output: Path | None) -> list[Path | Non
 
 
 def _report(report: Report) -> str:
-    from masa_export.verify.report import details, mark, number
-    from masa_export.verify.thresholds import figure_of, limits_told
+    from masa_export.verify.report import COLUMNS, details, figure_rows
+    from masa_export.verify.thresholds import limits_told
 
-    rows = []
-    for verdict in report.verdicts:
-        figure = figure_of(verdict.name)
-        limit = "" if verdict.limit is None else f"{'≤' if figure.most else '≥'} {verdict.limit:g}"
-        rows.append((verdict.name, number(verdict.value), limit, mark(verdict.passed), figure.meaning))
     subject = report.subject
     head = clean(
         f"{subject.name} ({subject.kind}, {subject.quantization or 'not quantized'}) against {subject.checkpoint}, "
         f"{subject.chosen} of {subject.available} samples of {subject.samples}; thresholds for "
         f"{limits_told(subject.strictness, report.verdicts)}"
     )
-    figures = table(rows, ("figure", "measured", "threshold", "", "meaning"), right=(1, 2))
+    figures = table(figure_rows(report.verdicts), COLUMNS, right=(1, 2))
     end = f"{'Passes' if report.passed else 'Fails'} after {duration(report.seconds)}"
     return f"{head}\n{under(figures, [*details(report), *report.problems, end])}"
 
 
 def _plan_json(plan: Plan) -> dict[str, Any]:
-    from dataclasses import asdict
-
     return {
         "dry_run": True,
-        **asdict(plan.subject),
+        **plain(plan.subject),
         "thresholds": {**plan.defaults, **plan.given},
         "damage": plan.damage or None,
     }
@@ -201,21 +168,13 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
 def _plan_text(plan: Plan) -> str:
     subject = plan.subject
     limits = {**plan.defaults, **plan.given}
+    told = ", ".join(f"{name}={limit:g}" for name, limit in limits.items() if limit is not None)
     lines = [
-        f"Would compare {subject.name} ({subject.kind}, {subject.quantization or 'not quantized'}"
-        + (f", {size(_bytes(plan))}" if plan.artifact is not None else "")
-        + f") with {subject.checkpoint} in transformers ({subject.dtype})",
+        f"Would compare {subject.name} ({subject.kind}, {subject.quantization or 'not quantized'}, "
+        f"{size(subject.bytes)}) with {subject.checkpoint} in transformers ({subject.dtype})",
         f"on {subject.chosen} of {subject.available} samples of {subject.samples}, thresholds for "
-        f"{subject.strictness}: "
-        + ", ".join(f"{name}={limit:g}" for name, limit in limits.items() if limit is not None),
+        f"{subject.strictness}: {told}",
     ]
     if plan.damage:
         lines.append(f"The artifact cannot be loaded: {plan.damage}")
     return clean("\n".join(lines))
-
-
-def _bytes(plan: Plan) -> int:
-    from masa_export.verify.device_cost import size_of
-
-    assert plan.artifact is not None
-    return size_of(plan.artifact)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from masa.formats.gguf_header import GgufHeader, read_header
-from masa_export.artifacts import ArtifactSettings, aside, put_in_place, write_manifest
+from masa_export.artifacts import ArtifactSettings, Made, aside, put_in_place, write_manifest
 from masa_export.converter import convert, find_converter
 from masa_export.errors import ExportError
 from masa_export.gguf_plan import Output, Plan, make_plan
 from masa_export.logit_check import Merged, check_merged, measure_merged, why_unproven
-from masa_export.logits import Likeness, gguf_logits, likeness
+from masa_export.logits import gguf_logits, likeness
 from masa_export.merge import gguf_changes, merge_folder, merge_into_gguf
 from masa_export.progress import Watch
 from masa_export.quantizer import quantize, read_importance
@@ -43,21 +43,15 @@ class GgufSettings(ArtifactSettings):
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """One output; `sha256`, `likeness` (to the merged file) and `seconds` are None where nothing was made."""
-
-    output: Output
-    sha256: str | None = None
-    likeness: Likeness | None = None
-    seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class GgufExport:
-    """What was made, or on a dry run what would be; `unproven` says why `merged` is None."""
+    """What was made, or on a dry run what would be; `unproven` says why `merged` is None.
 
-    plan: Plan
-    results: tuple[Result, ...]
+    `likeness` of an artifact is to the merged file. Bytes are needed at most at one moment, and free.
+    """
+
+    artifacts: tuple[Made, ...]
+    bytes_needed: int
+    bytes_free: int
     base: str
     architecture: str
     licence: str
@@ -94,12 +88,13 @@ def export_gguf(folder: Path, settings: GgufSettings, watch: Watch | None = None
         force=settings.force,
     )
     merged, unproven = None, why_unproven(settings.verify, source)
-    results: Sequence[Result] = [Result(output) for output in plan.outputs]
+    artifacts = [output.made for output in plan.outputs]
     if not settings.dry_run and plan.sources:
-        results, merged = _Work(source, settings, plan, watch, unproven).run(where)
+        artifacts, merged = _Work(source, settings, plan, watch, unproven).run(where)
     return GgufExport(
-        plan=plan,
-        results=tuple(results),
+        artifacts=tuple(artifacts),
+        bytes_needed=plan.needed,
+        bytes_free=plan.free,
         base=source.where,
         architecture=source.shape.architecture,
         licence=settings.licence or source.origin[1],
@@ -119,7 +114,7 @@ class _Work:
     watch: Watch
     unproven: str | None
 
-    def run(self, where: Path) -> tuple[list[Result], Merged | None]:
+    def run(self, where: Path) -> tuple[list[Made], Merged | None]:
         converter = None
         if self.source.gguf is None:
             converter = find_converter(self.settings.converter)
@@ -128,7 +123,7 @@ class _Work:
                 f"{where}: the export needs {self.plan.needed / 1e9:.2f} GB there and {self.plan.free / 1e9:.2f} GB "
                 "are free; make room, give another folder with -o, or fewer types at once"
             )
-        results = [Result(output) for output in self.plan.outputs]
+        made = [output.made for output in self.plan.outputs]
         checked: Merged | None = None
         with aside(where) as scratch:
             for kind in self.plan.sources:
@@ -141,10 +136,10 @@ class _Work:
                     checked = measure_merged(self.source, prompts, logits)
                     check_merged(checked, kind, str(self.source.path))
                 for index, output in enumerate(self.plan.outputs):
-                    if output.source == kind and not output.finished:
-                        results[index] = self._produce(output, file, prompts, logits, scratch)
+                    if output.source == kind and not output.made.kept:
+                        made[index] = self._produce(output, file, prompts, logits, scratch)
                 file.unlink()
-        return results, checked
+        return made, checked
 
     def _merge(self, target: Path, kind: str, converter: Path | None, scratch: Path) -> None:
         text = f"Merging the checkpoint into {self.source.checkpoint.base.name} ({kind})"
@@ -170,46 +165,46 @@ class _Work:
         prompts: Sequence[Sequence[int]],
         reference: NDArray[np.float32],
         scratch: Path,
-    ) -> Result:
-        begun = time.monotonic()
-        folder = scratch / output.folder.name
+    ) -> Made:
+        begun, made = time.monotonic(), output.made
+        folder = scratch / made.path.name
         folder.mkdir()
-        weights = folder / output.weights
-        text = f"Writing {output.quantization}"
+        weights = folder / made.weights
+        text = f"Writing {made.quantization}"
         self.watch.stage(f"{text} …")
         try:
             quantize(
                 merged,
                 weights,
-                output.quantization,
+                made.quantization,
                 importance=self.settings.importance,
                 metadata=output.marks,
                 threads=self.settings.threads,
                 progress=lambda done, total: self.watch.step(text, done, total),
             )
         except ExportError as error:
-            if shutil.disk_usage(scratch).free < output.size:
+            if shutil.disk_usage(scratch).free < made.bytes:
                 raise ExportError(
-                    f"{output.folder}: no space left to write it; make room, then run this again: what is finished is "
-                    "kept"
+                    f"{made.path}: no space left to write it; make room, then run this again: what is finished is kept"
                 ) from error
             raise
-        _check_complete(read_header(merged), read_header(weights), output.quantization)
-        self.watch.stage(f"Checking {output.quantization} …")
+        _check_complete(read_header(merged), read_header(weights), made.quantization)
+        self.watch.stage(f"Checking {made.quantization} …")
         _, logits = gguf_logits(weights, self.source.checkpoint, prompts)
         found = likeness(logits, reference)
         manifest = write_manifest(
             folder,
-            output.weights,
+            made.weights,
             self.source,
             name=folder.name,
             version=self.settings.version,
             licence=self.settings.licence,
-            quantization=output.quantization,
+            quantization=made.quantization,
         )
-        put_in_place(folder, output.folder)
-        entry = manifest.files[output.weights]
-        return Result(replace(output, size=entry.size), entry.sha256, found, time.monotonic() - begun)
+        put_in_place(folder, made.path)
+        entry = manifest.files[made.weights]
+        seconds = time.monotonic() - begun
+        return replace(made, bytes=entry.size, sha256=entry.sha256, likeness=found, seconds=seconds)
 
 
 def _check_base(source: Source) -> None:

@@ -19,7 +19,7 @@ from masa.checksums import sha256_file
 from masa.files import TEMPORARY_PREFIX, parse_json, read_text, reason
 from masa.formats.gguf_header import read_header
 from masa_export.adapter import tensor_names
-from masa_export.artifacts import find_finished, source_marks
+from masa_export.artifacts import Made, find_finished, source_marks
 from masa_export.errors import ExportError
 from masa_export.quantizer import UNQUANTIZED, Quantized, quantize
 from masa_export.source import Source
@@ -30,24 +30,11 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One artifact to be.
+    """An artifact to be, the unquantized type it is made from, and what its metadata will say of its origin."""
 
-    Attributes:
-        source: the unquantized type that it is made from.
-        size: bytes that its weights will have, nearly; exact where they are `finished`.
-        fallbacks: tensors that llama.cpp gives a finer type, because their rows cannot be divided.
-        marks: what its metadata will say of where it came from.
-        finished: it is there already, with these marks.
-    """
-
-    quantization: str
+    made: Made
     source: str
-    folder: Path
-    weights: str
-    size: int
-    fallbacks: int
     marks: Mapping[str, str]
-    finished: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +48,7 @@ class Plan:
     @property
     def sources(self) -> tuple[str, ...]:
         """The unquantized types to merge, for what is not finished."""
-        return tuple(dict.fromkeys(output.source for output in self.outputs if not output.finished))
+        return tuple(dict.fromkeys(output.source for output in self.outputs if not output.made.kept))
 
 
 def make_plan(
@@ -101,21 +88,23 @@ def make_plan(
         found = find_finished(place, kind, {**marks, **own}, _marks_of, force=force)
         outputs.append(
             Output(
-                quantization=kind,
-                source=before,
-                folder=place,
-                weights=f"{name}-{kind}.gguf",
-                size=sizes[kind].tensor_bytes if found is None else found.weights_path.stat().st_size,
-                fallbacks=sizes[kind].fallbacks,
-                marks={**marks, **own},
-                finished=found is not None,
+                Made(
+                    quantization=kind,
+                    path=place,
+                    weights=f"{name}-{kind}.gguf",
+                    bytes=sizes[kind].tensor_bytes if found is None else found.weights_path.stat().st_size,
+                    fallback_tensors=sizes[kind].fallbacks,
+                    kept=found is not None,
+                ),
+                before,
+                {**marks, **own},
             )
         )
-    made = [output for output in outputs if not output.finished]
+    made = [output for output in outputs if not output.made.kept]
     # While the converter works, the merged folder lies beside the GGUF that it writes.
     copies = 1 if source.gguf is not None else 2
     merged = max((copies * sizes[output.source].tensor_bytes for output in made), default=0)
-    return Plan(tuple(outputs), merged + sum(output.size for output in made), _free(folder))
+    return Plan(tuple(outputs), merged + sum(output.made.bytes for output in made), _free(folder))
 
 
 def _marks_of(artifact: Artifact) -> Mapping[str, Any]:

@@ -19,7 +19,15 @@ from masa.backends.llama import LlamaBackend
 from masa.backends.onnx import GRAPH, OnnxBackend
 from masa.backends.onnx_tokenizer import TOKENIZER_NAME, JsonTokenizer
 from masa.formats.gguf_header import read_header
-from masa_export.artifacts import ArtifactSettings, aside, find_finished, put_in_place, source_marks, write_manifest
+from masa_export.artifacts import (
+    ArtifactSettings,
+    Made,
+    aside,
+    find_finished,
+    put_in_place,
+    source_marks,
+    write_manifest,
+)
 from masa_export.errors import ExportError
 from masa_export.logits import Likeness, Margin, backend_logits, excess, likeness, model_logits, sample_prompts
 from masa_export.onnx_graph import attention_of, rewire
@@ -48,27 +56,18 @@ class OnnxSettings(ArtifactSettings):
 
 
 @dataclass(frozen=True, slots=True)
-class OnnxResult:
-    """One artifact; `likeness` (to the checkpoint) and `seconds` are None where a finished one was kept."""
-
-    quantization: str
-    folder: Path
-    kept: bool
-    size: int = 0
-    likeness: Likeness | None = None
-    seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class OnnxExport:
-    """What was made. `merged` is the float32 graph against the checkpoint in transformers; `texts` are those on which
-    the tokenizer was compared with llama.cpp's. Both are None where everything was there already."""
+    """What was made; an artifact's `likeness` is to the checkpoint in transformers, `merged` that of the float32 graph.
 
-    results: tuple[OnnxResult, ...]
+    `tokenizer_texts` are those on which the tokenizer was compared with llama.cpp's. It and `merged` are None where
+    everything was there already.
+    """
+
+    artifacts: tuple[Made, ...]
     base: str
     licence: str
     merged: Likeness | None
-    texts: int | None
+    tokenizer_texts: int | None
     seconds: float
 
 
@@ -97,7 +96,7 @@ def export_onnx(folder: Path, settings: OnnxSettings, watch: Watch | None = None
         place = where / f"{name}-onnx-{quantization}"
         found = find_finished(place, quantization, marks, _marks_of, force=settings.force)
         size = 0 if found is None else sum(entry.size for entry in found.files.values())
-        results.append(OnnxResult(quantization, place, found is not None, size))
+        results.append(Made(quantization, place, WEIGHTS, size, kept=found is not None))
     merged, texts = None, None
     if not all(result.kept for result in results):
         _check_libraries()
@@ -117,7 +116,7 @@ class _Work:
     watch: Watch
     scratch: Path
 
-    def run(self, results: Sequence[OnnxResult]) -> tuple[list[OnnxResult], Likeness, int]:
+    def run(self, results: Sequence[Made]) -> tuple[list[Made], Likeness, int]:
         """The artifacts, how like the checkpoint the float32 graph is, and how many texts prove the tokenizer."""
         import torch
 
@@ -185,10 +184,10 @@ class _Work:
             return backend_logits(backend, prompts, path.name)
 
     def _produce(
-        self, result: OnnxResult, merged: Path, prompts: Sequence[Sequence[int]], reference: NDArray[np.float32]
-    ) -> OnnxResult:
+        self, result: Made, merged: Path, prompts: Sequence[Sequence[int]], reference: NDArray[np.float32]
+    ) -> Made:
         begun = time.monotonic()
-        folder = self.scratch / result.folder.name
+        folder = self.scratch / result.path.name
         folder.mkdir()
         self.watch.stage(f"Writing {result.quantization} …")
         with quiet():
@@ -207,9 +206,11 @@ class _Work:
             kind="onnx",
             others=sorted(path.name for path in folder.iterdir() if path.name != WEIGHTS),
         )
-        put_in_place(folder, result.folder)
+        put_in_place(folder, result.path)
         size = sum(entry.size for entry in manifest.files.values())
-        return replace(result, size=size, likeness=found, seconds=time.monotonic() - begun)
+        return replace(
+            result, bytes=size, sha256=manifest.files[WEIGHTS].sha256, likeness=found, seconds=time.monotonic() - begun
+        )
 
 
 def _marks_of(artifact: Artifact) -> Mapping[str, str]:

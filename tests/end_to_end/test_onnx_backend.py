@@ -43,8 +43,13 @@ def test_both_backends_write_the_same_plans(smollm2: Path, repository: Path, tmp
     config = {"target_modules": ["v_proj"], "task_type": "CAUSAL_LM"}
     folder = write_checkpoint(tmp_path / "checkpoint", smollm2, lora(smollm2), config=config, context_length=8192)
     done = export_onnx(folder, OnnxSettings(("fp32", "w8"), tmp_path / "out", "real"))
-    assert done.merged is not None and done.merged.equal == 1.0 and done.texts is not None and done.texts > 40_000
-    fp32, w8 = done.results
+    assert (
+        done.merged is not None
+        and done.merged.equal == 1.0
+        and done.tokenizer_texts is not None
+        and done.tokenizer_texts > 40_000
+    )
+    fp32, w8 = done.artifacts
     assert fp32.likeness is not None and w8.likeness is not None
     assert fp32.likeness.divergence < 1e-4 and w8.likeness.divergence < 0.05
 
@@ -53,7 +58,7 @@ def test_both_backends_write_the_same_plans(smollm2: Path, repository: Path, tmp
     merge_into_gguf(source.header, gguf_changes(source), tmp_path / "merged.gguf", "F32")
     bank = load_bank(repository / "examples" / "banks" / "household.json")
     card = find_shipped("SmolLM2-135M-Instruct")
-    artifact = load_artifact(fp32.folder)
+    artifact = load_artifact(fp32.path)
     plans = []
     for open_backend in (
         lambda: LlamaBackend.load(tmp_path / "merged.gguf"),
@@ -62,5 +67,5 @@ def test_both_backends_write_the_same_plans(smollm2: Path, repository: Path, tmp
         with Rewriter(artifact, open_backend) as rewriter:
             plans.append({group.key: group.raw for group in rewriter.rewrite(bank, card).groups})
     assert len(plans[0]) == 5 and plans[0] == plans[1]
-    with Rewriter.load(w8.folder, cache=False) as rewriter:
+    with Rewriter.load(w8.path, cache=False) as rewriter:
         assert rewriter.rewrite(bank, card, only=["fetch"]).groups[0].raw

@@ -21,6 +21,7 @@ from masa_export.verify.tokens import Tokens
 
 JSON_NAME, MARKDOWN_NAME, SUMMARY_NAME = "verify.json", "verify.md", "summary.md"
 FORMAT = 1
+COLUMNS = ("figure", "measured", "threshold", "", "meaning")
 
 _QUALITY = (
     "artifact", "type", "MB", "KL, nats", "same best token", "valid", "through the guard", "equal outputs",
@@ -151,14 +152,18 @@ def to_markdown(report: Report) -> str:
 
 def figures_table(verdicts: Sequence[Verdict]) -> list[str]:
     """The verdicts as the lines of a Markdown table."""
-    lines = ["| figure | measured | threshold | | meaning |", "| --- | ---: | ---: | --- | --- |"]
+    return _table(COLUMNS, figure_rows(verdicts), right=(1, 2))
+
+
+def figure_rows(verdicts: Sequence[Verdict]) -> list[tuple[str, ...]]:
+    """The verdicts as rows under `COLUMNS`."""
+    rows = []
     for verdict in verdicts:
         figure = figure_of(verdict.name)
         limit = "" if verdict.limit is None else f"{'≤' if figure.most else '≥'} {verdict.limit:g}"
-        lines.append(
-            f"| {verdict.name} | {number(verdict.value)} | {limit} | {mark(verdict.passed)} | {figure.meaning} |"
-        )
-    return lines
+        passed = "" if verdict.passed is None else "passes" if verdict.passed else "FAILS"
+        rows.append((verdict.name, number(verdict.value), limit, passed, figure.meaning))
+    return rows
 
 
 def details(report: Report) -> list[str]:
@@ -238,12 +243,12 @@ def summarize(reports: Sequence[Report]) -> str:
         f"`{subject.samples_sha256[:12]}`), seed {subject.seed}; the checkpoint (base {subject.base}) in transformers, "
         f"{subject.dtype}; masa {__version__}.",
         "",
-        *_table(_QUALITY, [_quality(report) for report in reports], left=2),
+        *_table(_QUALITY, [_quality(report) for report in reports], right=range(2, len(_QUALITY))),
         "",
         *_reference(reports),
     ]
     if any(report.resources is not None for report in reports):
-        lines += ["", *_table(_DEVICE, [_device(report) for report in reports], left=1)]
+        lines += ["", *_table(_DEVICE, [_device(report) for report in reports], right=range(1, len(_DEVICE)))]
         loads = [r.resources.load_average for r in reports if r.resources is not None and r.resources.load_average]
         if loads:
             lines += ["", f"Load average before these measurements: {min(loads):g} to {max(loads):g}."]
@@ -322,8 +327,8 @@ def _remarks(report: Report) -> list[str]:
     return lines
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    rule = ["---" if index < left else "---:" for index in range(len(head))]
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int]) -> list[str]:
+    rule = ["---:" if index in right else "---" for index in range(len(head))]
     return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
 
 
@@ -332,11 +337,6 @@ def number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def mark(passed: bool | None) -> str:
-    """The word of a verdict."""
-    return "" if passed is None else "passes" if passed else "FAILS"
 
 
 def _words(verdict: Verdict) -> str:
