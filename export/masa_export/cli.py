@@ -141,6 +141,25 @@ def checkpoint(artifact: str, output: Path, force: bool, as_json: bool, quiet: b
         )
 
 
+@export.command("check", hidden=True)
+@click.argument("setting", type=click.Choice(["converter", "quantization", "threshold"]))
+@click.argument("values", nargs=-1)
+def check(setting: str, values: tuple[str, ...]) -> None:
+    """Whether later exports will take this SETTING; for masa pipeline, which asks before anything is trained."""
+    if setting == "converter":
+        from masa_export.converter import find_converter
+
+        find_converter(values[0] if values else None)
+    elif setting == "quantization":
+        from masa_export.quantizer import parse_quantizations
+
+        click.echo(",".join(parse_quantizations(values[0], importance=False)))
+    else:
+        from masa_export.verify.thresholds import parse_thresholds
+
+        parse_thresholds(values)
+
+
 for _command in (gguf, onnx, verify, tune, package):
     export.add_command(_command)
 

@@ -55,6 +55,8 @@ def artifact_options(folder: str) -> Callable[[Command], Command]:
 @click.argument("checkpoint", type=FILE)
 @click.option(
     "--quant",
+    "--quantization",
+    "quant",
     default="Q8_0",
     show_default=True,
     metavar="TYPE,…",

@@ -1,4 +1,4 @@
-"""Stands in for `masa export` where tests run it as a process: the same files, no model.
+"""Stands in for `masa export` where tests run it as a process: the same files, no model; settings are checked for real.
 
 It fails where the checkpoint's folder holds a file `refuse-export` or `refuse-verify`, and waits on `wait`.
 """
@@ -18,8 +18,12 @@ from tests.runtime.artifact_samples import ADAPTER, WEIGHTS, write_artifact
 
 
 def main(arguments: list[str]) -> int:
-    sys.stderr.write("Working …\n")
     kind = arguments[1]
+    if kind == "check":
+        from masa.cli.application import root
+
+        root.main(arguments)
+    sys.stderr.write("Working …\n")
     options = dict(itertools.pairwise(arguments))
     checkpoint = Path(options["--against"] if kind == "verify" else arguments[2])
     with (checkpoint.parent / "asked.jsonl").open("a") as log:

@@ -155,7 +155,7 @@ def figures_table(verdicts: Sequence[Verdict]) -> list[str]:
     return _table(COLUMNS, figure_rows(verdicts), right=(1, 2))
 
 
-def figure_rows(verdicts: Sequence[Verdict]) -> list[tuple[str, ...]]:
+def figure_rows(verdicts: Sequence[Verdict]) -> Sequence[Sequence[str]]:
     """The verdicts as rows under `COLUMNS`."""
     rows = []
     for verdict in verdicts:

@@ -16,7 +16,7 @@ from masa.skills import Group, Skill
 from masa_training.dataset.config import RUN
 from masa_training.dataset.folder import Dataset, DatasetInfo
 from masa_training.errors import TrainingError
-from masa_training.pipeline.process import asked_of_export
+from masa_training.pipeline.process import run_masa
 from masa_training.pipeline.stages import Work
 from masa_training.samples import Sample
 
@@ -102,17 +102,18 @@ def _of_export(work: Work) -> list[str]:
     if export.kind == "gguf":
         try:
             if folder:
-                asked_of_export("converter", "find_converter", export.converter or None)
+                _asked("converter", *filter(None, [export.converter]))
         except TrainingError as error:
             found.append(f"export.converter: {error}")
         try:
-            types = asked_of_export("quantizations", "parse_quantizations", export.quantization, importance=False)
+            types = _asked("quantization", export.quantization)
         except TrainingError as error:
             return [*found, f"export.quantization: {str(error).removeprefix('--quant ')}"]
         # The artifact's folder is called after it.
-        if types != [export.quantization.upper()]:
+        if types != export.quantization.upper():
             found.append(
-                f"export.quantization: {export.quantization}: is not one type by llama.cpp's name; write {types[0]}"
+                f"export.quantization: {export.quantization}: is not one type by llama.cpp's name; write "
+                f"{types.split(',')[0]}"
             )
     return found
 
@@ -121,7 +122,16 @@ def _of_verify(work: Work) -> list[str]:
     verify = work.config.verify
     if verify.thresholds:
         try:
-            asked_of_export("verify.thresholds", "parse_thresholds", verify.threshold_options())
+            _asked("threshold", *verify.threshold_options())
         except TrainingError as error:
             return [f"verify.thresholds: {str(error).removeprefix('--threshold ')}"]
     return []
+
+
+def _asked(setting: str, *values: str) -> str:
+    """What `masa export` makes of a setting.
+
+    Raises:
+        TrainingError: if it refuses it, in its own words.
+    """
+    return run_masa(["export", "check", setting, "--", *values], say=lambda line: None).strip()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import threading
@@ -20,18 +19,6 @@ from masa.cli import main
 sys.exit(main())
 """
 MASA: Sequence[str] = (sys.executable, "-c", _WITH_ITS_PARENT)
-# A function of the build side that only reads: its module and name, its arguments as JSON, its result as JSON.
-_ASKED = """
-import importlib, json, sys
-from masa.errors import MasaError
-module, name, given = sys.argv[1:]
-told = json.loads(given)
-try:
-    found = getattr(importlib.import_module(module), name)(*told["given"], **told["named"])
-except MasaError as error:
-    sys.exit(f"Error: {error}")
-print(json.dumps(found, default=str))
-"""
 _EVERY = 0.2
 _GRACE = 20.0
 _ERROR = "Error: "
@@ -112,16 +99,19 @@ def run_masa(
     return "".join(printed)
 
 
-def asked_of_export(module: str, name: str, *given: Any, **named: Any) -> Any:
-    """What a function of `masa_export` makes of these JSON values, as JSON values; where settings are checked early.
+def options(**values: Any) -> list[str]:
+    """Settings as the options of a command of masa: `wrong_cards=2` is `--wrong-cards 2`.
 
-    Raises:
-        TrainingError: if it refuses them, in its own words.
+    What is None or empty is left to the command's default; a truth is `--name` or `--no-name`; a list
+    repeats its option.
     """
-    told = json.dumps({"given": given, "named": named})
-    command = [sys.executable, "-c", _ASKED, f"masa_export.{module}", name, told]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace")
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise TrainingError(last.removeprefix(_ERROR))
-    return json.loads(done.stdout)
+    spelled: list[str] = []
+    for name, value in values.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            spelled.append(f"--{option}" if value else f"--no-{option}")
+        elif isinstance(value, list):
+            spelled += [part for each in value for part in (f"--{option}", str(each))]
+        elif value is not None and value != "":
+            spelled += [f"--{option}", str(value)]
+    return spelled

@@ -7,7 +7,7 @@ with its checksums, a checkpoint, an artifact whose files are whole, a report th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from masa_training.evolution.config import EvolveConfig
 from masa_training.evolution.run_folder import CONFIG, EVENTS, RunFolder
 from masa_training.models import Model
 from masa_training.pipeline.config import PipelineConfig
-from masa_training.pipeline.process import TerminatedError, run_masa
+from masa_training.pipeline.process import TerminatedError, options, run_masa
 from masa_training.pipeline.watch import Watch
 from masa_training.profiling.run import CARD, profile
 from masa_training.rollouts.executors import Executor
@@ -205,14 +205,12 @@ def _export_left(work: Work) -> Checksums | None:
 
 def _export(work: Work) -> dict[str, Any]:
     export = work.config.export
-    arguments = ["export", export.kind, str(work.checkpoint)]
+    arguments = ["export", export.kind, str(work.checkpoint), *options(base=export.base)]
     if export.kind == "adapter":
-        arguments += ["--artifact", str(work.artifact), "--type", export.type]
+        arguments += options(artifact=work.artifact, type=export.type)
     else:
-        arguments += ["-o", str(work.artifact.parent), "--name", work.config.name, "--quant", export.quantization]
-        arguments += [] if not export.converter else ["--converter", export.converter]
-        arguments += [] if not export.licence else ["--licence", export.licence]
-    arguments += [] if not export.base else ["--base", export.base]
+        told = {name: getattr(export, name) for name in ("quantization", "converter", "licence")}
+        arguments += options(output=work.artifact.parent, name=work.config.name, **told)
     # What is there and does not load, or is of another checkpoint, was made by this stage before.
     arguments += ["--force"] if work.artifact.exists() else []
     _run(work, arguments)
@@ -239,14 +237,12 @@ def _verify_left(work: Work) -> Checksums | None:
 
 def _verify(work: Work) -> dict[str, Any]:
     verify, export = work.config.verify, work.config.export
-    arguments = ["export", "verify", str(work.artifact), "--against", str(work.checkpoint)]
-    arguments += ["--prompts", str(work.folder / "dataset"), "-o", str(work.artifact), "--limit", str(verify.limit)]
-    arguments += ["--wrong-cards", str(verify.wrong_cards), "--seed", str(verify.seed), "--dtype", verify.dtype]
-    arguments += ["--resources" if verify.resources else "--no-resources"]
+    told = {name: value for name, value in asdict(verify).items() if name != "thresholds"}
     # A GGUF beside a Hugging Face base serves the export; the checkpoint is computed from the base itself.
-    arguments += ["--base", export.base] if export.base and export.kind == "adapter" else []
-    for threshold in verify.threshold_options():
-        arguments += ["--threshold", threshold]
+    told["base"] = export.base if export.kind == "adapter" else None
+    places = {"against": work.checkpoint, "prompts": work.folder / "dataset", "output": work.artifact}
+    arguments = ["export", "verify", str(work.artifact), *options(**places, **told)]
+    arguments += options(threshold=verify.threshold_options())
     _run(work, arguments)
     if _verify_left(work) is None:
         raise TrainingError(f"{work.artifact / VERIFIED}: does not say that these files passed; report this as a bug")
