@@ -493,7 +493,7 @@ def make_config(r: Random) -> bytes:
 
 
 def check_config(data: bytes) -> None:
-    from masa.detect import detect_folder
+    from masa.huggingface_folder import detect_folder
 
     folder = scratch() / "Tiny-1.5B"
     folder.mkdir(exist_ok=True)

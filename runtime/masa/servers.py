@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from masa.cards import plain
 from masa.detect import build, from_metadata, positive
 from masa.errors import CardError
 from masa.files import parse_json
@@ -65,7 +66,7 @@ def detect_server(spec: str, *, model: str | None, timeout: float, api_key: str 
     entry = entries[named]
     if isinstance(parent := entry.get("parent"), str) and parent.strip() and _plain_id(parent) != _plain_id(named):
         return _adapter(entry, named, parent, entries)
-    window, owner = _window(dict(_flat(entry))), entry.get("owned_by")
+    window, owner = _window(dict(_flat(entry))), str(entry.get("owned_by"))
     if window is None and owner not in _DETAILS:
         # An Ollama keeps all that it knows elsewhere, whoever is said to own the model.
         detected = _ask_ollama(client, named)
@@ -172,7 +173,7 @@ def _entries(answer: Any) -> dict[str, Mapping[str, Any]] | None:
 
 def _choose(client: _Client, entries: Mapping[str, Any], model: str | None) -> str:
     """The id of the model that is meant."""
-    listed = ", ".join(list(entries)[:20]) + (", …" if len(entries) > 20 else "")
+    listed = ", ".join(plain(name) or repr(name) for name in list(entries)[:20]) + (", …" if len(entries) > 20 else "")
     if model is None:
         if len(entries) == 1:
             return next(iter(entries))
@@ -204,7 +205,7 @@ def _adapter(entry: Mapping[str, Any], named: str, parent: str, entries: Mapping
     for key, values in _flat(below):
         told.setdefault(key, []).extend(values)
     names = [parent, *([root] if isinstance(root, str) and root.strip() and root != parent else [])]
-    return build("openai", [], names, _count(told), adapter=named, **_architecture(told))
+    return build("openai", [], names, _count(told), adapter=plain(named) or repr(named), **_architecture(told))
 
 
 def _from_entry(entry: Mapping[str, Any], identifier: str, more: Mapping[str, list[Any]]) -> Detected:

@@ -400,6 +400,14 @@ def test_the_counted_parameters_beat_the_shipped_cards(
     assert (card.parameter_count, card.name) == (count, name)
 
 
+def test_odd_ids_and_owners_cost_one_line(start: Start) -> None:
+    server = start(lists({"id": "a\nb", "owned_by": {}}, {"id": "\x1b[0m", "parent": "a\nb"}))
+    with pytest.raises(CardError) as caught:
+        resolve_backbone(server.url)
+    assert str(caught.value).isprintable()
+    assert resolve_backbone(start(lists({"id": "Qwen3-4B", "owned_by": [{}], "n_ctx": 9000})).url).name == "Qwen3-4B"
+
+
 def test_a_digest_is_no_name(start: Start) -> None:
     entry = {"id": "local-gguf/sha256-15b", "meta": {"n_params": 494_032_768, "n_ctx": 4096}}
     card = resolve_backbone(f"{start(lists(entry)).url}/v1")
