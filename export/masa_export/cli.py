@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +21,11 @@ if TYPE_CHECKING:
 
 
 @click.group("export", short_help="Make a trained rewriter ready for the device.")
-def export() -> None:
+def command() -> None:
     """Turn a checkpoint of `masa distill` into what `masa rewrite` loads, and prove it equal."""
 
 
-@export.command(
+@command.command(
     "adapter",
     short_help="A LoRA checkpoint as a GGUF adapter.",
     epilog="\b\nExamples:\n"
@@ -111,7 +110,7 @@ def _parity(parity: Parity) -> list[str]:
     ]
 
 
-@export.command(
+@command.command(
     "checkpoint",
     short_help="The checkpoint back from an artifact's adapter.",
     epilog="\b\nExamples:\n"
@@ -141,7 +140,7 @@ def checkpoint(artifact: str, output: Path, force: bool, as_json: bool, quiet: b
         )
 
 
-@export.command("check", hidden=True)
+@command.command("check", hidden=True)
 @click.argument("setting", type=click.Choice(["converter", "quantization", "threshold"]))
 @click.argument("values", nargs=-1)
 def check(setting: str, values: tuple[str, ...]) -> None:
@@ -161,6 +160,4 @@ def check(setting: str, values: tuple[str, ...]) -> None:
 
 
 for _command in (gguf, onnx, verify, tune, package):
-    export.add_command(_command)
-
-commands: Mapping[str, click.Command] = {"export": export}
+    command.add_command(_command)

@@ -202,7 +202,7 @@ class RewriteCache:
                 "version",
                 f"{self.directory}: has rewrites cached by masa {str(writer)[:40]} (cache version "
                 f"{str(version)[:40]}), this is masa {__version__} (cache version {CACHE_VERSION}) "
-                "and makes them again; `masa cache clear` removes them",
+                "and makes them again; `masa doctor --clear-cache` removes them",
             )
             return None
         value = content.get("value")

@@ -12,13 +12,16 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from masa import cpu as cpus
 from masa import extras
 from masa.cpu import Cpu
 from masa.errors import MasaError
 from masa.probe import Probe, run_probe
+
+if TYPE_CHECKING:
+    from masa.cache import RewriteCache
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -63,6 +66,7 @@ def examine(*, rewriter: str = DEFAULT_REWRITER, timeout: float = 120.0) -> list
     results.append(weights_check)
     results.append(_guarded("data folder", lambda: check_folder("data folder", _folder("data"), _ROOM)))
     results.append(_guarded("cache folder", lambda: check_folder("cache folder", _folder("cache"), 50_000_000)))
+    results.append(_guarded("finished rewrites", check_cache))
     results.append(_guarded("threads", check_threads))
     results.extend(check_extras())
     return results
@@ -294,3 +298,17 @@ def _cgroup_quota() -> float | None:
         return None if limit == "max" else int(limit) / int(period)
     except (OSError, ValueError):
         return None
+
+
+def check_cache() -> Check:
+    """How much of the cache of finished rewrites is used; `masa rewrite` takes groups from it that it wrote before."""
+    found = kept_rewrites().stats()
+    used = f"{found.entries:,} group{'' if found.entries == 1 else 's'}, {found.size:,} of {found.max_bytes:,} bytes"
+    return Check("finished rewrites", "ok", f"{found.directory}: {used}")
+
+
+def kept_rewrites() -> RewriteCache:
+    """The cache that `masa rewrite` uses."""
+    from masa.cache import RewriteCache
+
+    return RewriteCache(_folder("cache") / "rewrites")

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from masa.artifact import load_artifact
-from masa.cli import plugins
 from masa.cli.application import root
 from tests.runtime.artifact_samples import write_artifact
 
 from .checkpoint_samples import write_base, write_checkpoint
-
-
-@pytest.fixture(autouse=True)
-def _export_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """These tests are about the build side: what else is installed does not matter."""
-    monkeypatch.setattr(plugins, "PLUGINS", {"masa_export.cli": "export"})
-    plugins.forget()
-    yield
-    plugins.forget()
 
 
 @pytest.fixture
@@ -130,9 +119,7 @@ def test_writing_needs_neither_torch_nor_llama_cpp(checkpoint: Path) -> None:
     code = (
         "import sys\n"
         "for name in ('torch', 'transformers', 'peft', 'llama_cpp'): sys.modules[name] = None\n"
-        "from masa.cli import plugins\n"
         "from masa.cli.application import root\n"
-        "plugins.PLUGINS = {'masa_export.cli': 'export'}\n"
         f"root.main(['export', 'adapter', {str(checkpoint)!r}, '--no-verify', '-q'])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

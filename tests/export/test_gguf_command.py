@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from click.testing import CliRunner, Result
 from masa.artifact import load_artifact
 from masa.backends.llama import LlamaBackend
 from masa.checksums import sha256_file
-from masa.cli import plugins
 from masa.cli.application import root
 from masa.formats.gguf_header import read_header
 from masa_export import gguf_export, merge
@@ -53,14 +51,6 @@ def made(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     modules = [module.rsplit(".", 1)[1] for module in SHAPES]
     write_checkpoint(folder / "checkpoint", base, lora(), config={"target_modules": modules, "task_type": "CAUSAL_LM"})
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _export_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(plugins, "PLUGINS", {"masa_export.cli": "export"})
-    plugins.forget()
-    yield
-    plugins.forget()
 
 
 def run(checkpoint: Path, *args: object) -> Result:

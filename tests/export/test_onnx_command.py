@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from masa.backends.llama import LlamaBackend
 from masa.backends.onnx import OnnxBackend
 from masa.cards import ModelCard
 from masa.checksums import sha256_file
-from masa.cli import plugins
 from masa.cli.application import root
 from masa.errors import BackendError
 from masa.prompt import Segment
@@ -45,14 +43,6 @@ BANK = SkillBank(
 )
 
 
-@pytest.fixture(autouse=True)
-def _export_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(plugins, "PLUGINS", {"masa_export.cli": "export"})
-    plugins.forget()
-    yield
-    plugins.forget()
-
-
 def run(checkpoint: Path, *args: object) -> Result:
     return CliRunner().invoke(root, ["export", "onnx", str(checkpoint), *map(str, args)])
 
@@ -73,10 +63,7 @@ def checkpoint(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All types of the tiny checkpoint, as the command's JSON."""
     out = tmp_path_factory.mktemp("onnx")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plugins, "PLUGINS", {"masa_export.cli": "export"})
-        plugins.forget()
-        done = run(checkpoint, "--quant", "fp32,w8,int8,int4", "-o", out, "--name", "tiny", "--json")
+    done = run(checkpoint, "--quant", "fp32,w8,int8,int4", "-o", out, "--name", "tiny", "--json")
     assert done.exit_code == 0, done.output
     return dict(json.loads(done.stdout))
 

@@ -15,7 +15,6 @@ import yaml
 from click.testing import CliRunner, Result
 
 from masa.artifact import load_artifact, read_manifest
-from masa.cli import plugins
 from masa.cli.application import root
 from masa.errors import ArtifactError
 from masa_export import artifacts
@@ -37,14 +36,6 @@ TRAINED = {
     "licence": "CC0-1.0",
     "held_out": ["wordings"],
 }
-
-
-@pytest.fixture(autouse=True)
-def _export_alone(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(plugins, "PLUGINS", {"masa_export.cli": "export"})
-    plugins.forget()
-    yield
-    plugins.forget()
 
 
 @pytest.fixture

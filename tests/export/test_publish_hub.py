@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from masa.artifact import load_artifact
-from masa.cli import plugins
 from masa.cli.application import root
 from masa.errors import ArtifactError
 from masa.pull import pull
@@ -26,15 +25,12 @@ pytest.importorskip("huggingface_hub")
 
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(plugins, "PLUGINS", {"masa_export.cli": "export"})
-    plugins.forget()
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("MASA_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     yield
-    plugins.forget()
 
 
 @pytest.fixture

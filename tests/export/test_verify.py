@@ -15,7 +15,6 @@ from click.testing import CliRunner, Result
 
 from masa.artifact import load_artifact
 from masa.backends import Backend
-from masa.cli import plugins
 from masa.cli.application import root
 from masa_export.adapter_export import export_adapter
 from masa_export.errors import ExportError
@@ -106,14 +105,6 @@ def _loaded_once() -> Iterator[None]:
         patch.setattr(Reference, "open", once)
         patch.setattr(TransformersBackend, "close", lambda self: None)
         yield
-
-
-@pytest.fixture(autouse=True)
-def _export_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(plugins, "PLUGINS", {"masa_export.cli": "export"})
-    plugins.forget()
-    yield
-    plugins.forget()
 
 
 def gated(artifact: Path, checkpoint: Path, settings: Settings) -> Report:

@@ -179,7 +179,7 @@ def test_entries_of_another_version_are_misses_told_once_for_all(
         path.write_text(json.dumps({**json.loads(path.read_bytes()), **change}))
     assert [cache.get(key) for key in keys] == [None, None, None]
     (warning,) = warnings(caplog)
-    assert "masa cache clear" in warning and "\n" not in warning
+    assert "masa doctor --clear-cache" in warning and "\n" not in warning
     assert len(cache.entries()) == 3
     assert cache.clear() == 3
 

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from click.testing import CliRunner, Result
 from tests.runtime.artifact_samples import write_artifact
 from tests.support import ScriptedBackend
 
-from masa.cli import plugins, root
+from masa import doctor
+from masa.cli import root
 from masa.cli.output import clean, duration, size, table
 from masa.cli.progress import line
 from masa.formats import load_bank
@@ -600,11 +600,10 @@ def test_inspect_shows_a_gguf_file(cli: Cli, here: Path) -> None:
 
 def test_cache_shows_clears_and_tells_its_place(cli: Cli, rewrite: Cli, home: Path) -> None:
     rewrite("-o", "a.json")
-    assert "3 groups" in cli("cache").stdout
-    assert json.loads(cli("cache", "stats", "--json").stdout)["entries"] == 3
-    assert cli("cache", "path").stdout.strip() == str(home / "cache" / "rewrites")
-    assert "3 groups removed" in cli("cache", "clear").stdout
-    assert "0 groups" in cli("cache", "stats").stdout
+    kept = doctor.check_cache().found
+    assert kept.startswith(str(home / "cache" / "rewrites")) and "3 groups" in kept
+    assert "3 groups removed" in cli("doctor", "--clear-cache").stdout
+    assert "0 groups" in doctor.check_cache().found
 
 
 def test_variants_are_listed_compared_and_told_stale(cli: Cli, rewrite: Cli, here: Path) -> None:
@@ -645,9 +644,9 @@ def test_doctor_reports_advises_and_fails_where_rewriting_would(cli: Cli, monkey
     assert cli("doctor", "--cmake-args").stdout == "-DX=ON\n"
 
 
-# --- help, completion, plugins --------------------------------------------------------------------------------
+# --- help and completion -----------------------------------------------------------------------------------
 
-COMMANDS = ("rewrite", "card", "select", "inspect", "variants", "cache", "pull", "doctor", "completion")
+COMMANDS = ("rewrite", "card", "select", "inspect", "variants", "pull", "doctor")
 
 
 def test_help_lists_every_command(cli: Cli) -> None:
@@ -655,13 +654,17 @@ def test_help_lists_every_command(cli: Cli) -> None:
     assert all(f"  {name} " in text for name in COMMANDS)
 
 
-@pytest.mark.parametrize(
-    "words", [*[(name,) for name in COMMANDS], *[("cache", n) for n in ("stats", "clear", "path")]]
-)
-def test_every_help_has_an_example_that_parses(cli: Cli, words: tuple[str, ...]) -> None:
-    result = cli(*words, "--help")
+def test_help_has_three_groups_and_no_more_than_fifteen_commands(cli: Cli) -> None:
+    text = cli("--help").stdout
+    assert all(f"\n{group}:\n" in text for group in ("On the device", "Training", "Export"))
+    assert len(root.list_commands(click.Context(root))) <= 15
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "completion"])
+def test_every_help_has_an_example_that_parses(cli: Cli, name: str) -> None:
+    result = cli(name, "--help")
     assert result.exit_code == 0
-    assert "Example" in result.stdout and f"masa {words[0]}" in result.stdout
+    assert "Example" in result.stdout and f"masa {name}" in result.stdout
 
 
 def test_help_loads_no_library_but_click() -> None:
@@ -693,62 +696,20 @@ def test_shells_complete_commands_groups_and_cards(cli: Cli) -> None:
     assert "file," in complete("masa rewrite bank.json --backbone ./ca")
 
 
-@pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Make a package `fake_plugin` whose module `cli` has this source, in the place of training's."""
-
-    def make(source: str) -> None:
-        folder = tmp_path / "plugins" / "fake_plugin"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "__init__.py").touch()
-        (folder / "cli.py").write_text(textwrap.dedent(source))
-        monkeypatch.syspath_prepend(str(folder.parent))
-        monkeypatch.setattr(plugins, "PLUGINS", {"fake_plugin.cli": "training"})
-        plugins.forget()
-
-    yield make
-    for name in ("fake_plugin", "fake_plugin.cli"):
-        sys.modules.pop(name, None)
-    plugins.forget()
-
-
-FAKE = """
-    import click
-
-    @click.command(short_help="Evolve a bank.")
-    def evolve():
-        import a_module_that_nobody_has
+def test_a_command_whose_extra_is_missing_says_which_install_brings_it(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     @click.command()
-    def fine():
-        click.echo("done")
-    commands = {"evolve": evolve, "fine": fine}
-"""
+    def needy() -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
-
-def test_commands_of_other_packages_are_shown_and_run(cli: Cli, plugin: Callable[[str], None]) -> None:
-    plugin(FAKE)
-    assert "Evolve a bank." in cli("--help").stdout
-    assert cli("fine").stdout == "done\n"
-
-
-def test_a_command_whose_extra_is_missing_says_which_install_brings_it(cli: Cli, plugin: Callable[[str], None]) -> None:
-    plugin(FAKE)
+    monkeypatch.setattr("masa_training.commands.evolve.command", needy)
     one_error(cli("evolve"), 'pip install "masa-skills[training]"')
 
 
-def test_a_package_whose_commands_cannot_be_listed_says_so(cli: Cli, plugin: Callable[[str], None]) -> None:
-    plugin("import a_module_that_nobody_has\n")
-    assert cli("--help").exit_code == 0
-    result = cli("evolve")
-    assert result.exit_code == 2 and 'pip install "masa-skills[training]"' in result.stderr
-
-
-def test_a_package_that_is_not_there_is_no_problem(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "PLUGINS", {"no_such_package.cli": "training"})
-    plugins.forget()
-    result = cli("evolve")
-    plugins.forget()
-    assert result.exit_code == 2 and "No such command" in result.stderr and "pip install" not in result.stderr
+def test_an_unknown_command_suggests_the_nearest(cli: Cli) -> None:
+    result = cli("rewrit")
+    assert result.exit_code == 2 and "Did you mean rewrite?" in result.stderr
 
 
 def test_a_closed_pipe_is_no_traceback(here: Path, home: Path) -> None:
@@ -840,7 +801,7 @@ def test_no_command_leaves_its_mark_on_the_process(cli: Cli) -> None:
     import logging
 
     handlers = list(logging.getLogger("masa").handlers)
-    cli("cache", "path")
+    cli("doctor", "--clear-cache")
     assert logging.getLogger("masa").handlers == handlers
     assert shutil.which("masa") is None or isinstance(root, click.Group)
 

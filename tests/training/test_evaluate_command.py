@@ -1,4 +1,4 @@
-"""`masa evaluate` from the outside: a real environment, a real llama.cpp, and mistakes told in one sentence."""
+"""`masa evaluate banks` from the outside: a real environment, a real llama.cpp, and mistakes told in one sentence."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from masa.cli.application import Root
-from masa_training.commands import evaluate as evaluate_module
+from masa.cli import root
 from tests.tiny_gguf import write_tiny_gguf
 
 SMALL = ("--option", "size=60", "--tasks", "8")
@@ -34,11 +33,11 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "masa.cli", "evaluate", "lookup", *map(str, arguments)]
+    return [sys.executable, "-m", "masa.cli", "evaluate", "banks", "lookup", *map(str, arguments)]
 
 
 def evaluate(*arguments: str) -> Result:
-    return CliRunner().invoke(Root("masa", commands={"evaluate": evaluate_module.command}), ["evaluate", *arguments])
+    return CliRunner().invoke(root, ["evaluate", "banks", *arguments])
 
 
 def environment() -> dict[str, str]:

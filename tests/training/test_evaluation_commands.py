@@ -15,13 +15,10 @@ from masa.cards import ModelCard
 from masa.cli.application import root
 from masa.rewriter import Rewriter
 from masa.skills import SkillBank
-from masa_training.commands import compare_cards, evaluate_rewriter
 from masa_training.evaluation.cards_table import plan_table, table_json, table_markdown
 from tests.support import ScriptedBackend
 from tests.training.evaluation_samples import PLANS, artifact, card_reader, group, sample, samples, written
 from tests.training.tiny_checkpoint import tiny_base, tiny_checkpoint
-
-COMMANDS = {"evaluate-rewriter": evaluate_rewriter.command, "compare-cards": compare_cards.command}
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +31,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def invoke(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Call a command through the root, which turns errors into sentences."""
-    monkeypatch.setattr("masa.cli.plugins.commands", lambda: COMMANDS)
     monkeypatch.chdir(tmp_path)
-    return lambda *words: CliRunner().invoke(root, [str(word) for word in words])
+    return lambda *words: CliRunner().invoke(root, ["evaluate", *(str(word) for word in words)])
 
 
 @pytest.fixture
@@ -45,7 +41,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_a_checkpoint_is_evaluated_beside_its_base(invoke: Any, checkpoint: Path, data: Path) -> None:
-    ask = ("evaluate-rewriter", checkpoint, data, "--dtype", "float32", "--device", "cpu", "--wrong-cards", "1")
+    ask = ("rewriter", checkpoint, data, "--dtype", "float32", "--device", "cpu", "--wrong-cards", "1")
     result: Result = invoke(*ask, "--compare-base", "-o", "out", "--threads", "1")
     assert result.exit_code == 0, result.output
     assert {path.name for path in Path("out").iterdir()} == {
@@ -68,12 +64,12 @@ def test_a_checkpoint_is_evaluated_beside_its_base(invoke: Any, checkpoint: Path
 
 
 def test_a_dry_run_tells_the_work_and_leaves_nothing(invoke: Any, checkpoint: Path, data: Path) -> None:
-    result: Result = invoke("evaluate-rewriter", checkpoint, data, "--dry-run", "--json", "--limit", "3")
+    result: Result = invoke("rewriter", checkpoint, data, "--dry-run", "--json", "--limit", "3")
     assert result.exit_code == 0, result.output
     work = json.loads(result.stdout)["trained"]
     assert work["samples"] == 3 and work["forward_passes"] > work["cards"] > 3 and work["tokens_written"] > 0
     assert not Path("evaluations").exists()
-    told: Result = invoke("evaluate-rewriter", checkpoint, data, "--dry-run", "--no-generate")
+    told: Result = invoke("rewriter", checkpoint, data, "--dry-run", "--no-generate")
     assert "forward passes" in told.output and "to write" not in told.output
 
 
@@ -91,7 +87,7 @@ def test_bad_input_is_one_sentence(
     invoke: Any, checkpoint: Path, data: Path, words: tuple[str, ...], sentence: str
 ) -> None:
     places = {"CHECKPOINT": checkpoint, "DATA": data}
-    result: Result = invoke("evaluate-rewriter", *(places.get(word, word) for word in words))
+    result: Result = invoke("rewriter", *(places.get(word, word) for word in words))
     assert result.exit_code == 1, result.output
     assert sentence in result.output and "bug of masa" not in result.output
 
@@ -100,20 +96,20 @@ def test_a_command_that_failed_leaves_its_folder_to_the_corrected_one(
     invoke: Any, checkpoint: Path, data: Path
 ) -> None:
     ask = ("--no-generate", "--dtype", "float32", "--wrong-cards", "1", "-o", "out")
-    unknown: Result = invoke("evaluate-rewriter", checkpoint, data, *ask, "--device", "foo")
+    unknown: Result = invoke("rewriter", checkpoint, data, *ask, "--device", "foo")
     assert unknown.exit_code == 1 and len(unknown.stderr.strip().splitlines()) == 1
     assert "device 'foo': cannot be used on this machine" in unknown.stderr and "give cpu, cuda" in unknown.stderr
     long = sample(1, 1)
     long = replace(long, request=replace(long.request, card={**long.request.card, "strengths": "patience " * 9000}))
-    too_long: Result = invoke("evaluate-rewriter", checkpoint, written(Path("long"), [sample(0, 0), long]), *ask)
+    too_long: Result = invoke("rewriter", checkpoint, written(Path("long"), [sample(0, 0), long]), *ask)
     assert too_long.exit_code == 1 and "tokens under the cards of this evaluation" in too_long.stderr
-    corrected: Result = invoke("evaluate-rewriter", checkpoint, data, *ask, "--device", "cpu")
+    corrected: Result = invoke("rewriter", checkpoint, data, *ask, "--device", "cpu")
     assert corrected.exit_code == 0, corrected.output
 
 
 def test_a_checkpoint_of_the_other_language_is_refused(invoke: Any, checkpoint: Path, data: Path) -> None:
     other = tiny_checkpoint(data.parent / "text", checkpoint.parent / "base", language="text")
-    result: Result = invoke("evaluate-rewriter", other, data)
+    result: Result = invoke("rewriter", other, data)
     assert result.exit_code == 1 and "writes the text language" in result.output
 
 
@@ -139,7 +135,7 @@ def test_cards_are_compared_from_the_command_line(invoke: Any, checkpoint: Path,
     skills = [{"skill_id": s.skill_id, "title": s.title, "principle": s.principle} for s in group(0).skills]
     bank = tmp_path / "bank.json"
     bank.write_text(json.dumps({"general_skills": skills, "task_specific_skills": {"sorting": skills}}))
-    ask = ("compare-cards", bank, "--rewriter", checkpoint, "--backbone", "Qwen3-4B", "--backbone", "Qwen3-8B")
+    ask = ("cards", bank, "--rewriter", checkpoint, "--backbone", "Qwen3-4B", "--backbone", "Qwen3-8B")
     result: Result = invoke(*ask, "-o", "cards.md", "--json")
     assert result.exit_code == 0, result.output
     table = json.loads(result.stdout)
@@ -148,5 +144,5 @@ def test_cards_are_compared_from_the_command_line(invoke: Any, checkpoint: Path,
     assert "| bank | group |" in Path("cards.md").read_text()
     missing: Result = invoke(*ask, "--only", "nonsense")
     assert missing.exit_code == 1 and "no group 'nonsense'" in missing.output
-    single: Result = invoke("compare-cards", bank, "--rewriter", checkpoint, "--backbone", "Qwen3-4B")
+    single: Result = invoke("cards", bank, "--rewriter", checkpoint, "--backbone", "Qwen3-4B")
     assert single.exit_code == 2 and "two different" in single.output

@@ -1,4 +1,4 @@
-"""`masa study granularity`: numbers that can be checked by hand, honest verdicts, and the command from the outside."""
+"""`masa evaluate granularity`: numbers checked by hand, honest verdicts, and the command from the outside."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import masa_training.models
-from masa.cli.application import Root
+from masa.cli import root
 from masa.skills import Skill, SkillBank
-from masa_training.commands import study as study_module
 from masa_training.environments.lookup import Lookup
 from masa_training.errors import TrainingError
 from masa_training.models import Request
@@ -206,9 +205,7 @@ SMALL = ("--option", "size=60", "--tasks", "12")
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(
-        Root("masa", commands={"study": study_module.command}), ["study", "granularity", *arguments]
-    )
+    return CliRunner().invoke(root, ["evaluate", "granularity", *arguments])
 
 
 @pytest.fixture

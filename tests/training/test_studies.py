@@ -12,7 +12,6 @@ from click.testing import CliRunner, Result
 
 from masa.cli.application import root
 from masa.errors import MasaError
-from masa_training.commands import study as study_command
 from masa_training.distill.config import DistillConfig
 from masa_training.errors import TrainingError
 from masa_training.studies.cells import cell_path, differences, fingerprint, read_cell, write_cell
@@ -243,11 +242,10 @@ def test_the_file_of_a_base_is_given_or_in_the_environment(tmp_path: Path, monke
 
 @pytest.fixture
 def invoke(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    monkeypatch.setattr("masa.cli.plugins.commands", lambda: {"study": study_command.command})
     monkeypatch.delenv("MASA_GEMMA", raising=False)
     monkeypatch.delenv("MASA_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
-    return lambda *words: CliRunner().invoke(root, ["study", "distillation", *map(str, words)])
+    return lambda *words: CliRunner().invoke(root, ["evaluate", "distillation", *map(str, words)])
 
 
 def test_the_report_is_made_again_from_the_files_alone(invoke: Any, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 import masa_training.evolution.run as running
 from masa.cards import shipped_cards
 from masa.skills import GENERAL
-from masa_training.commands.study import command
+from masa_training.commands.evaluate import command
 from masa_training.errors import TrainingError
 from masa_training.evolution import EvolveConfig
 from masa_training.evolution.ledger import Played
@@ -275,7 +275,7 @@ def test_a_study_in_the_folder_is_not_mixed_with_another(reader: Forgetful, tmp_
     assert study(*arguments).exit_code == 0
     other = study(*arguments, "--resume", "--set", "rounds=2")
     assert "its run has another rounds; give the settings" in str(other.exception)
-    card = study("card", tmp_path / "c.yaml", "-o", tmp_path / "study", "--resume", "--teacher", "openai:http://x/v1#m",
+    card = study("card-perturbation", tmp_path / "c.yaml", "-o", tmp_path / "study", "--resume", "--teacher", "openai:http://x/v1#m",
                  "--set", "backbone.card=Qwen3-4B")  # fmt: skip
     assert "holds the study feedback-noise, not card" in str(card.exception)
     (tmp_path / "letters").mkdir()

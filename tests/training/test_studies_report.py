@@ -135,7 +135,7 @@ def test_the_report_says_what_the_files_say_and_marks_what_is_missing(tmp_path: 
     one = write_report(made, tmp_path)
     assert "(PARTIAL: 1 of 3 cells)" in one and "Missing: one-seed1, two-seed0." in one
     assert "First: right card beats wrong cards beyond the interval: **yes**" in one and "1 of 2 seeds" in one
-    assert f"masa study distillation {made.spec} -o {tmp_path}" in one
+    assert f"masa evaluate distillation {made.spec} -o {tmp_path}" in one
     write_cell(tmp_path, result(made, made.cells[1], (0.3, 0.2, 0.3)))
     write_cell(tmp_path, result(made, made.cells[2], (0.02, 0.03, 0.02)))
     whole = write_report(made, tmp_path)

@@ -17,26 +17,39 @@ from typing import Any
 import click
 
 from masa import __version__
-from masa.cli import plugins
 from masa.cli.output import clean
-from masa.errors import MasaError
+from masa.errors import MasaError, MissingExtraError
 
 CANCELLED = 130
 BUG = 70
 DEBUG_VARIABLE = "MASA_DEBUG"
 
-# Sub-command -> module that defines a click command of that name; in the order of `masa --help`.
-_COMMANDS: Mapping[str, str] = {
-    "rewrite": "masa.cli.rewrite",
-    "card": "masa.cli.card",
-    "select": "masa.cli.selection",
-    "inspect": "masa.cli.inspection",
-    "variants": "masa.cli.variants",
-    "cache": "masa.cli.cache",
-    "pull": "masa.cli.pull",
-    "doctor": "masa.cli.doctor",
-    "completion": "masa.cli.completion",
+# By group of `masa --help` and name of the sub-command the module that defines a click command `command`. A module must
+# import without its package's extra, so that every command is listed; what is missing is told when one is run.
+_GROUPS: Mapping[str, Mapping[str, str]] = {
+    "On the device": {
+        "rewrite": "masa.cli.rewrite",
+        "card": "masa.cli.card",
+        "select": "masa.cli.selection",
+        "inspect": "masa.cli.inspection",
+        "variants": "masa.cli.variants",
+        "pull": "masa.cli.pull",
+        "doctor": "masa.cli.doctor",
+    },
+    "Training": {
+        "env": "masa_training.commands.env",
+        "evaluate": "masa_training.commands.evaluate",
+        "profile": "masa_training.commands.profile",
+        "evolve": "masa_training.commands.evolve",
+        "dataset": "masa_training.commands.dataset",
+        "distill": "masa_training.commands.distill",
+        "pipeline": "masa_training.commands.pipeline",
+    },
+    "Export": {"export": "masa_export.cli"},
 }
+_UNLISTED = {"completion": "masa.cli.completion"}
+_MODULES = {name: module for group in _GROUPS.values() for name, module in group.items()} | _UNLISTED
+_EXTRAS = {"masa_training": "training", "masa_export": "export"}
 
 
 class BugError(click.ClickException):
@@ -49,13 +62,19 @@ class Root(click.Group):
     """Loads a sub-command when it is needed, and turns every error into one sentence and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*_COMMANDS, *(name for name in plugins.commands() if name not in _COMMANDS)]
+        return [name for name in _MODULES if name not in _UNLISTED]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _COMMANDS:
-            command: click.Command = import_module(_COMMANDS[cmd_name]).command
-            return command
-        return plugins.commands().get(cmd_name)
+        if cmd_name not in _MODULES:
+            return None
+        command: click.Command = import_module(_MODULES[cmd_name]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for group, names in _GROUPS.items():
+            with formatter.section(group):
+                found = [(name, self.get_command(ctx, name)) for name in names]
+                formatter.write_dl([(name, command.get_short_help_str(90)) for name, command in found if command])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -63,9 +82,9 @@ class Root(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            near = get_close_matches(args[0], self.list_commands(ctx), n=1)
-            hints = [f"Did you mean {near[0]}?"] if near else [f"({sentence})" for sentence in plugins.problems()]
-            raise click.UsageError("\n".join((error.message, *hints)), ctx) from error
+            near = get_close_matches(args[0], _MODULES, n=1)
+            hint = f"\nDid you mean {near[0]}?" if near else ""
+            raise click.UsageError(error.message + hint, ctx) from error
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         # llama.cpp's threads wait for each other by spinning; where another program wants a core, that costs ten
@@ -94,8 +113,9 @@ class Root(click.Group):
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise
-            if isinstance(error, ModuleNotFoundError) and (sentence := plugins.missing(error, ctx)):
-                raise click.ClickException(sentence) from error
+            extra = _EXTRAS.get(_MODULES.get(ctx.invoked_subcommand or "", "").split(".")[0])
+            if extra and isinstance(error, ModuleNotFoundError):
+                raise click.ClickException(str(MissingExtraError(f"masa {ctx.invoked_subcommand}", extra))) from error
             if os.environ.get(DEBUG_VARIABLE):
                 raise
             raise BugError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from masa.cli.loading import rewriter_option
-from masa.cli.output import clean, width, wrap, write_json
+from masa.cli.output import clean, count, width, wrap, write_json
 
 _MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red")}
 
@@ -16,21 +16,28 @@ _MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red"
     epilog="\b\nExamples:\n"
     "  masa doctor\n"
     '  CMAKE_ARGS="$(masa doctor --cmake-args)" pip install "masa-skills[llama]"\n'
+    "  masa doctor --clear-cache\n"
     "  masa doctor --json",
 )
 @rewriter_option
 @click.option("--cmake-args", is_flag=True, help="Print only the CMAKE_ARGS that suit this CPU.")
+@click.option("--clear-cache", is_flag=True, help="Forget every finished rewrite; variants are not touched.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
-def command(rewriter: str, cmake_args: bool, as_json: bool) -> None:
+def command(rewriter: str, cmake_args: bool, clear_cache: bool, as_json: bool) -> None:
     """Check Python, CPU, llama.cpp, weights, folders and extras.
 
-    Nothing is changed. llama.cpp is tried in a process of its own, so that a build that crashes here
-    crashes only there. Exit code 1 if rewriting will not work.
+    Without --clear-cache nothing is changed. llama.cpp is tried in a process of its own, so that a build that crashes
+    there crashes nothing else. Exit code 1 if rewriting will not work.
     """
     from masa import doctor
 
     if cmake_args:
         click.echo(doctor.recommended_cmake_args())
+        return
+    if clear_cache:
+        cache = doctor.kept_rewrites()
+        removed = cache.clear()
+        click.echo(clean(f"{cache.directory}: {count(removed, 'group')} removed"))
         return
     checks = doctor.examine(rewriter=rewriter)
     worst = doctor.worst(checks)

@@ -42,7 +42,7 @@ def command(
 
     Training survives kill -9: --resume goes on from the last checkpoint. Ctrl-C stops it
     after the step, with a checkpoint. The run folder holds events.jsonl, logs for TensorBoard and, at the end,
-    checkpoint/, which masa evaluate-rewriter and masa export adapter take.
+    checkpoint/, which masa evaluate rewriter and masa export adapter take.
     """
     from masa_training.dataset.folder import load_dataset
     from masa_training.distill.config import load_config
@@ -67,5 +67,5 @@ def command(
     from masa_training.distill import processes
 
     if processes.main():
-        finished(checkpoint, f"masa evaluate-rewriter {checkpoint.path} {dataset_folder}", as_json)
+        finished(checkpoint, f"masa evaluate rewriter {checkpoint.path} {dataset_folder}", as_json)
     processes.end()

@@ -1,4 +1,4 @@
-"""`masa study downstream`: what a rewritten bank is worth to the backbone that it was rewritten for."""
+"""`masa evaluate downstream`: what a rewritten bank is worth to the backbone that it was rewritten for."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     "downstream",
     short_help="Play what rewriters wrote, with the right card and with wrong ones.",
     epilog="\b\nExamples:\n"
-    "  masa study downstream studies/downstream/lookup.yaml -o out/lookup --dry-run\n"
-    "  masa study downstream studies/downstream/lookup.yaml -o out/lookup\n"
-    "  masa study downstream studies/downstream/lookup.yaml -o /tmp/mine --set rewriters.mine=my-rewriter\n\n"
+    "  masa evaluate downstream studies/downstream/lookup.yaml -o out/lookup --dry-run\n"
+    "  masa evaluate downstream studies/downstream/lookup.yaml -o out/lookup\n"
+    "  masa evaluate downstream studies/downstream/lookup.yaml -o /tmp/mine --set rewriters.mine=my-rewriter\n\n"
     "Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 cancelled (episodes are kept).",
 )
 @click.argument("config", metavar="CONFIG")

@@ -1,4 +1,4 @@
-"""`masa study feedback-noise` and `masa study card`: the same evolution under several conditions."""
+"""`masa evaluate feedback-noise` and `masa evaluate card-perturbation`: the same evolution under several conditions."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ _COMMON: tuple[shared.Option, ...] = (
     "feedback-noise",
     short_help="Evolve while some outcomes are told wrongly.",
     epilog="\b\nExamples:\n"
-    "  masa study feedback-noise lookup-smollm2 -o studies/noise --dry-run\n"
-    "  masa study feedback-noise lookup-instrument-terse lookup-instrument-stepwise -o studies/noise\n"
-    "  masa study feedback-noise lookup-smollm2 -o studies/noise --noise 0 --noise 0.25 --runs 3\n"
-    "  masa study feedback-noise lookup-smollm2 -o studies/noise --resume --limit-minutes 60\n\n" + _CODES,
+    "  masa evaluate feedback-noise lookup-smollm2 -o studies/noise --dry-run\n"
+    "  masa evaluate feedback-noise lookup-instrument-terse lookup-instrument-stepwise -o studies/noise\n"
+    "  masa evaluate feedback-noise lookup-smollm2 -o studies/noise --noise 0 --noise 0.25 --runs 3\n"
+    "  masa evaluate feedback-noise lookup-smollm2 -o studies/noise --resume --limit-minutes 60\n\n" + _CODES,
 )
 @click.argument("configs", metavar="CONFIG...", nargs=-1, required=True)
 @shared.with_options(
@@ -82,13 +82,15 @@ def feedback_noise(configs: tuple[str, ...], levels: tuple[float, ...], runs: in
 
 
 @click.command(
-    "card",
+    "card-perturbation",
     short_help="Evolve with the true, a perturbed, an empty and another model's card.",
     epilog="\b\nExamples:\n"
-    "  masa study card lookup-smollm2 -o studies/card --set backbone.card=SmolLM2-135M-Instruct \\\n"
+    "  masa evaluate card-perturbation lookup-smollm2 -o studies/card --set backbone.card=SmolLM2-135M-Instruct \\\n"
     "      --teacher openai:http://localhost:8000/v1#Qwen/Qwen3-8B --dry-run\n"
-    "  masa study card alfworld-qwen3-4b -o studies/card --set backbone.card=Qwen3-4B --other Gemma3-27B-it --runs 3\n"
-    "  masa study card alfworld-qwen3-4b -o studies/card --set backbone.card=Qwen3-4B --report\n\n" + _CODES,
+    "  masa evaluate card-perturbation alfworld-qwen3-4b -o studies/card --set backbone.card=Qwen3-4B \\\n"
+    "      --other Gemma3-27B-it --runs 3\n"
+    "  masa evaluate card-perturbation alfworld-qwen3-4b -o studies/card --set backbone.card=Qwen3-4B --report\n\n"
+    + _CODES,
 )
 @click.argument("configs", metavar="CONFIG...", nargs=-1, required=True)
 @shared.with_options(

@@ -1,4 +1,4 @@
-"""`masa study granularity`: the same skills in several wordings, for several backbones."""
+"""`masa evaluate granularity`: the same skills in several wordings, for several backbones."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     "granularity",
     short_help="Play the same skills in several wordings with several backbones.",
     epilog="\b\nExamples:\n"
-    "  masa study granularity lookup --backbone smollm2-135m --stepwise -o studies/granularity\n"
-    "  masa study granularity lookup --backbone terse=instrument:terse \\\n"
+    "  masa evaluate granularity lookup --backbone smollm2-135m --stepwise -o studies/granularity\n"
+    "  masa evaluate granularity lookup --backbone terse=instrument:terse \\\n"
     "      --backbone stepwise=instrument:stepwise --stepwise --tasks 200 -o studies/instruments\n"
-    "  masa study granularity alfworld --tasks 0 --temperature 0.4 --seeds 3 --executor processes --workers 16 \\\n"
+    "  masa evaluate granularity alfworld --tasks 0 --temperature 0.4 --seeds 3 --executor processes --workers 16 \\\n"
     "      --backbone 'qwen3-4b=openai:http://localhost:8000/v1#Qwen/Qwen3-4B'\n"
-    "  masa study granularity webshop --backbone smollm2-135m --bank short=a.json --bank long=b.json --dry-run\n"
-    "  masa study granularity lookup --backbone smollm2-135m -o studies/granularity --resume\n\n"
+    "  masa evaluate granularity webshop --backbone smollm2-135m --bank short=a.json --bank long=b.json --dry-run\n"
+    "  masa evaluate granularity lookup --backbone smollm2-135m -o studies/granularity --resume\n\n"
     "Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 cancelled (episodes are kept).",
 )
 @click.argument("environment", metavar="[ENVIRONMENT]", default="lookup")

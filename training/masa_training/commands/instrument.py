@@ -1,4 +1,4 @@
-"""`masa instrument`: fine-tune a small backbone to have a known preference, for measuring."""
+"""`masa evaluate instrument`: fine-tune a small backbone to have a known preference, for measuring."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from masa_training.commands.training import finished, plan_json, plan_told, repo
     "instrument",
     epilog="""\b
 Examples:
-  masa instrument terse -o runs/terse
-  masa instrument terse -o runs/terse --resume
-  masa instrument terse -o runs/terse --dry-run
-  masa instrument stepwise -o runs/stepwise --set learning_rate=5e-4 --max-minutes 60
-  masa evaluate lookup --backbone terse=checkpoint:runs/terse/checkpoint --choose
+  masa evaluate instrument terse -o runs/terse
+  masa evaluate instrument terse -o runs/terse --resume
+  masa evaluate instrument terse -o runs/terse --dry-run
+  masa evaluate instrument stepwise -o runs/stepwise --set learning_rate=5e-4 --max-minutes 60
+  masa evaluate banks lookup --backbone terse=checkpoint:runs/terse/checkpoint --choose
 """,
 )
 @click.argument("config")

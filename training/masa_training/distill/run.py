@@ -1,7 +1,7 @@
 """A training run: checks, training that survives kill -9, and the checkpoint it leaves.
 
 Run folder: `config.yaml`, `events.jsonl` (append-only), `checkpoints/` (transformers' own, for resuming),
-`tensorboard/`, and at the end `checkpoint/`, which `masa export adapter` and `masa evaluate-rewriter` read.
+`tensorboard/`, and at the end `checkpoint/`, which `masa export adapter` and `masa evaluate rewriter` read.
 
 Started as several processes, all plan and train; the main one alone writes what is not transformers' own.
 """

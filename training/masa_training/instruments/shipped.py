@@ -28,7 +28,7 @@ def find_instrument(name: str) -> Path:
     if not known:
         raise TrainingError(
             f"instrument:{name}: trained instruments lie in a checkout of masa, not in an installed package; make it "
-            f"with masa instrument {name} -o runs/{name}, then give checkpoint:runs/{name}/checkpoint"
+            f"with masa evaluate instrument {name} -o runs/{name}, then give checkpoint:runs/{name}/checkpoint"
         )
     raise TrainingError(
         f"instrument:{name}: no such trained instrument{did_you_mean(name, known)} (here are {', '.join(known)}); "

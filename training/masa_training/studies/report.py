@@ -60,7 +60,7 @@ def to_markdown(study: Study, results: Mapping[str, CellResult], *, where: Path)
     lines = [f"# Study {config.name}{partial}", "", config.question, ""]
     if found.missing:
         lines += [f"**Partial.** Missing: {', '.join(found.missing)}. To go on:", ""]
-        lines += [f"    masa study distillation {study.spec} -o {where}", ""]
+        lines += [f"    masa evaluate distillation {study.spec} -o {where}", ""]
     lines += [f"- Not counted: {sentence}." for sentence in found.left_out]
     if found.left_out:
         lines.append("")

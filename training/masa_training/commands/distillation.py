@@ -1,4 +1,4 @@
-"""`masa study`: grids of experiments with one table at the end."""
+"""`masa evaluate distillation`: a grid of trainings with one table at the end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import click
 
 from masa.cli.output import clean, count, table, write_json
 from masa.cli.progress import interrupt_line, interrupts, show_line
-from masa_training.commands import downstream, evolution_studies, granularity
 
 if TYPE_CHECKING:
     from masa_training.studies.config import Study, StudyCell
@@ -23,26 +22,15 @@ CANCELLED = 130
 _EVERY, _EVERY_LINE = 0.1, 60.0
 
 
-@click.group("study", short_help="Run a grid of experiments and make its table.")
-def command() -> None:
-    """Run a grid of experiments, go on with it another day, and make its table from what is finished."""
-
-
-command.add_command(granularity.command)
-command.add_command(downstream.command)
-command.add_command(evolution_studies.feedback_noise)
-command.add_command(evolution_studies.card)
-
-
-@command.command(
+@click.command(
     "distillation",
     short_help="Fine-tune rewriters and compare right, wrong and no card.",
     epilog="\b\nExamples:\n"
-    "  masa study distillation text-primary -o studies/text-primary --data-dir data --dry-run\n"
-    "  masa study distillation text-primary -o studies/text-primary --data-dir data --only 'smollm2-135m-*'\n"
-    "  masa study distillation text-primary -o studies/text-primary --data-dir data --limit-minutes 60 \\\n"
+    "  masa evaluate distillation text-primary -o studies/text-primary --data-dir data --dry-run\n"
+    "  masa evaluate distillation text-primary -o studies/text-primary --data-dir data --only 'smollm2-135m-*'\n"
+    "  masa evaluate distillation text-primary -o studies/text-primary --data-dir data --limit-minutes 60 \\\n"
     "      --base-path gemma=gemma-3-270m-q4_k_m.gguf\n"
-    "  masa study distillation text-primary -o studies/text-primary --report\n\n"
+    "  masa evaluate distillation text-primary -o studies/text-primary --report\n\n"
     "\b\nStudies that ship with masa:\n  text-primary\n  text-cpu\n  plan-bootstrap\n  tiny\n\n"
     "Exit codes: 0 done (or stopped by --limit-minutes), 1 an error that the message explains, 2 wrong usage, "
     "130 cancelled (what is finished is kept).",
@@ -82,7 +70,7 @@ command.add_command(evolution_studies.card)
 @click.option("--report", "report_only", is_flag=True, help="Only make the report again, from the finished cells.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no report; errors only.")
-def distillation(
+def command(
     config: str,
     output: Path,
     work: Path | None,

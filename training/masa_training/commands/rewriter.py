@@ -1,4 +1,4 @@
-"""`masa evaluate-rewriter`: whether a rewriter reads the card, and what it writes."""
+"""`masa evaluate rewriter`: whether a rewriter reads the card, and what it writes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _EVERY = 0.1
 
 
 @click.command(
-    "evaluate-rewriter",
+    "rewriter",
     short_help="Measure whether a rewriter reads the card, and what it writes.",
     epilog="\b\nExamples:\n"
-    "  masa evaluate-rewriter runs/plan-small datasets/bootstrap\n"
-    "  masa evaluate-rewriter smollm2-135m datasets/bootstrap --compare-base -o results/shipped\n"
-    "  masa evaluate-rewriter runs/text datasets/text --split validation --no-generate\n"
-    "  masa evaluate-rewriter runs/plan-small datasets/bootstrap --limit 60 --dry-run\n"
-    "  masa evaluate-rewriter runs/plan-small datasets/bootstrap -o results/a --resume --json | jq .models\n\n"
+    "  masa evaluate rewriter runs/plan-small datasets/bootstrap\n"
+    "  masa evaluate rewriter smollm2-135m datasets/bootstrap --compare-base -o results/shipped\n"
+    "  masa evaluate rewriter runs/text datasets/text --split validation --no-generate\n"
+    "  masa evaluate rewriter runs/plan-small datasets/bootstrap --limit 60 --dry-run\n"
+    "  masa evaluate rewriter runs/plan-small datasets/bootstrap -o results/a --resume --json | jq .models\n\n"
     "Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 cancelled (results are kept).",
 )
 @click.argument("rewriter", metavar="CHECKPOINT|ARTIFACT")

@@ -1,4 +1,4 @@
-"""`masa compare-cards`: what a rewriter makes of the same skills for different readers."""
+"""`masa evaluate cards`: what a rewriter makes of the same skills for different readers."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ CANCELLED = 130
 
 
 @click.command(
-    "compare-cards",
+    "cards",
     short_help="Show what a rewriter writes for different backbones.",
     epilog="\b\nExamples:\n"
-    "  masa compare-cards bank.json\n"
-    "  masa compare-cards bank.json --backbone Qwen3-4B --backbone Qwen3-32B\n"
-    "  masa compare-cards a.json b.json --rewriter runs/plan-small -o cards.md\n"
-    "  masa compare-cards bank.json --facts facts.yaml --json | jq .groups",
+    "  masa evaluate cards bank.json\n"
+    "  masa evaluate cards bank.json --backbone Qwen3-4B --backbone Qwen3-32B\n"
+    "  masa evaluate cards a.json b.json --rewriter runs/plan-small -o cards.md\n"
+    "  masa evaluate cards bank.json --facts facts.yaml --json | jq .groups",
 )
 @click.argument("banks", metavar="BANK...", nargs=-1, required=True, type=click.Path())
 @click.option(
