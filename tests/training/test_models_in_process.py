@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from masa.decoding import Job, decode
 from masa.formats import load_bank
 from masa_training import rollouts
 from masa_training.agents import AgentConfig
+from masa_training.environments.tool_calls import Call, problem_of, read_call
 from masa_training.errors import TrainingError
 from masa_training.instruments.config import BANKS
 from masa_training.models import Message, Model, Reply, Request, open_model
@@ -426,6 +428,49 @@ def server(smollm2: Path) -> Iterator[Model]:
     finally:
         process.terminate()
         process.wait(20)
+
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "set_light",
+        "description": "Sets the light of a room.",
+        "parameters": {
+            "type": "object",
+            "properties": {"room": {"type": "string", "enum": ["den", "hall"]}, "level": {"type": "integer"}},
+            "required": ["room", "level"],
+        },
+    },
+}
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_constrained_reply_is_a_call_whatever_the_weights_say(smollm2: Path, temperature: float) -> None:
+    model = open_llama(str(smollm2), slots=2, length=512)
+    asked = [conversation("Sing me a song."), conversation("Light in the hall!")]
+    requests = [
+        Request(messages, max_tokens=60, temperature=temperature, seed=3, tools=(TOOL,), constrain=True)
+        for messages in asked
+    ]
+    for reply in replies(model, requests):
+        found = read_call(reply.text)
+        assert reply.finish == "stop" and found is not None
+        assert found[0].text == reply.text and problem_of(found[0], [TOOL]) is None
+    (free,) = replies(model, [Request(asked[0], max_tokens=8, tools=(TOOL,))])
+    assert read_call(free.text) is None
+    model.close()
+
+
+@pytest.mark.model
+def test_qwen_is_told_tools_by_its_own_template_and_calls_them(qwen: Path) -> None:
+    model = open_llama(str(qwen), slots=1, length=1024)
+    request = Request(conversation("Set the light in the hall to 40."), max_tokens=60, tools=(TOOL,))
+    told = b"".join(model._tokenizer.detokenize([t]) for t in model.chat.encode(request.messages, (TOOL,)).tokens)
+    assert b"<tools>" in told and json.dumps(TOOL).encode() in told
+    found = read_call(replies(model, [request])[0].text)
+    assert found is not None and found[0] == Call("set_light", {"room": "hall", "level": 40})
+    model.close()
 
 
 @pytest.mark.model
