@@ -5,6 +5,7 @@ counted alike on both sides: prompt and target of every sample that was learned 
 `max_length`, which cuts samples at 1,024 tokens, is lifted so that both learn from the same text; gradient
 checkpointing (on by default in TRL) is also tried off, since a CPU with enough memory would not want it.
 
+    pip install "trl>=1,<2" "datasets>=3,<6"
     python benchmarks/distill.py                       # on the small bootstrap corpus, which needs no data
     python benchmarks/distill.py --dataset data/plan --samples 96 --repeats 3
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 ROOT = Path(__file__).resolve().parent.parent
 _REQUIRED = ("CI", "MASA_REQUIRE_MODELS")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if find_spec("optimum") is None:
+        skip = pytest.mark.skip(
+            reason="needs the environment for ONNX export: python3 scripts/dev.py setup onnx-export"
+        )
+        for item in items:
+            if item.get_closest_marker("optimum"):
+                item.add_marker(skip)
 
 
 @pytest.fixture(scope="session")
@@ -36,8 +47,6 @@ def smollm2() -> Path:
 
     Skips without them, but fails where CI or MASA_REQUIRE_MODELS is set: there, skipping would hide the loss.
     """
-    from importlib.util import find_spec
-
     from masa.artifact import load_artifact
     from masa.errors import MasaError
 
@@ -58,8 +67,6 @@ def qwen() -> Path:
 
     Skips without them, in CI too, which does not fetch its 491 MB; fails where MASA_REQUIRE_MODELS is "all".
     """
-    from importlib.util import find_spec
-
     from masa.errors import MasaError
     from masa.weights import find_weights
 

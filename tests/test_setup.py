@@ -7,12 +7,16 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packaging.utils import canonicalize_name
 
 from masa import cpu
 
@@ -179,9 +183,11 @@ def dev(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("dev", ROOT / "scripts" / "dev.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "dev", module)  # where dataclasses look for it
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "VENV", tmp_path / ".venv")
-    monkeypatch.setattr(module, "STAMP", tmp_path / ".venv" / "masa-setup.json")
+    for name in ("MAIN", "ONNX_EXPORT", "NEWEST"):
+        place = getattr(module, name)
+        monkeypatch.setattr(module, name, replace(place, folder=tmp_path / place.folder.name))
     monkeypatch.setenv("MASA_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("CMAKE_ARGS", raising=False)
     monkeypatch.delenv("MASA_WHEELS", raising=False)
@@ -193,9 +199,13 @@ def calls(dev: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """What the script would have run. `venv` makes its folder, `pip wheel` its wheel."""
     made: list[list[str]] = []
 
-    def run(command: list[object], *, check: bool = True, environment: dict[str, str] | None = None) -> int:
+    def run(
+        command: Sequence[object], *, check: bool = True, environment: Mapping[str, str] | None = None, minutes: int = 0
+    ) -> int:
         words = [str(word) for word in command]
         made.append(words)
+        if words[1:4] == ["-m", "pip", "install"]:
+            assert environment is not None and environment["PIP_CONSTRAINT"].startswith("scripts/")
         if "venv" in words:
             python = Path(words[-1]) / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
             python.parent.mkdir(parents=True)
@@ -218,57 +228,56 @@ def pip_calls(calls: list[list[str]], word: str) -> list[list[str]]:
 
 
 def test_set_up_compiles_once_and_the_second_call_does_nothing(dev: ModuleType, calls: list[list[str]]) -> None:
-    python = dev.set_up(("llama",))
+    python = dev.set_up(dev.MAIN, ("llama",))
     assert len(pip_calls(calls, "wheel")) == 1
     assert pip_calls(calls, "install")[-1][-1] == f"{ROOT}[llama]"
     done = len(calls)
-    assert dev.set_up(("llama",)) == python
+    assert dev.set_up(dev.MAIN, ("llama",)) == python
     assert len(calls) == done
 
 
 def test_another_extra_installs_more_but_takes_the_compiled_wheel_from_the_cache(
     dev: ModuleType, calls: list[list[str]]
 ) -> None:
-    dev.set_up(("llama",))
-    dev.set_up(("llama", "dev"))
+    dev.set_up(dev.MAIN, ("llama",))
+    dev.set_up(dev.MAIN, ("llama", "dev"))
     assert len(pip_calls(calls, "wheel")) == 1
     assert pip_calls(calls, "install")[-1][-1] == f"{ROOT}[llama,dev]"
     done = len(calls)
-    dev.set_up(("llama",))
+    dev.set_up(dev.MAIN, ("llama",))
     assert len(calls) == done, "what was installed for development serves the demo, too"
 
 
 def test_an_extra_that_cannot_be_installed_is_said_and_not_tried_again(
     dev: ModuleType, calls: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    python = dev.set_up(("llama", "dev"))
+    dev.set_up(dev.MAIN, dev.MAIN.extras)
     run = dev.run
     monkeypatch.setattr(dev, "run", lambda command, **options: run(command, **options) or "[ray]" in str(command[-1]))
     done = len(calls)
-    dev.add_where_possible(python, ("alfworld", "ray"))
+    dev.set_up(dev.MAIN)
     assert [call[-1] for call in calls[done:]] == [f"{ROOT}[alfworld]", f"{ROOT}[ray]"]
     said = capsys.readouterr().out
     assert "extra ray cannot be installed" in said and "alfworld cannot" not in said
     done = len(calls)
-    dev.add_where_possible(python, ("alfworld", "ray"))
-    dev.set_up(("llama", "dev"))
+    dev.set_up(dev.MAIN)
     assert len(calls) == done
 
 
 def test_other_compiler_options_compile_again(
     dev: ModuleType, calls: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dev.set_up(("llama",))
+    dev.set_up(dev.MAIN, ("llama",))
     monkeypatch.setenv("CMAKE_ARGS", "-DGGML_CUDA=ON")
     monkeypatch.setattr(dev, "fits", lambda python: True)
-    dev.set_up(("llama",))
+    dev.set_up(dev.MAIN, ("llama",))
     assert len(pip_calls(calls, "wheel")) == 2
 
 
 def test_the_build_keeps_out_of_pips_cache_which_ignores_compiler_options(
     dev: ModuleType, calls: list[list[str]]
 ) -> None:
-    dev.set_up(("llama",))
+    dev.set_up(dev.MAIN, ("llama",))
     (call,) = pip_calls(calls, "wheel")
     assert "--no-cache-dir" in call and "--no-binary" in call
 
@@ -282,16 +291,16 @@ def test_a_ready_wheel_is_taken_if_it_suits_the_cpu_and_only_then(
     (ready.parent / "llama_cpp_python-0.2.0-py3-none-linux_x86_64.whl").touch()
     monkeypatch.setenv("MASA_WHEELS", str(ready.parent))
     assert dev.ready_wheels() == [ready.resolve()]
-    python = dev.make_venv()
+    dev.make_venv(dev.MAIN)
 
     answers = iter([False])  # it was compiled for another CPU
     monkeypatch.setattr(dev, "fits", lambda python: next(answers))
-    dev.install_llama(python, "-DGGML_NATIVE=OFF")
+    dev.install_llama(dev.MAIN, "-DGGML_NATIVE=OFF")
     assert len(pip_calls(calls, "wheel")) == 1
 
     calls.clear()
     answers = iter([True])
-    dev.install_llama(python, "-DGGML_NATIVE=OFF")
+    dev.install_llama(dev.MAIN, "-DGGML_NATIVE=OFF")
     assert pip_calls(calls, "install")[-1][-1] == str(ready.resolve())
     assert not pip_calls(calls, "wheel")
 
@@ -303,24 +312,92 @@ def test_a_missing_compiler_is_one_sentence_before_anything_is_downloaded(
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(dev.os, "name", "posix")
     with pytest.raises(dev.SetupError, match=r"no C\+\+ compiler"):
-        dev.built_wheel(Path(sys.executable), "-DGGML_NATIVE=OFF")
+        dev.built_wheel(dev.MAIN, "-DGGML_NATIVE=OFF")
     assert not calls
 
 
-def test_test_runs_every_check_and_fails_if_one_did(
+def test_an_environment_that_does_not_go_together_is_made_anew(
+    dev: ModuleType, calls: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dev.set_up(dev.MAIN, ("llama",))
+    run = dev.run
+    monkeypatch.setattr(dev, "run", lambda command, **options: run(command, **options) or "check" in command)
+    left_over = dev.MAIN.folder / "left over"
+    left_over.touch()
+    dev.set_up(dev.MAIN, ("llama", "dev"))
+    assert not left_over.exists()
+    assert pip_calls(calls, "install")[-1][-1] == f"{ROOT}[llama,dev]"
+
+
+def test_test_runs_every_check_in_both_environments_and_fails_if_one_did(
     dev: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ran: list[str] = []
+    ran: list[tuple[str, str]] = []
 
     def run(command: list[object], *, check: bool = True, environment: dict[str, str] | None = None) -> int:
-        ran.append(" ".join(str(word) for word in command[2:]))
+        ran.append((str(command[0]), " ".join(map(str, command[2:]))))
         assert environment is not None and environment["MASA_REQUIRE_MODELS"]
         return 1 if command[2] == "mypy" else 0
 
     monkeypatch.setattr(dev, "run", run)
-    assert dev.test(Path("python"), ["-x"]) == 1
-    assert ran == ["ruff check .", "ruff format --check .", "mypy", "pytest -x"]
+    monkeypatch.setattr(dev, "set_up", lambda environment: environment.name)
+    monkeypatch.setattr(dev, "fetch_weights", lambda python: None)
+    monkeypatch.setattr(dev, "newest", lambda: 0)
+    assert dev.test(["-x"]) == 1
+    assert ran == [("main", words) for words in ("ruff check .", "ruff format --check .", "mypy", "pytest -x")]
     assert "failed: mypy" in capsys.readouterr().err
+    ran.clear()
+    dev.test([])
+    assert ran[-1] == ("onnx-export", "pytest -m optimum")
+    assert {python for python, _ in ran[:-1]} == {"main"}
+
+
+@pytest.mark.parametrize("code", [0, 1, 124])
+def test_what_the_newest_versions_do_is_told_and_fails_nothing(
+    dev: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int
+) -> None:
+    versions = {"main": {"openai": "3.1", "click": "8.5"}, "newest": {"openai": "3.2", "click": "8.5", "more": "1"}}
+    monkeypatch.setattr(dev, "set_up", lambda environment: environment.name)
+    monkeypatch.setattr(dev, "installed", lambda python: versions[python])
+    monkeypatch.setattr(dev, "newer", lambda python: ["openai", "more"])
+    monkeypatch.setattr(dev, "run", lambda command, **options: code)
+    assert dev.newest() == 0
+    said = capsys.readouterr().out
+    assert "openai 3.1 -> 3.2" in said and "more none -> 1" in said and "click" not in said
+    assert ("pass" in said) == (code == 0)
+
+
+def test_without_newer_versions_no_environment_is_made_for_them(
+    dev: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(dev, "set_up", lambda environment: made.append(environment.name))
+    monkeypatch.setattr(dev, "newer", lambda python: [])
+    assert dev.newest() == 0
+    assert made == ["main"]
+
+
+@pytest.mark.parametrize("name", ["MAIN", "ONNX_EXPORT"])
+def test_the_lock_has_a_version_in_the_range_of_everything_that_is_installed(dev: ModuleType, name: str) -> None:
+    """For this Python and platform; what `pyproject.toml` asks for must not drift away from the lock."""
+    from packaging.requirements import Requirement
+
+    environment = getattr(dev, name)
+    locked: dict[str, str] = {}
+    for line in environment.versions.read_text("utf-8").splitlines():
+        if not line.startswith("#"):
+            pin = Requirement(line)
+            assert str(pin.specifier).startswith("=="), line
+            if pin.marker is None or pin.marker.evaluate():
+                locked[canonicalize_name(pin.name)] = str(pin.specifier)[2:]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = list(project["dependencies"])
+    for extra in (*environment.extras, *environment.optional):
+        wanted += project["optional-dependencies"][extra]
+    for requirement in map(Requirement, wanted):
+        if requirement.name != project["name"]:
+            assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), requirement
+    assert len(locked) > 100, "what comes along is locked, too"
 
 
 def test_the_script_explains_itself_to_a_bare_python() -> None:

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from masa.artifact import Artifact
 from masa.backends.llama import LlamaBackend
 from masa.backends.onnx import GRAPH, OnnxBackend
 from masa.backends.onnx_tokenizer import TOKENIZER_NAME, JsonTokenizer
+from masa.extras import in_range
 from masa.formats.gguf_header import read_header
 from masa_export.artifacts import (
     ArtifactSettings,
@@ -46,6 +48,8 @@ MARGIN, EQUAL = Margin(difference=0.01, difference_share=0.0, error=0.001, error
 """What the float32 graph may differ from the checkpoint in transformers, logits: about 100 times what it does for
 SmolLM2-135M (docs/export.md), since other architectures have larger logits."""
 _NEEDED = ("torch", "transformers", "peft", "optimum.exporters.onnx", "onnx")
+_TRANSFORMERS = ">=4.57,<4.58"
+_ADVICE = 'in an environment of its own: pip install "masa-skills[export-onnx,onnx,llama]"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,10 +282,10 @@ def quiet() -> Iterator[None]:
 def _check_libraries() -> None:
     for name in _NEEDED:
         try:
-            found = find_spec(name)
+            there = find_spec(name) is not None
         except ModuleNotFoundError:
-            found = None
-        if found is None:
-            raise ExportError(
-                f'the ONNX export needs {name.split(".")[0]}: pip install "masa-skills[export,export-onnx,onnx,llama]"'
-            )
+            there = False
+        if not there:
+            raise ExportError(f"the ONNX export needs {name.split('.')[0]}; {_ADVICE}")
+    if not in_range(found := version("transformers"), _TRANSFORMERS):
+        raise ExportError(f"the ONNX export needs transformers {_TRANSFORMERS}, here is {found}; {_ADVICE}")

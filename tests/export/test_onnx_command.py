@@ -27,9 +27,8 @@ from masa_export.onnx_quantize import parse_onnx_quantizations
 from masa_export.source import open_source
 from tests.tiny_onnx import write_tiny_checkpoint
 
-pytest.importorskip("optimum.exporters.onnx")
 pytest.importorskip("onnxruntime")
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.optimum]
 
 BANK = SkillBank(
     (
@@ -166,3 +165,11 @@ def test_the_artifacts_tokenizer_keeps_text_text(made: dict[str, Any]) -> None:
         backend.set_adapter("x.gguf")
     with pytest.raises(BackendError, match="does not fit the context of 512"):
         backend.session(slots=1, length=513)
+
+
+def test_another_transformers_is_refused_before_anything_is_exported(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_export, "version", lambda name: "5.24.0")
+    result = run(checkpoint, "-o", tmp_path / "out")
+    assert result.exit_code == 1 and "5.24.0" in result.output and "masa-skills[export-onnx" in result.output

@@ -63,7 +63,6 @@ def test_options_of_the_other_library_are_refused(kind: str, options: dict[str, 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama, exported; its tokenizer knows the bytes and one control token."""
-    pytest.importorskip("optimum.exporters.onnx")
     pytest.importorskip("onnxruntime")
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -118,6 +117,7 @@ def close(left: np.ndarray, right: np.ndarray) -> bool:
     return bool(np.abs(left - right).max() < CLOSE)
 
 
+@pytest.mark.optimum
 def test_logits_are_those_of_transformers_however_the_prompt_is_cut(backend: OnnxBackend, graph: Path) -> None:
     expected = np.load(graph.with_name("expected.npy"))
     tokens = list(range(1, 41))
@@ -132,6 +132,7 @@ def test_logits_are_those_of_transformers_however_the_prompt_is_cut(backend: Onn
     made.close()
 
 
+@pytest.mark.optimum
 def test_a_sequences_numbers_do_not_depend_on_its_neighbours(backend: OnnxBackend) -> None:
     rng = np.random.default_rng(0)
     shared = rng.integers(0, 256, 9).tolist()
@@ -156,6 +157,7 @@ def test_a_sequences_numbers_do_not_depend_on_its_neighbours(backend: OnnxBacken
             assert alone.shape == together[key].shape and close(alone, together[key]), key
 
 
+@pytest.mark.optimum
 def test_rewinding_forgets_exactly_the_last_tokens(backend: OnnxBackend) -> None:
     made = session(backend, [1, 2, 3])
     made.begin(0, [4, 5])
@@ -167,6 +169,7 @@ def test_rewinding_forgets_exactly_the_last_tokens(backend: OnnxBackend) -> None
     made.close()
 
 
+@pytest.mark.optimum
 def test_rows_move_together_when_their_neighbours_finish(backend: OnnxBackend) -> None:
     made = session(backend, [1, 2])
     for slot in range(4):
@@ -190,6 +193,7 @@ def test_rows_move_together_when_their_neighbours_finish(backend: OnnxBackend) -
     made.close()
 
 
+@pytest.mark.optimum
 def test_decoding_writes_the_same_side_by_side_and_one_by_one(backend: OnnxBackend) -> None:
     rng = np.random.default_rng(1)
     jobs = [Job(number, rng.integers(0, 256, 4 + 3 * number).tolist(), 12) for number in range(5)]
@@ -206,6 +210,7 @@ def test_decoding_writes_the_same_side_by_side_and_one_by_one(backend: OnnxBacke
     assert len(set(together.values())) > 1
 
 
+@pytest.mark.optimum
 def test_the_last_cell_can_be_used(backend: OnnxBackend) -> None:
     made = backend.session(slots=2, length=6)
     made.share([1, 2])
@@ -219,6 +224,7 @@ def test_the_last_cell_can_be_used(backend: OnnxBackend) -> None:
     made.close()
 
 
+@pytest.mark.optimum
 def test_a_closed_session_says_so(backend: OnnxBackend) -> None:
     made = session(backend, [1])
     made.begin(0, [2])
@@ -229,6 +235,7 @@ def test_a_closed_session_says_so(backend: OnnxBackend) -> None:
         made.begin(1, [2])
 
 
+@pytest.mark.optimum
 def test_what_is_no_graph_of_masa_is_refused_in_one_sentence(graph: Path, tmp_path: Path) -> None:
     import onnx
 
@@ -250,6 +257,7 @@ def test_what_is_no_graph_of_masa_is_refused_in_one_sentence(graph: Path, tmp_pa
         OnnxBackend.load(graph, threads=1, tokenizer=tmp_path / "tokenizer.json")
 
 
+@pytest.mark.optimum
 def test_the_device_needs_neither_torch_nor_transformers(graph: Path) -> None:
     import subprocess
     import sys

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 from collections.abc import Sequence
 from os import PathLike
 from types import MappingProxyType
@@ -84,6 +85,7 @@ class TransformersSession:
         self.slots = slots
         self.length = length
         self._model = model
+        self._cache_name = _cache_name(model)
         self._prefix: tuple[int, ...] = ()
         self._shared: Any = _empty_cache()
         self._caches: dict[int, Any] = {}
@@ -114,8 +116,8 @@ class TransformersSession:
         ]
 
     def rewind(self, slot: int, tokens: int) -> None:
-        cache = self._caches[slot]
-        cache.crop(cache.get_seq_length() - tokens)
+        if tokens:
+            self._caches[slot].crop(-tokens)
 
     def release(self, slot: int) -> None:
         self._caches.pop(slot, None)
@@ -137,9 +139,9 @@ class TransformersSession:
             logits = self._model(
                 input_ids=torch.tensor([list(tokens)], device=device),
                 cache_position=torch.arange(start, start + len(tokens), device=device),
-                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=wanted,
+                **{self._cache_name: cache},
             ).logits[0, -wanted:]
             rows: NDArray[np.float32] = logits.float().cpu().numpy()
         return rows
@@ -279,6 +281,12 @@ def load_trained(
             f"{checkpoint.path}: its weights cannot be loaded ({' '.join(str(error).split())[:200]}); "
             "train again or restore the files"
         ) from error
+
+
+def _cache_name(model: Any) -> str:
+    """What the model calls the cache that it is given: `cache`, before transformers 5.24 `past_key_values`."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "cache" if "cache" in inspect.signature(inner.forward).parameters else "past_key_values"
 
 
 def _empty_cache() -> Any:
