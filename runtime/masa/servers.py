@@ -136,7 +136,7 @@ def _list(client: _Client) -> dict[str, Mapping[str, Any]]:
             f"{client.where}: answers neither as Ollama (/api/show) nor as an OpenAI-compatible "
             "server (/v1/models); correct the address"
         )
-    entries = _entries(answer) if status == 200 else None
+    entries = listed_models(answer) if status == 200 else None
     if entries is None:
         raise CardError(f"{client.where}{path}: answered with status {status} and no list of models{_said(answer)}")
     if not entries:
@@ -144,8 +144,11 @@ def _list(client: _Client) -> dict[str, Mapping[str, Any]]:
     return entries
 
 
-def _entries(answer: Any) -> dict[str, Mapping[str, Any]] | None:
-    """The models in an answer by their ids: a list, or one under `data` or `models`; None if it is none."""
+def listed_models(answer: Any) -> dict[str, Mapping[str, Any]] | None:
+    """The models in the answer of `/v1/models` by their ids, in whatever form a server lists them; None if it is none.
+
+    A list, or one under `data` or `models`, of objects or of names; null is an empty one.
+    """
     content = answer
     for _ in range(2):
         keys = [key for key in ("data", "models") if key in content] if isinstance(content, dict) else []
@@ -180,13 +183,13 @@ def _choose(client: _Client, entries: Mapping[str, Any], model: str | None) -> s
         raise CardError(
             f"{client.where}: name one of its models behind the address, as in {client.where}#MODEL: {listed}"
         )
-    found = _find(model, entries)
+    found = find_model(model, entries)
     if found is None:
         raise CardError(f"{client.where}: has no model {model!r}; it has: {listed}")
     return found
 
 
-def _find(model: str, entries: Mapping[str, Any]) -> str | None:
+def find_model(model: str, entries: Mapping[str, Any]) -> str | None:
     """The id that stands for `model`, else the only one that does so without the organization in front."""
     wanted = _plain_id(model)
     for identifier in entries:
@@ -198,7 +201,7 @@ def _find(model: str, entries: Mapping[str, Any]) -> str | None:
 
 def _adapter(entry: Mapping[str, Any], named: str, parent: str, entries: Mapping[str, Mapping[str, Any]]) -> Detected:
     """A LoRA adapter, which vLLM and SGLang list with the model that it belongs to."""
-    base = _find(parent, entries)
+    base = find_model(parent, entries)
     below = entries[base] if base is not None else {}
     root = below.get("root")
     told = dict(_flat(entry))
@@ -258,9 +261,9 @@ def _details(client: _Client, named: str, paths: Iterable[str]) -> dict[str, lis
         status, answer = client.request(path, probe=True)
         if status != 200 or not isinstance(answer, dict):
             continue
-        entries = _entries(answer)
+        entries = listed_models(answer)
         if entries is not None:
-            found = _find(named, entries)
+            found = find_model(named, entries)
             answer = entries[found] if found is not None else {}
         told = dict(_flat(answer))
         if _window(told) or "model_path" in told:

@@ -423,6 +423,21 @@ def test_preflight_asks_one_tiny_question() -> None:
 
 
 @pytest.mark.parametrize(
+    "models",
+    [
+        [{"id": "m"}],
+        ["m"],
+        {"data": None},
+        {"object": "list", "data": [{"name": "m"}, {"id": None}]},
+        {"models": [{"model": "m:latest"}]},
+    ],
+)
+def test_preflight_reads_lists_in_every_form(models: Any) -> None:
+    with served([completion("ok")], models=Answer(models)) as (_, model):
+        assert model.preflight().text == "ok"
+
+
+@pytest.mark.parametrize(
     ("models", "answer", "message"),
     [
         (

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from masa.files import parse_json
+from masa.servers import find_model, listed_models
 from masa_training.environments.tool_calls import read_call
 from masa_training.errors import TrainingError
 from masa_training.models.endpoints import Endpoint, Endpoints, make_endpoints
@@ -118,14 +119,16 @@ class ServerModel:
 
     def _has_model(self, endpoint: Endpoint) -> None:
         try:
-            names = [entry.id for entry in endpoint.client.models.list().data or ()]
+            models = listed_models(endpoint.client.get("/models", cast_to=object))
+            if models is None:
+                raise NonsenseError("its list of models is none")
         except Exception as error:
             failure = self._failure(error, endpoint)
             if failure.status not in (404, 405):  # some servers keep no list
                 raise failure.error from None
             return
-        if names and self.name not in names:
-            listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+        if models and find_model(self.name, models) is None:
+            listed = ", ".join(list(models)[:20]) + (", …" if len(models) > 20 else "")
             raise ModelError(f"{endpoint.address}: has no model {self.name!r}; it has: {listed}", retryable=False)
 
     def reply(self, requests: Sequence[Request]) -> list[Reply | ModelError]:
