@@ -28,7 +28,6 @@ _LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")  # the line ends of YAML 
 LINE_BREAK = re.compile(r"\r\n|\n|\r")
 _BLANK_LINES = re.compile(r"(?:[ \t]*(?:\r\n|\n|\r))*")
 _BLANK = " \t\r\n"
-_ENTRY = re.compile(r"([ ]*(?:- +)?)([^\s:#'\"\[{&*!|>%@`-][^:]*?)(\s*:[ \t]+)(\S.*)")
 _MOST_MENDS = 20
 
 
@@ -203,18 +202,28 @@ def _mend(lines: list[str], at: int, mended: dict[tuple[int, str], str]) -> bool
         return True
     top = next((i for i in range(at, -1, -1) if lines[i].strip() and not lines[i].startswith(" ")), at)
     end = next((i for i in range(top + 1, len(lines)) if lines[i].strip() and not lines[i].startswith(" ")), len(lines))
-    found = _ENTRY.fullmatch(lines[top])
-    if found is None and at > top:  # an entry of a nested map or list, on one line
-        top, end, found = at, at + 1, _ENTRY.fullmatch(lines[at])
-    if found is None or (top, "value") in mended or found[4][0] in "|>":
+    entry = _entry(lines[top])
+    if entry is None and at > top:  # an entry of a nested map or list, on one line
+        top, end, entry = at, at + 1, _entry(lines[at])
+    if entry is None or (top, "value") in mended or entry[1][0] in "|>":
         return False
     if any((i, "tab") in mended for i in range(top + 1, end)):
         return False  # indented by tabs: who wrote it saw no continuation
-    value = " ".join(filter(None, (found[4].rstrip(), *(line.strip() for line in lines[top + 1 : end]))))
-    lines[top] = f"{found[1]}{found[2]}{found[3]}{json.dumps(value, ensure_ascii=False)}"
+    key, value = entry
+    value = " ".join(filter(None, (value, *(line.strip() for line in lines[top + 1 : end]))))
+    lines[top] = f"{key}: {json.dumps(value, ensure_ascii=False)}"
     lines[top + 1 : end] = [""] * (end - top - 1)
-    mended[top, "value"] = f"the value of {found[2]!r} is taken as it is written; put it in quotes for YAML to read it"
+    name = key.strip(" -")
+    mended[top, "value"] = f"the value of {name!r} is taken as it is written; put it in quotes for YAML to read it"
     return True
+
+
+def _entry(line: str) -> tuple[str, str] | None:
+    """Key, with what stands before it, and value of a line `key: value`; None if it is no such line."""
+    key, colon, value = line.partition(":")
+    name = key.lstrip(" ").removeprefix("- ").strip()
+    plain = bool(name) and name[0] not in "#'\"[]{}&*!|>%@`-?,"
+    return (key.rstrip(), value.strip()) if plain and colon and value[:1] == " " and value.strip() else None
 
 
 def _split_body(name: str, front: str, body: str, where: str) -> Document:
