@@ -143,8 +143,9 @@ def joined(work: Work, parts: Sequence[GroupResult]) -> GroupResult:
 
     Of the skills that several parts added, one with the same text is kept, and of warnings the first `work.warnings`.
     """
-    if any(part.status == "cancelled" for part in parts):
-        return refuse(work, "cancelled while its parts were being written", "cancelled")
+    missing = sum(part.status == "cancelled" for part in parts)
+    if missing:
+        return refuse(work, f"cancelled after {len(parts) - missing} of its {len(parts)} parts", "cancelled")
     skills: list[Skill] = []
     fates: list[SkillFate] = []
     added: list[int] = []
@@ -175,7 +176,7 @@ def joined(work: Work, parts: Sequence[GroupResult]) -> GroupResult:
         source=work.whole,
         output=replace(work.whole, skills=tuple(skills)) if status == "rewritten" else work.whole,
         status=status,
-        reason="; ".join(dict.fromkeys(part.reason for part in told)),
+        reason="; ".join((f"written in {len(parts)} parts", *dict.fromkeys(part.reason for part in told))),
         violations=tuple(replace(v, skill=None) for part in parts for v in part.violations),
         fates=tuple(fates),
         added=tuple(added),

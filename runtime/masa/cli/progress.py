@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from masa.progress import Progress
 
 _EVERY = 0.1
+_EVERY_LINE = 30.0
+"""Seconds between lines where there is no terminal to update one on."""
 _PROMPT_SHARE = 4.0
 """Reading a prompt token costs about this many times less than writing one; for the estimate only."""
 
@@ -40,12 +42,12 @@ def show_line(text: str) -> None:
 
 
 class RewriteProgress:
-    """The callback of a rewrite: one live line on a terminal, else a line per finished group."""
+    """The callback of a rewrite: one live line on a terminal, else a line per finished group and every half minute."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
         self._live = sys.stderr.isatty()
-        self._last = 0.0
+        self._last = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
         if self._quiet:
@@ -54,9 +56,13 @@ class RewriteProgress:
         if finished is not None and not self._live:
             cached = ", from the cache" if finished.cached else ""
             click.echo(clean(f"{progress.groups}/{progress.total} {finished.key}: {finished.status}{cached}"), err=True)
-        if self._live and (finished is not None or time.monotonic() - self._last >= _EVERY):
+        due = time.monotonic() - self._last >= (_EVERY if self._live else _EVERY_LINE)
+        if due or (self._live and finished is not None):
             self._last = time.monotonic()
-            show_line(line(progress))
+            if self._live:
+                show_line(line(progress))
+            else:
+                click.echo(clean(line(progress)), err=True)
 
     def message(self, text: str) -> None:
         """Say what goes on before the first group."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from masa.cli.loading import complete_backbone, load_bank_file, resolve_card, rewriter_option
+from masa.cli.loading import complete_backbone, load_bank_file, resolve_card, rewriter_option, tell_problems
 from masa.cli.output import clean, write_json
 from masa.cli.progress import interrupt_line, interrupts, show_line
 from masa.errors import MasaError
@@ -107,7 +107,10 @@ def _named_banks(paths: tuple[str, ...]) -> dict[str, SkillBank]:
     """Banks by the shortest names that tell them apart."""
     stems = [Path(path).stem for path in paths]
     names = stems if len(set(stems)) == len(stems) else list(paths)
-    return {name: load_bank_file(path).bank for name, path in zip(names, paths, strict=True)}
+    banks = {name: load_bank_file(path).bank for name, path in zip(names, paths, strict=True)}
+    for bank in banks.values():
+        tell_problems(bank)
+    return banks
 
 
 def _named_cards(backbones: tuple[str, ...]) -> dict[str, ModelCard]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,6 +21,8 @@ from masa_training.rollouts.episodes import Score, check_score
 
 BANKS = Path(__file__).resolve().parent.parent / "configs" / "banks"
 """The banks that ship, by environment and name."""
+
+_log = logging.getLogger(__name__)
 
 NO_SKILL, FACTS_ONLY, RANDOM = "no-skill", "facts-only", "random"
 
@@ -146,18 +148,24 @@ def jobs_of(trial: Trial, arms: Sequence[str], tasks: Sequence[Task]) -> list[Jo
 
 
 def bank_arm(name: str, path: Path) -> tuple[Arm, str]:
-    """An arm of a bank file, or of a shipped bank as `ENVIRONMENT/NAME`, and the sha256 of that file.
+    """An arm of a bank file, a folder of skills, or a shipped bank as `ENVIRONMENT/NAME`; and its fingerprint.
+
+    That is the sha256 of a file. What was passed over or is not as it should be is named in the log.
 
     Raises:
         FormatError: if it is no skill bank.
     """
     from masa.formats import load_bank
+    from masa.formats.skill_md_tree import fingerprint
 
     shipped = BANKS / f"{path}.json"
     if not path.exists() and shipped.is_file():
         path = shipped
     bank: SkillBank = load_bank(path)
-    return Arm(name=name, bank=bank), hashlib.sha256(path.read_bytes()).hexdigest()
+    for problem in bank.problems:
+        if problem.severity != "note":
+            _log.warning("%s", problem)
+    return Arm(name=name, bank=bank), fingerprint(path)
 
 
 def option(text: str) -> tuple[str, Any]:
