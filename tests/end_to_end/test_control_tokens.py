@@ -18,7 +18,9 @@ from masa.backends.llama import LlamaBackend
 from masa.backends.onnx_tokenizer import TOKENIZER_NAME, JsonTokenizer
 from masa.backends.tokenizing import Tokenizer
 from masa.constraint import Constraint
+from masa.errors import MasaError
 from masa.prompt import Segment
+from masa.weights import find_weights
 from masa_export.onnx_tokenizer import prove, write_tokenizer
 from masa_training.bases import FolderTokenizer
 
@@ -48,11 +50,13 @@ VOCABULARIES = {
     },
 }
 END = {"Qwen2.5-Coder": "<|im_end|>", "Qwen3": "<|im_end|>", "Gemma-3": "<eos>"}
-FILES = {
-    "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf": ("<tool_call>",),
-    "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf": ("<tool_call>",),
-    "gemma-3-270m-q4_k_m.gguf": ("<b>", "<code>", "</code>", "<table>", "<s>"),
+GEMMA = "gemma-3-270m-q4_k_m.gguf"
+REAL = {
+    "qwen2.5-coder-0.5b": ("<tool_call>",),
+    "qwen2.5-coder-1.5b": ("<tool_call>",),
+    GEMMA: ("<b>", "<code>", "</code>", "<table>", "<s>"),
 }
+"""Real vocabularies, by the name that `masa pull` takes or the file's, with tags that are tokens of text in them."""
 TEXT = (
     "<think>Is it <b>bold</b>?</think> Say <code>ls</code>, then <tool_call>{}</tool_call>; "
     "<s>no</s> <table> [multimodal]"
@@ -144,13 +148,19 @@ def test_a_file_that_calls_its_end_token_text_still_ends_with_it(folder: Path) -
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("file", FILES)
-def test_real_vocabularies_keep_tags_as_text(file: str) -> None:
+@pytest.mark.parametrize("name", REAL)
+def test_real_vocabularies_keep_tags_as_text(name: str, repository: Path) -> None:
     import gguf
 
-    path = Path(os.environ.get("MASA_DEV_WEIGHTS", "~/.cache/masa-dev-weights")).expanduser() / file
-    if not path.is_file():
-        pytest.skip(f"no {path}; set MASA_DEV_WEIGHTS to the folder of {file}")
+    if name == GEMMA:
+        path = Path(os.environ.get("MASA_WEIGHTS", repository.parent / "weights")) / GEMMA
+        if not path.is_file():
+            pytest.skip(f"no {path}; set MASA_WEIGHTS to the folder of {GEMMA}")
+    else:
+        try:
+            path = find_weights(name)
+        except MasaError as error:
+            pytest.skip(str(error))
     fields = gguf.GGUFReader(path).fields
     kinds = fields["tokenizer.ggml.token_type"].contents()
     tokens = fields["tokenizer.ggml.tokens"].contents()
@@ -158,11 +168,11 @@ def test_real_vocabularies_keep_tags_as_text(file: str) -> None:
     assert set(backend.control_tokens()) == {t for t, kind in zip(tokens, kinds, strict=True) if kind == CONTROL}
     ids = backend.tokenize([Segment(TEXT)])
     assert backend.detokenize(ids).decode() == TEXT
-    assert {tokens.index(tag) for tag in FILES[file]} <= set(ids)
+    assert {tokens.index(tag) for tag in REAL[name]} <= set(ids)
     for number, kind in enumerate(kinds):
         if kind == USER_DEFINED:
             assert backend.detokenize([number]).decode() == tokens[number]
-    for tag in FILES[file]:
+    for tag in REAL[name]:
         constraint = Constraint(backend.grammar_tokenizer(), f'start: "a{tag}b" | "c"')
         for token in backend.tokenize([Segment(f"a{tag}b")]):
             constraint.advance(token)
