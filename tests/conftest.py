@@ -8,6 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says how busy the machine is; pytest's timeout ends what hangs.
+settings.register_profile("masa", deadline=None)
+settings.load_profile("masa")
 
 # llama.cpp's threads wait by spinning, which on a busy machine costs ten times the work itself.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -23,9 +23,10 @@ TARGETS = targets.TARGETS
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_input_ends_in_a_result_or_a_sentence(name: str) -> None:
     failures: list[Any] = []
-    tally = fuzz.fuzz(TARGETS[name], seed=20261129, numbers=range(1_000_000), seconds=3, on_failure=failures.append)
+    tally = fuzz.fuzz(TARGETS[name], seed=1, numbers=range(150), on_failure=failures.append)
+    assert tally.read and tally.refused, "inputs must be almost right"
+    fuzz.fuzz(TARGETS[name], seed=1, numbers=range(150, 1_000_000), seconds=2, on_failure=failures.append)
     assert [failure.report for failure in failures] == []
-    assert tally.inputs > 20 and tally.read and tally.refused, "inputs must be almost right"
 
 
 @pytest.mark.parametrize("name", TARGETS)
