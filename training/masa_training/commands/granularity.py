@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     "  masa evaluate granularity lookup --backbone smollm2-135m -o studies/granularity --resume\n\n"
     "Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 cancelled (episodes are kept).",
 )
-@click.argument("environment", metavar="[ENVIRONMENT]", default="lookup")
+@click.argument("environment", metavar="[ENVIRONMENT]", default="assistant")
 @shared.with_options(
     *shared.BACKBONES,
     click.option(
@@ -56,10 +56,10 @@ if TYPE_CHECKING:
 def command(environment: str, as_json: bool, quiet: bool, **given: Any) -> None:
     """Play no skill and the same skills worded concise, moderate and detailed, with every backbone in ENVIRONMENT.
 
-    Without ENVIRONMENT it is lookup. Banks ship for lookup and household (which serve alfworld, too); --bank takes
-    others, for any environment. All arms of a backbone play the same tasks and seeds, and so does the random policy.
-    FOLDER gets the episodes (a line each, kept as they come), report.json, report.csv, report.md and, where matplotlib
-    is installed, report.svg. With --resume, more backbones may be added to a study.
+    Without ENVIRONMENT it is assistant. Banks ship for assistant, lookup and household (which serve alfworld, too);
+    --bank takes others, for any environment. All arms of a backbone play the same tasks and seeds, and so does the
+    random policy where the environment lists actions. FOLDER gets the episodes (a line each, kept as they come),
+    report.json, report.csv, report.md and, where matplotlib is installed, report.svg. With --resume, more backbones may be added to a study.
     """
     from masa_training.studies.granularity import study
     from masa_training.studies.granularity_table import to_markdown

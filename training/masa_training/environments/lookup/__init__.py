@@ -1,4 +1,4 @@
-"""The embedded default environment: question answering over an invented world, light and pure Python."""
+"""Question answering over an invented world, light and pure Python."""
 
 from masa_training.environments.lookup.environment import Lookup
 
