@@ -59,7 +59,8 @@ def command(environment: str, as_json: bool, quiet: bool, **given: Any) -> None:
     Without ENVIRONMENT it is assistant. Banks ship for assistant, lookup and household (which serve alfworld, too);
     --bank takes others, for any environment. All arms of a backbone play the same tasks and seeds, and so does the
     random policy where the environment lists actions. FOLDER gets the episodes (a line each, kept as they come),
-    report.json, report.csv, report.md and, where matplotlib is installed, report.svg. With --resume, more backbones may be added to a study.
+    report.json, report.csv, report.md and, where matplotlib is installed, report.svg. With --resume, more backbones may
+    be added to a study.
     """
     from masa_training.studies.granularity import study
     from masa_training.studies.granularity_table import to_markdown
