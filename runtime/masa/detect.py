@@ -14,7 +14,7 @@ from typing import Any
 from masa.cards import ModelCard
 from masa.errors import CardError, FormatError
 from masa.formats.gguf_header import GgufHeader, TensorInfo, read_header
-from masa.model_names import Detected, identity, kind_of, parse_size, sizes_in
+from masa.model_names import Detected, bare_name, identity, kind_of, parse_size, sizes_in
 
 _NO_MODEL = {
     "adapter": "a LoRA adapter; give the GGUF file of the model that it belongs to",
@@ -185,7 +185,7 @@ def build(
         parameters = None
     family, variant, count = identity(names, parameters)
     card = ModelCard(
-        family=(identity([basename], None)[0] or basename) if basename else family,
+        family=(identity([basename], None)[0] or bare_name(basename) or None) if basename else family,
         variant=variant,
         parameter_count=count,
         base_or_instruct=None if adapter else kind_of(names),

@@ -23,6 +23,8 @@ _BELOW_ADAPTER = (
     *("context_window", "vocab_size", "multilingual"),
 )
 """What an adapter leaves as it is."""
+_WORDS = ("dense-transformer", "moe-transformer")
+"""What is said of an architecture that was recognised; another one has its own name."""
 _IDENTITY = ("family", "variant", "parameter_count")
 
 _INSTRUCT, _BASE = ("instruct", "chat"), ("base", "pretrained")
@@ -122,7 +124,7 @@ class SizeLabel:
 @functools.lru_cache(maxsize=1024)
 def parse_name(text: str) -> Name:
     """Split a model's name, file name or repository into its parts."""
-    text = _plain(text).lower()
+    text = bare_name(text).lower()
     text = _QUANTIZATION.sub(" ", text)
     gemma = "gemma" in text
     base_is_a_size = _BASE_IS_A_SIZE.search(text) is not None
@@ -188,7 +190,7 @@ def kind_of(names: Iterable[str]) -> str | None:
 
 def sizes_in(name: str) -> list[SizeLabel]:
     """The sizes in a name, in order, without what may be read in two ways: "_3_8b" is 3.8B, or the 8B of version 3."""
-    found = (_read_label(match) for match in _LABEL.finditer(_plain(name)))
+    found = (_read_label(match) for match in _LABEL.finditer(bare_name(name)))
     return [label for label in found if label is not None and "_" not in label.text]
 
 
@@ -204,7 +206,7 @@ def identity(names: Sequence[str], parameters: int | None) -> tuple[str | None, 
         labels = [label for label in sizes_in(name) if not label.text.endswith("K") or _counted(label, parameters)]
         if not labels:
             continue
-        before = _plain(name)[: labels[0].start].strip(" :/_.-")
+        before = bare_name(name)[: labels[0].start].strip(" :/_.-")
         if family is None and re.search("[A-Za-z]", before):
             family = before
         sizes = {label.parameters: label.text for label in labels if label.parameters is not None}
@@ -271,6 +273,8 @@ def match(detected: Detected, cards: Mapping[str, ModelCard]) -> Match:
         )
         shipped = _agreed(found, unclear)
     known = {name: None for name in _IDENTITY if getattr(shipped, name) is not None}
+    if shipped.architecture and (card.architecture not in _WORDS or shipped.architecture.startswith(card.architecture)):
+        known["architecture"] = None  # the shipped card says it in other words, or says more
     stated = parse_size(shipped.parameter_count)
     if detected.parameters and stated and not agrees(stated, detected.parameters):
         known.pop("parameter_count", None)  # counted, and far from what the card says
@@ -323,7 +327,7 @@ def _agreed(cards: Sequence[ModelCard], without: Sequence[str]) -> ModelCard:
     return replace(first, **dict.fromkeys(drop))  # type: ignore[arg-type]
 
 
-def _plain(name: str) -> str:
+def bare_name(name: str) -> str:
     """A name without organization or folder, file ending, the number of a split file's part, and digests.
 
     The hub's cache keeps a model as models--ORGANIZATION--NAME/snapshots/HASH.

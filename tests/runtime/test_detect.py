@@ -150,6 +150,27 @@ def test_without_a_shipped_card_a_name_in_parts_is_family_and_size(tmp_path: Pat
         assert (card.family, card.variant, card.base_or_instruct) == ("Foo-2", "9B", "instruct")
 
 
+def test_a_digest_is_no_family(tmp_path: Path) -> None:
+    digest = "8c22764a7e3675c50d4c7c9a4edb474456022b16"
+    path = write_gguf(tmp_path / "x.gguf", {"general.name": digest, "general.basename": digest})
+    assert detect_gguf(path).card.family is None
+
+
+def test_an_architecture_is_named_as_the_shipped_card_names_it(tmp_path: Path) -> None:
+    shipped = shipped_cards()["Granite-4.0-h-tiny"]
+    metadata = {
+        "general.name": "Granite 4.0 H Tiny",
+        "granitehybrid.ssm.state_size": 128,
+        "granitehybrid.block_count": shipped.num_layers,
+    }
+    assert resolve_backbone(write_gguf(tmp_path / "g.gguf", metadata, architecture="granitehybrid")).architecture == (
+        shipped.architecture
+    )
+    metadata = {"general.name": "Qwen3 4B", "qwen3.attention.head_count": 32, "qwen3.expert_count": 8}
+    card = resolve_backbone(write_gguf(tmp_path / "q.gguf", metadata, architecture="qwen3"))
+    assert (card.name, card.architecture) == ("Qwen3-4B", "moe-transformer")  # what was read wins over what is said
+
+
 def test_a_stated_count_beats_the_converters_label_of_experts(tmp_path: Path) -> None:
     metadata = {
         "general.name": "GLM 4.5 Air",
