@@ -1,4 +1,4 @@
-"""How long `import masa` takes: row 6 of DESIGN.md section 9.
+"""How long `import masa` takes.
 
     python benchmarks/imports.py
 

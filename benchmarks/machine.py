@@ -16,7 +16,7 @@ _PACKAGES = ("masa-skills", "llama-cpp-python", "llguidance", "numpy", "torch", 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of DESIGN.md section 9.
+    """One row of a benchmark's table.
 
     Attributes:
         number: the row's place in that table.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tokens that a group costs in the text language, against the same group as JSON (DESIGN.md section 4).
+"""Tokens that a group costs in the text language, against the same group as JSON.
 
 python benchmarks/prompt_tokens.py [BANK.json ...]
 """

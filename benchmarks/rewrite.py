@@ -1,4 +1,4 @@
-"""How fast a bank is rewritten and how much memory that takes: rows 1 to 5 and 7 of DESIGN.md section 9.
+"""How fast a bank is rewritten and how much memory that takes.
 
     python benchmarks/rewrite.py
     python benchmarks/rewrite.py --rows 3,4,5 --groups 2 --repeats 1

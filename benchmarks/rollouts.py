@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Where the time of episodes goes: model, environment, and everything else (row 8 of DESIGN.md section 9).
+"""Where the time of episodes goes: model, environment, and everything else.
 
 python benchmarks/rollouts.py [--environment NAME ...] [--backbone SPEC] [--tasks N] [--repeats N] [--json]
 

@@ -1,4 +1,4 @@
-"""What honest acceptance costs, and what it buys: row 9 of DESIGN.md section 9, and the search against its peers.
+"""What honest acceptance costs, and what it buys, and the search against its peers.
 
     python benchmarks/search.py
     python benchmarks/search.py --seeds 5 --null-runs 200          # a quick look

@@ -1,6 +1,6 @@
 """A `tokenizer.json` that reads text as llama.cpp does: built from the base's GGUF, and proven.
 
-What transformers builds from a GGUF is wrong for both models tried (DESIGN.md section 10), so the vocabulary, its
+What transformers builds from a GGUF is wrong for both models tried, so the vocabulary, its
 merges and llama.cpp's own rule for cutting text into words are written down here. No tokenizer is trusted: `prove`
 compares it with llama.cpp on every token of the vocabulary and on texts that tokenizers differ on.
 """

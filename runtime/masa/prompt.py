@@ -7,7 +7,7 @@ inside a skill stays a spelling.
 
 The order is chosen for sharing and for learning. What all groups of a bank have in common comes first
 (instruction, environment, task, interface facts) and is computed once; then the group; the model card comes
-last, because a small rewriter that reads the card before the skills learned to ignore it (DESIGN.md section 6).
+last, because a small rewriter that reads the card before the skills learned to ignore it.
 """
 
 from __future__ import annotations

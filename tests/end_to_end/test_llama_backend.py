@@ -325,7 +325,7 @@ def test_the_hosts_logging_of_llama_cpp_is_put_back(smollm2: Path) -> None:
 
 
 def test_the_rendered_group_is_shorter_than_json(backend: LlamaBackend) -> None:
-    """Why the prompt is no JSON (DESIGN.md section 4): measured on the tokens of this vocabulary."""
+    """Why the prompt is no JSON: measured on the tokens of this vocabulary."""
     import json
 
     lines = json_tokens = 0

@@ -34,7 +34,7 @@ NUMBERS = [
     "context_window",
     "vocab_size",
 ]
-# The order of DESIGN.md section 4, which is also the order in the paper's own cards.
+# The order in the paper's own cards.
 KEYS = [*TEXT[:5], *NUMBERS, *TEXT[5:8], "multilingual", *TEXT[8:]]
 NEVER_NULL = {*KEYS} - {
     "release_date",

@@ -269,7 +269,7 @@ def test_another_run_in_the_folder_is_refused(whole: tuple[Evolved, Path], tmp_p
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bank": "lookup/modest"}, "bank 'lookup/modest': neither a file nor one that ships"),
+        ({"bank": "lookup/modest"}, "bank 'lookup/modest' is not here"),
         ({"task_types": ["comparisons"]}, "task type 'comparisons': the bank or lookup has none; there are direct"),
         ({"rounds": 0, "iterations": 0}, "leave nothing to search for"),
         ({"accept": {"rule": "guess"}}, "accept.rule is \"guess\"; it must be one of 'sequential'"),

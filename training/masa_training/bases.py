@@ -1,6 +1,6 @@
 """Base models: what a rewriter is fine-tuned from, and the tokenizer whose ids training and device share.
 
-llama.cpp's tokenizer is the reference (DESIGN.md section 4). A base given as GGUF is tokenized by it directly:
+llama.cpp's tokenizer is the reference. A base given as GGUF is tokenized by it directly:
 the tokenizer that transformers builds from a GGUF is wrong for both models tried. A Hugging Face folder is tokenized
 by its own tokenizer, which `masa_training.encoding.prove_tokenizer` compares with a GGUF of the same model.
 """

@@ -1,6 +1,6 @@
 """A bank as one group: the search for edits that only help where every group gets them.
 
-Group by group is stuck where groups matter together (docs/results/evolution-household.md). Here the candidate is the
+Group by group is stuck where groups matter together (docs/results/evolution.md). Here the candidate is the
 whole bank, written as one group, so that searches, teachers and records need not know that there is such a thing.
 """
 

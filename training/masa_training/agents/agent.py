@@ -20,7 +20,7 @@ from masa_training.models import Message, Reply, Request
 from masa_training.settings import Amount, Count, Positive, settings
 
 GENERAL, SPECIFIC = 6, 5
-"""Skills that are shown, as in the paper (paper/METHOD.md)."""
+"""Skills that are shown, as in the paper (arXiv 2605.30723)."""
 
 
 @settings

@@ -51,7 +51,7 @@ Part = Annotated[Number, Field(ge=0, lt=1)]
 
 @settings
 class DistillConfig:
-    """What `masa distill` does. The defaults are the paper's, for Qwen3-4B on one 80 GB GPU (paper/METHOD.md).
+    """What `masa distill` does. The defaults are the paper's, for Qwen3-4B on one 80 GB GPU (arXiv 2605.30723).
 
     Attributes:
         base: an artifact, a GGUF file or a Hugging Face folder.

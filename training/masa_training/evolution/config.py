@@ -88,7 +88,7 @@ class BudgetConfig:
 
 @settings
 class EvolveConfig:
-    """What `masa evolve` does. The search's defaults are the paper's (paper/METHOD.md), the rule is ours.
+    """What `masa evolve` does. The search's defaults are the paper's (arXiv 2605.30723), the rule is ours.
 
     Attributes:
         bank: the bank to begin with: `ENVIRONMENT/NAME` of those that ship, a file, or one in the data folder.

@@ -242,9 +242,21 @@ def start_bank(config: EvolveConfig) -> SkillBank:
     places = [BANKS / f"{config.bank}.json", Path(config.bank), *([Path(data) / config.bank] if data else [])]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
-        found = f"a file in {data}" if data else "one in the data folder, which MASA_DATA would name"
-        raise TrainingError(f"bank {config.bank!r}: neither a file nor one that ships with masa, nor {found}")
+        raise TrainingError(_no_bank(config.bank, data))
     return load_bank(path)
+
+
+def _no_bank(bank: str, data: str | None) -> str:
+    """What to do about a bank that is nowhere; SkillRL publishes its own, which are no part of masa."""
+    if bank.startswith("skillrl/"):
+        remedy = (
+            f"it is published in memory_data/{Path(bank).stem}/ of github.com/aiming-lab/SkillRL; save it as "
+            f"{data or 'DATA'}/{bank}" + ("" if data else " and set MASA_DATA=DATA")
+        )
+    else:
+        shipped = sorted(f"{path.parent.name}/{path.stem}" for path in BANKS.glob("*/*.json"))
+        remedy = f"name a file{f', one in {data},' if data else ''} or one that ships: {', '.join(shipped)}"
+    return f"bank {bank!r} is not here: {remedy}; --set bank=FILE chooses another"
 
 
 def group_keys(config: EvolveConfig, bank: SkillBank, world: Environment) -> list[str]:

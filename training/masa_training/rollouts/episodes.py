@@ -103,7 +103,7 @@ def reward_of(episode: Episode, penalty: float, score: Score = "success") -> flo
     """`R = S − λ·NHR` of one episode, λ being `penalty`; None for a missing one.
 
     S is 1 or 0 for the score "success", the environment's reward from 0 to 1 for "reward"; NHR is the share of the
-    episode's steps after which nothing had happened. The mean over episodes is the reward of DESIGN.md section 2, with
+    episode's steps after which nothing had happened. The mean over episodes is the reward R = S − λ·NHR, with
     the NHR averaged over episodes, not over all their steps together.
     """
     if episode.outcome == "missing":

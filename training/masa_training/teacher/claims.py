@@ -1,7 +1,7 @@
 """What a model card that we make may not claim: results of an evaluation, and answers such as "prefers concise".
 
 A rewriter is to learn from cards how a backbone is built and how it behaves, and a search is to find out what suits it.
-A card that said how often it succeeds, or which wording it likes, would give the answer away (DESIGN.md section 4).
+A card that said how often it succeeds, or which wording it likes, would give the answer away.
 The check is by words and errs on the side of refusing; what it refuses can be said in other words.
 """
 
