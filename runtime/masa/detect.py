@@ -198,7 +198,7 @@ def build(
 def positive(value: Any) -> int | None:
     """`value` as a positive whole number below `_NONSENSE`; of a value per layer, the one of all; else None."""
     if isinstance(value, (list, tuple)):
-        each = {positive(item) for item in value}
+        each = {None if isinstance(item, (list, tuple)) else positive(item) for item in value}
         return each.pop() if len(each) == 1 else None
     if isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -713,6 +713,10 @@ def test_a_folder_without_config_says_what_it_has_instead(tmp_path: Path) -> Non
 def test_positive_takes_whole_numbers_only() -> None:
     assert [positive(v) for v in (3, 3.0, [3, 3], (3,))] == [3, 3, 3, 3]
     assert [positive(v) for v in (0, -1, 3.5, True, "3", None, [], [3, 4], float("nan"), float("inf"))] == [None] * 10
+    deep: list[Any] = [3]
+    for _ in range(5000):
+        deep = [deep]
+    assert positive(deep) is None
 
 
 @pytest.mark.model
