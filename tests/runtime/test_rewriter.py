@@ -17,6 +17,7 @@ from masa.artifact import Artifact, load_artifact
 from masa.cache import RewriteCache
 from masa.cards import ModelCard
 from masa.cli.progress import line
+from masa.cli.report import summary_text
 from masa.decoding import Sampling
 from masa.errors import BackendError, MasaError
 from masa.facts import ActionForm, Facts
@@ -153,6 +154,7 @@ def test_a_result_that_equals_its_source_says_why(make: Make, plan: Script, card
     clean = result.groups[1]
     assert clean.status == "kept" and clean.output is clean.source and words in clean.reason
     assert set(statuses(result)["clean"]) == {"kept"}
+    assert ("Nothing was changed" in summary_text(result)) == (result.bank == BANK)
 
 
 def test_a_skill_that_was_moved_is_not_kept(make: Make) -> None:
