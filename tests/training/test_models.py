@@ -503,7 +503,7 @@ def test_tokens_are_priced() -> None:
         ("openai:http://localhost:1/v1#m", {"key": "x"}, "no option 'key'"),
         ("openai:localhost#m", {}, "not a server's address"),
         ("http://me:secret@localhost:1/v1#m", {}, "carries a user name"),
-        ("checkpoint:/nowhere", {}, "it is no checkpoint"),
+        ("checkpoint:/nowhere", {}, "checkpoint folder"),
         ("replay:/nowhere.jsonl", {}, "no recording can be read"),
     ],
 )
