@@ -13,6 +13,7 @@ from typing import Final
 
 from masa.edits import WARN_KINDS
 from masa_training.environments import Task
+from masa_training.environments.tool_calls import read_call
 from masa_training.rollouts import Turn
 from masa_training.teacher.protocol import Seen
 
@@ -50,9 +51,14 @@ def symptoms_of(seen: Seen) -> frozenset[str]:
         "wrong-object": _took_another(turns, task),
         "premature-stop": answered and not _was_read(last[1:], turns[:-1], task),
         "verbosity": episode.completion_tokens > _VERBOSE * len(turns),
-        "out-of-steps": not answered and not turns[-1].observation.lower().startswith("you won"),
+        "out-of-steps": not answered and not _ended(turns[-1]),
     }
     return frozenset(name for name, shows in found.items() if shows)
+
+
+def _ended(last: Turn) -> bool:
+    """Whether the environment ended the episode with this turn: a won game, or a call that spent its changes."""
+    return last.observation.lower().startswith("you won") or (last.changed and read_call(last.action) is not None)
 
 
 def attribute(seen: Iterable[Seen]) -> dict[str, float]:
