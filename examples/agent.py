@@ -66,7 +66,7 @@ class Kitchen:
             return f"You stand at the door. {carried}"
         if self.at in self.CLOSED and self.at not in self.opened:
             return f"You stand at the {self.at}. It is closed. {carried}"
-        there = ", ".join(self.named(thing) for thing in self.visible()) or "nothing"
+        there = ", ".join(self.named(thing) for thing in sorted(self.visible())) or "nothing"
         return f"You stand at the {self.at} and see: {there}. {carried}"
 
     def named(self, thing: str | None) -> str:
@@ -129,10 +129,13 @@ class Agent:
         # One prompt that only grows: llama.cpp then computes the skills once and each step's news alone.
         self.system = f"You control a household robot.\n\n{skills}\nTask: {goal}."
         self.history = ""
+        self.tried: set[tuple[str, str]] = set()
 
     def choose(self, observation: str, actions: Sequence[str]) -> str:
         from llama_cpp import LlamaGrammar
 
+        # A small model repeats itself: what it did in the same situation before is not offered again.
+        actions = [action for action in actions if (observation, action) not in self.tried] or actions
         self.history += f"\nYou see: {observation}\nPossible: {', '.join(actions)}\nAction:"
         choices = " | ".join(json.dumps(f" {action}") for action in actions)
         # ChatML, which SmolLM2, Qwen and many others read; a backbone of another family wants its own template.
@@ -144,6 +147,7 @@ class Agent:
         )
         text: str = answer["choices"][0]["text"]
         self.history += text
+        self.tried.add((observation, text.strip()))
         return text.strip()
 
 

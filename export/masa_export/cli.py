@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from masa_export.logits import Likeness
 
 
-@click.group("export", short_help="Make a trained rewriter ready for the device.")
+@click.group("export", short_help="Prepare a trained rewriter for the device.")
 def command() -> None:
     """Turn a checkpoint of `masa distill` into what `masa rewrite` loads, and prove it equal."""
 
@@ -45,21 +45,21 @@ def command() -> None:
     type=click.Choice(["f16", "f32", "q8_0"]),
     default="f16",
     show_default=True,
-    help="How its numbers are stored.",
+    help="Number format of the adapter.",
 )
 @click.option(
     "--artifact",
     metavar="DIR",
     type=FILE,
-    help="Put it into this artifact, and only there unless -o is given; one that is not there is made around the base.",
+    help="Put it into this artifact, and only there unless -o is given; a missing one is made around the base.",
 )
 @base_option
 @click.option(
     "--verify/--no-verify",
     default=None,
-    help="Compare llama.cpp's logits with the merged checkpoint's. [default: verify where a GGUF of the base is there]",
+    help="Compare llama.cpp's logits with the merged checkpoint's. [default: if a GGUF of the base is available]",
 )
-@click.option("--force", is_flag=True, help="Replace an adapter that is there already.")
+@click.option("--force", is_flag=True, help="Replace an existing adapter.")
 @output_options
 def adapter(checkpoint: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     """Write the LoRA of CHECKPOINT as an adapter for llama.cpp.
@@ -112,7 +112,7 @@ def _parity(parity: Parity) -> list[str]:
 
 @command.command(
     "checkpoint",
-    short_help="The checkpoint back from an artifact's adapter.",
+    short_help="Turn an artifact's adapter back into a checkpoint.",
     epilog="\b\nExamples:\n"
     "  masa export checkpoint smollm2-135m -o runs/shipped\n"
     "  masa export gguf runs/shipped --quant Q8_0               # another form of a rewriter that ships\n"
@@ -121,7 +121,7 @@ def _parity(parity: Parity) -> list[str]:
 )
 @click.argument("artifact")
 @click.option("-o", "--output", metavar="DIR", required=True, type=FILE, help="The checkpoint's folder.")
-@click.option("--force", is_flag=True, help="Replace a checkpoint that is there already.")
+@click.option("--force", is_flag=True, help="Replace an existing checkpoint.")
 @output_options
 def checkpoint(artifact: str, output: Path, force: bool, as_json: bool, quiet: bool) -> None:
     """Write the LoRA checkpoint that the adapter of ARTIFACT was exported from: `masa export adapter` undone.

@@ -31,7 +31,7 @@ def artifact_options(folder: str) -> Callable[[Command], Command]:
         click.option("--version", default="0.1.0", show_default=True, metavar="TEXT", help="Version in the manifests."),
         click.option("--licence", metavar="TEXT", help="Licence in the manifests. [default: the base's, if known]"),
         base_option,
-        click.option("--force", is_flag=True, help="Make again, and replace, what is there."),
+        click.option("--force", is_flag=True, help="Replace existing artifacts."),
     )
 
     def decorate(command: Command) -> Command:
@@ -88,7 +88,7 @@ def artifact_options(folder: str) -> Callable[[Command], Command]:
     help="Compare the merged file with the checkpoint in transformers. [default: where the memory suffices]",
 )
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads that quantize. [default: all cores]")
-@click.option("--dry-run", is_flag=True, help="Tell sizes and room on the disk; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show sizes and free disk space, without writing.")
 @output_options
 def gguf(checkpoint: Any, quant: str, via: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Merge CHECKPOINT into its base, quantize the result, and make an artifact of every type.

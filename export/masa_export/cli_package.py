@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 )
 @click.argument("artifact")
 @click.option("-o", "--output", required=True, metavar="DIR", type=FILE, help="The folder that is written.")
-@click.option("--push", metavar="OWNER/NAME", help="Upload it to this repository of the Hugging Face Hub, too.")
-@click.option("--private", is_flag=True, help="With --push: where the repository is made, make it private.")
+@click.option("--push", metavar="OWNER/NAME", help="Also upload it to this repository of the Hugging Face Hub.")
+@click.option("--private", is_flag=True, help="With --push: create the repository as private.")
 @click.option("--base-model", metavar="OWNER/NAME", help="The base on the Hub. [default: the manifest's, if it is one]")
-@click.option("--force", is_flag=True, help="Replace a package that is there.")
-@click.option("--dry-run", is_flag=True, help="Tell what would be written and pushed; do neither.")
+@click.option("--force", is_flag=True, help="Replace an existing package.")
+@click.option("--dry-run", is_flag=True, help="Say what would be written and pushed, without doing it.")
 @output_options
 def package(
     artifact: str,

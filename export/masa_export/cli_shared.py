@@ -24,9 +24,7 @@ _EVERY = 0.1
 
 Command = Callable[..., None]
 
-base_option = click.option(
-    "--base", metavar="MODEL", help="The base, where it is not where it was trained: GGUF, folder or rewriter."
-)
+base_option = click.option("--base", metavar="MODEL", help="The base if it has moved: GGUF, folder or rewriter.")
 
 
 def output_options(command: Command) -> Command:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     type=click.Choice(["speed", "memory", "size", "likeness"]),
     default="speed",
     show_default=True,
-    help="What the best one is best in; likeness is that of masa export verify's report in the artifact's folder.",
+    help="What to choose by; likeness is the KL of the report in the artifact's folder.",
 )
 @click.option("--bank", metavar="FILE", type=FILE, help="The bank to rewrite. [default: the shipped example]")
 @click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="Measurements of each.")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command(
     "verify",
-    short_help="Prove that artifacts still are what was trained.",
+    short_help="Check that artifacts still are what was trained.",
     epilog="\b\nExamples:\n"
     "  masa export verify smollm2-135m --against runs/plan/checkpoint --prompts datasets/plan\n"
     "  masa export verify runs/plan/checkpoint/gguf/smollm2-135m-plan-q4_0 --against runs/plan/checkpoint -o report\n"
@@ -49,14 +49,14 @@ if TYPE_CHECKING:
 )
 @click.option("--inside", is_flag=True, help="Write verify.json and verify.md into each artifact, too.")
 @click.option("--limit", type=click.IntRange(1), default=24, show_default=True, help="Most samples, drawn by the seed.")
-@click.option("--wrong-cards", type=click.IntRange(0), default=2, show_default=True, help="Wrong cards a sample.")
+@click.option("--wrong-cards", type=click.IntRange(0), default=2, show_default=True, help="Wrong cards per sample.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Which samples and wrong cards are drawn.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="In what numbers the checkpoint is computed.",
+    help="Number format of the checkpoint.",
 )
 @base_option
 @click.option("--bank", metavar="FILE", type=FILE, help="Skill bank to measure speed on. [default: the example]")
@@ -68,8 +68,8 @@ if TYPE_CHECKING:
     metavar="NAME=VALUE",
     help="Change a threshold, or NAME=off; names as in the report.",
 )
-@click.option("--resources/--no-resources", default=True, help="Measure speed and memory, too. [default: do]")
-@click.option("--dry-run", is_flag=True, help="Tell samples and thresholds; load no model, write nothing.")
+@click.option("--resources/--no-resources", default=True, help="Also measure speed and memory. [default: measure]")
+@click.option("--dry-run", is_flag=True, help="Show samples and thresholds, without loading a model.")
 @output_options
 def verify(
     artifacts: tuple[str, ...],

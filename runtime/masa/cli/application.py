@@ -149,7 +149,8 @@ def _log_to_stderr() -> logging.Handler:
     cls=Root,
     name="masa",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="\b\nExamples:\n  masa rewrite bank.json --backbone model.gguf\n  masa card model.gguf\n  masa doctor",
+    epilog="\b\nExamples:\n  masa rewrite examples/skills --backbone examples/card.yaml\n"
+    "  masa card Qwen3-4B --explain\n  masa doctor",
 )
 @click.version_option(__version__, prog_name="masa")
 def root() -> None:

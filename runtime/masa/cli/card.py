@@ -42,7 +42,7 @@ def command(
 
     BACKBONE is a GGUF file, a Hugging Face folder, a server as URL#MODEL, a card file, or the name of a
     shipped card. Its architecture is read from the model itself; the rest comes from the shipped card of
-    that model and from yours. What nobody knows stays null.
+    that model and from yours. Unknown values stay null.
     """
     if as_list:
         if backbone is not None:

@@ -12,7 +12,7 @@ _MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red"
 
 @click.command(
     "doctor",
-    short_help="Check this machine and say how to put it right.",
+    short_help="Check this machine and say how to fix it.",
     epilog="\b\nExamples:\n"
     "  masa doctor\n"
     '  CMAKE_ARGS="$(masa doctor --cmake-args)" pip install "masa-skills[llama]"\n'
@@ -21,7 +21,7 @@ _MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red"
 )
 @rewriter_option
 @click.option("--cmake-args", is_flag=True, help="Print only the CMAKE_ARGS that suit this CPU.")
-@click.option("--clear-cache", is_flag=True, help="Forget every finished rewrite; variants are not touched.")
+@click.option("--clear-cache", is_flag=True, help="Delete all cached rewrites; variants are not touched.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
 def command(rewriter: str, cmake_args: bool, clear_cache: bool, as_json: bool) -> None:
     """Check Python, CPU, llama.cpp, weights, folders and extras.

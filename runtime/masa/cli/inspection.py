@@ -18,11 +18,11 @@ Kind = Literal["bank", "skills", "artifact", "gguf", "huggingface", "card", "fac
 
 @click.command(
     "inspect",
-    short_help="Say what a bank, skill folder, artifact, model or card holds.",
+    short_help="Show what a bank, skill folder, artifact, model or card holds.",
     epilog="\b\nExamples:\n"
-    "  masa inspect bank.json\n"
-    "  masa inspect bank.json --edits --facts facts.yaml\n"
-    "  masa inspect skills/pdf\n"
+    "  masa inspect examples/banks/household.json\n"
+    "  masa inspect examples/banks/household.json --edits --facts examples/facts/household.yaml\n"
+    "  masa inspect examples/skills\n"
     "  masa inspect smollm2-135m\n"
     "  masa inspect model.gguf",
 )

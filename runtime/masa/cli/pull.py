@@ -21,13 +21,13 @@ from masa.cli.progress import Download
     default=30.0,
     show_default=True,
     metavar="SECONDS",
-    help="For how long a server may be silent.",
+    help="Seconds a server may be silent.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Errors only.")
 def command(spec: str, timeout: float, quiet: bool) -> None:
     """Fetch what a rewriter lacks, a rewriter from the Hugging Face hub, or a backbone's weights; verify checksums.
 
-    What is here and intact is not fetched again, and a transfer that broke off is continued.
+    Intact files are not fetched again, and an interrupted transfer is continued.
     """
     from masa.artifact import list_artifacts
     from masa.pull import pull, pull_weights

@@ -48,8 +48,9 @@ class _Written:
     "rewrite",
     short_help="Rewrite a skill bank for a backbone.",
     epilog="\b\nExamples:\n"
-    "  masa rewrite bank.json --backbone model.gguf\n"
-    '  masa rewrite bank.json --backbone Qwen3-4B --only clean --environment "household robot"\n'
+    "  masa rewrite examples/skills --backbone examples/card.yaml\n"
+    "  masa rewrite bank.json --backbone model.gguf --card my-card.yaml\n"
+    "  masa rewrite examples/banks/household.json --backbone examples/card.yaml --only clean\n"
     "  masa rewrite bank.json --backbone http://localhost:11434#qwen3:4b -o adapted.json\n"
     "  masa rewrite skills/pdf --backbone model.gguf --facts facts.yaml\n"
     "  masa rewrite bank.json --backbone model.gguf --dry-run\n"
@@ -98,13 +99,13 @@ class _Written:
 @click.option(
     "--provider",
     type=click.Choice(["cuda", "directml", "coreml", "tensorrt", "cpu"]),
-    help="ONNX rewriters: what computes them. [default: the best one that is there]",
+    help="ONNX rewriters: what computes them. [default: the best one available]",
 )
 @click.option(
     "--parallel",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Most groups written side by side. [default: 3 for plans, 8 for text]",
+    help="Most groups written at once. [default: 3 for plans, 8 for text]",
 )
 @click.option(
     "--temperature", type=click.FloatRange(min=0, max=10), default=0.0, metavar="T", help="0 is greedy, the default."
@@ -115,12 +116,12 @@ class _Written:
     type=click.IntRange(min=0, max=64),
     default=0,
     metavar="N",
-    help="Guess up to N tokens ahead from the prompt: faster where a rewrite copies.",
+    help="Guess up to N tokens ahead from the prompt; faster where a rewrite copies.",
 )
 @strict_option
 @click.option("--no-cache", is_flag=True, help="Neither read nor keep finished rewrites.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
-@click.option("--dry-run", is_flag=True, help="Tell the tokens and the time it would take; rewrite nothing.")
+@click.option("--dry-run", is_flag=True, help="Estimate tokens and time without rewriting.")
 @click.option("--diff/--no-diff", default=True, help="Show every skill before and after. [default: diff]")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no report; errors only.")
 def command(

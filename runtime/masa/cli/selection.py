@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     "select",
     short_help="Select the skills that an agent should read now.",
     epilog="\b\nExamples:\n"
-    '  masa select bank.json --query "put a clean mug on the desk"\n'
-    "  masa select bank.json --task-type clean --general 3 --specific 2\n"
+    '  masa select examples/banks/household.json --query "put a clean mug on the desk"\n'
+    "  masa select examples/banks/household.json --task-type clean --general 3 --specific 2\n"
     '  masa select bank.json --query "warm the soup" --embedder minilm.gguf\n'
     '  masa select bank.json --query "warm the soup" --embedder http://localhost:8080#bge-small --json',
 )
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--task-type",
     metavar="TYPE",
-    help="Take task-specific skills of this type instead of the one that fits the query best.",
+    help="Task type; otherwise the one that fits the query best.",
     shell_complete=complete_group,
 )
 @click.option(
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     help="How to rank. [default: embedding with --embedder, bm25 with --query, else bank order]",
 )
 @click.option(
-    "--general", type=click.IntRange(min=0), default=6, show_default=True, metavar="N", help="General skills at most."
+    "--general", type=click.IntRange(min=0), default=6, show_default=True, metavar="N", help="Most general skills."
 )
 @click.option(
     "--specific",
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     default=5,
     show_default=True,
     metavar="N",
-    help="Task-specific skills at most.",
+    help="Most task-specific skills.",
 )
 @click.option(
     "--embedder", metavar="MODEL", help="A GGUF embedding model, or an OpenAI-compatible server as URL#MODEL."

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     "variants",
     short_help="List, compare and check the rewrites of a bank.",
     epilog="\b\nExamples:\n"
-    "  masa variants bank.json\n"
+    "  masa variants examples/skills\n"
     "  masa variants bank.json --diff 4f1c\n"
     "  masa variants bank.json --stale --backbone model.gguf",
 )
 @bank_argument
 @click.option("--diff", "diff", metavar="ID", help="Show how the variant with this ID (or its beginning) differs.")
-@click.option("--stale", is_flag=True, help="List only those that should be made again.")
+@click.option("--stale", is_flag=True, help="List only those that should be made anew.")
 @backbone_options(required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON array on stdout and nothing else.")
 def command(

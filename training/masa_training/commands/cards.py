@@ -26,8 +26,8 @@ CANCELLED = 130
     "cards",
     short_help="Show what a rewriter writes for different backbones.",
     epilog="\b\nExamples:\n"
+    "  masa evaluate cards examples/banks/household.json --backbone Qwen3-4B --backbone examples/card.yaml\n"
     "  masa evaluate cards bank.json\n"
-    "  masa evaluate cards bank.json --backbone Qwen3-4B --backbone Qwen3-32B\n"
     "  masa evaluate cards a.json b.json --rewriter runs/plan-small -o cards.md\n"
     "  masa evaluate cards bank.json --facts facts.yaml --json | jq .groups",
 )

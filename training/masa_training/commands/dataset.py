@@ -44,7 +44,7 @@ _EVERY = 0.1
 @click.option("--base", metavar="SPEC", help="Base model to count tokens with: an artifact, a GGUF file or a folder.")
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Instead of the configuration's.")
 @click.option("--dry-run", is_flag=True, help="Build and check everything and show the counts; write nothing.")
-@click.option("--force", is_flag=True, help="Replace a data set that is there already.")
+@click.option("--force", is_flag=True, help="Replace an existing data set.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no report; errors only.")
 def command(

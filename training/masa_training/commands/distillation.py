@@ -63,11 +63,11 @@ _EVERY, _EVERY_LINE = 0.1, 60.0
     "--limit-minutes",
     type=click.FloatRange(min=0),
     metavar="N",
-    help="Begin no cell after N minutes; the running one stops at its next checkpoint and goes on next time.",
+    help="Begin no cell after N minutes; the running one stops at its next checkpoint and continues next time.",
 )
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads. [default: all cores]")
-@click.option("--dry-run", is_flag=True, help="Check everything, tell the work, and write nothing.")
-@click.option("--report", "report_only", is_flag=True, help="Only make the report again, from the finished cells.")
+@click.option("--dry-run", is_flag=True, help="Check everything and say what would be done.")
+@click.option("--report", "report_only", is_flag=True, help="Only rewrite the report, from the finished cells.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no report; errors only.")
 def command(

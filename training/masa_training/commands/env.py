@@ -22,7 +22,9 @@ _SPLITS = ("train", "val", "test")
 
 def _with_options(function: Callable[..., None]) -> Callable[..., None]:
     """Adds what an environment is opened with."""
-    one = click.option("--option", "pairs", multiple=True, metavar="KEY=VALUE", help="Of the environment; repeatable.")
+    one = click.option(
+        "--option", "pairs", multiple=True, metavar="KEY=VALUE", help="Option of the environment; repeatable."
+    )
     data = click.option(
         "--data-dir", metavar="DIR", type=click.Path(), help="Folder with the data sets. [default: $MASA_DATA]"
     )
@@ -36,7 +38,7 @@ def command() -> None:
 
 @command.command(
     "list",
-    short_help="What environments there are.",
+    short_help="List the environments.",
     epilog="\b\nExamples:\n  masa env list\n  masa env list --json\n",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
@@ -68,7 +70,7 @@ def list_command(as_json: bool) -> None:
 
 @command.command(
     "check",
-    short_help="Play an environment and say in what it breaks the contract.",
+    short_help="Play an environment and report violations of the contract.",
     epilog="\b\nExamples:\n"
     "  masa env check lookup\n"
     "  masa env check search_qa --data-dir data --option data_set=hotpotqa\n"
@@ -79,7 +81,7 @@ def list_command(as_json: bool) -> None:
 @click.argument("name", metavar="NAME")
 @_with_options
 @click.option("--episodes", type=click.IntRange(min=1), default=8, show_default=True, help="Tasks to play.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the check.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the check.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
 def check_command(
     name: str, pairs: tuple[str, ...], data_dir: str | None, episodes: int, seed: int, as_json: bool
@@ -121,13 +123,15 @@ def check_command(
 )
 @click.argument("name", metavar="NAME")
 @_with_options
-@click.option("--split", type=click.Choice(_SPLITS), default="test", show_default=True, help="Where tasks are from.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the episodes.")
+@click.option(
+    "--split", type=click.Choice(_SPLITS), default="test", show_default=True, help="Split the tasks come from."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the episodes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
 def solve_command(
     name: str, pairs: tuple[str, ...], data_dir: str | None, split: Split, seed: int, as_json: bool
 ) -> None:
-    """Play what NAME says solves its tasks, and tell which of them it does not solve."""
+    """Play NAME's own solutions and report the tasks that they do not solve."""
     from masa_training.environments.solutions import unsolved
     from masa_training.errors import TrainingError
 
@@ -166,7 +170,7 @@ def solve_command(
 )
 @click.argument("name", metavar="NAME")
 @click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="[default: NAME.py]")
-@click.option("--force", is_flag=True, help="Replace a file that is there already.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
 def new_command(name: str, output: Path | None, force: bool) -> None:
     """Write a small working environment called NAME, one class in one file, to be filled with your own world."""
     from masa_training.environments.one_file import template_source
@@ -195,10 +199,12 @@ def new_command(name: str, output: Path | None, force: bool) -> None:
 )
 @click.argument("name", metavar="NAME")
 @_with_options
-@click.option("--split", type=click.Choice(_SPLITS), default="train", show_default=True, help="Where the task is from.")
+@click.option(
+    "--split", type=click.Choice(_SPLITS), default="train", show_default=True, help="Split the task comes from."
+)
 @click.option("--type", "type_", metavar="TYPE", help="Only tasks of this type.")
 @click.option("--task", "task_id", metavar="ID", help="This task. [default: picked by the seed]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the episode.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the episode.")
 def play_command(
     name: str,
     pairs: tuple[str, ...],

@@ -40,7 +40,7 @@ AGENTS: tuple[Option, ...] = (
     click.option("--reason", is_flag=True, help="Agents think before they act."),
     click.option("--window", type=click.IntRange(min=0), default=0, help="Turns of history in the prompt; 0 is all."),
     click.option(
-        "--max-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Of a written reply."
+        "--max-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Tokens of a written reply."
     ),
     click.option("--temperature", type=float, default=0.0, show_default=True),
     click.option("--constrain", is_flag=True, help="Where there are tools, replies can be nothing but a call of one."),
@@ -54,10 +54,14 @@ WORKERS: tuple[Option, ...] = (
         type=click.Choice(["in-process", "processes", "ray"]),
         default="in-process",
         show_default=True,
-        help="Where episodes are played.",
+        help="Where episodes run.",
     ),
-    click.option("--workers", type=click.IntRange(min=0), default=0, help="Of processes or ray; 0 takes all cores."),
-    click.option("--address", default="", metavar="ADDRESS", help="Of a Ray cluster; none starts one here."),
+    click.option(
+        "--workers", type=click.IntRange(min=0), default=0, help="Workers of processes or ray; 0 takes all cores."
+    ),
+    click.option(
+        "--address", default="", metavar="ADDRESS", help="Address of a Ray cluster; without it one is started here."
+    ),
 )
 EXECUTION: tuple[Option, ...] = (
     click.option("--slots", type=click.IntRange(min=0), default=0, help="Episodes side by side; 0 lets the model say."),
@@ -65,8 +69,8 @@ EXECUTION: tuple[Option, ...] = (
     *WORKERS,
 )
 ENDING: tuple[Option, ...] = (
-    click.option("--resume", is_flag=True, help="Go on with the episodes in FOLDER."),
-    click.option("--dry-run", is_flag=True, help="Say what would be played; play nothing."),
+    click.option("--resume", is_flag=True, help="Continue with the episodes in FOLDER."),
+    click.option("--dry-run", is_flag=True, help="Say what would be played, without playing."),
     click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else."),
     click.option("-q", "--quiet", is_flag=True, help="No progress and no report; errors only."),
 )
@@ -75,15 +79,21 @@ ENDING: tuple[Option, ...] = (
 def world(*, tasks: int) -> tuple[Option, ...]:
     """Options of the environment and of what is played in it; `tasks` is the default."""
     return (
-        click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Of the environment. Repeatable."),
         click.option(
-            "--model-option", "model_options", multiple=True, metavar="KEY=VALUE", help="Of every model. Repeatable."
+            "--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of the environment. Repeatable."
+        ),
+        click.option(
+            "--model-option",
+            "model_options",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Option of every model. Repeatable.",
         ),
         click.option("--data-dir", metavar="FOLDER", help="Where an environment's data are. [default: $MASA_DATA]"),
         click.option("--split", default="val", show_default=True, metavar="NAME", help="train, val or test."),
         click.option("--tasks", type=click.IntRange(min=0), default=tasks, show_default=True, help="0 takes all."),
         click.option(
-            "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Episodes a task and arm."
+            "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Episodes per task and arm."
         ),
         click.option("--first-seed", type=click.IntRange(min=0), default=0, show_default=True),
     )

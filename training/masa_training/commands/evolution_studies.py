@@ -26,22 +26,22 @@ _COMMON: tuple[shared.Option, ...] = (
         type=click.IntRange(min=1),
         default=1,
         show_default=True,
-        help="Of every condition, each with other draws.",
+        help="Runs of every condition, each with other draws.",
     ),
     click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the study."),
-    click.option("--resume", is_flag=True, help="Go on with the study in the folder; conditions may be added."),
+    click.option("--resume", is_flag=True, help="Continue the study in the folder; conditions may be added."),
     TEACHER,
     click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable."),
     click.option(
         "--limit-minutes",
         type=click.FloatRange(min=0),
         metavar="N",
-        help="Stop after N minutes with everything kept; --resume goes on.",
+        help="Stop after N minutes with everything kept; --resume continues.",
     ),
     *shared.WORKERS,
-    click.option("--trees", type=click.IntRange(min=0), default=0, help="As of masa evolve."),
-    click.option("--dry-run", is_flag=True, help="Say how much would be played at most; play nothing."),
-    click.option("--report", "report_only", is_flag=True, help="Only make the report again, from the runs so far."),
+    click.option("--trees", type=click.IntRange(min=0), default=0, help="As for masa evolve."),
+    click.option("--dry-run", is_flag=True, help="Say how much would be played at most, without playing."),
+    click.option("--report", "report_only", is_flag=True, help="Only rewrite the report, from the runs so far."),
     click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else."),
     click.option("-q", "--quiet", is_flag=True, help="No progress and no report; errors only."),
 )
@@ -49,7 +49,7 @@ _COMMON: tuple[shared.Option, ...] = (
 
 @click.command(
     "feedback-noise",
-    short_help="Evolve while some outcomes are told wrongly.",
+    short_help="Evolve while some outcomes are reported wrongly.",
     epilog="\b\nExamples:\n"
     "  masa evaluate feedback-noise lookup-smollm2 -o studies/noise --dry-run\n"
     "  masa evaluate feedback-noise lookup-instrument-terse lookup-instrument-stepwise -o studies/noise\n"
@@ -64,7 +64,7 @@ _COMMON: tuple[shared.Option, ...] = (
         type=click.FloatRange(0, 1),
         multiple=True,
         metavar="P",
-        help="Probability that an outcome is told wrongly; repeatable, the first is compared with. "
+        help="Probability that an outcome is reported wrongly; repeatable, the first is the reference. "
         "[default: 0, 0.1, 0.2, 0.3]",
     ),
     *_COMMON,
@@ -105,7 +105,7 @@ def feedback_noise(configs: tuple[str, ...], levels: tuple[float, ...], runs: in
         type=click.FloatRange(0, 1, min_open=True),
         default=0.5,
         show_default=True,
-        help="Of the known fields that a perturbed card has wrong.",
+        help="Share of the known fields that are wrong on a perturbed card.",
     ),
     *_COMMON,
 )

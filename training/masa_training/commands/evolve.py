@@ -46,7 +46,7 @@ Examples:
 )
 @click.argument("config", required=False)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder.")
-@click.option("--resume", is_flag=True, help="Go on with the run in the folder, after a kill too.")
+@click.option("--resume", is_flag=True, help="Continue the run in the folder, also after a kill.")
 @TEACHER
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
 @shared.with_options(
@@ -65,7 +65,7 @@ Examples:
     multiple=True,
     help="Also follow the run in MLflow or Weights & Biases, set up by their own variables; repeatable.",
 )
-@click.option("--dry-run", is_flag=True, help="Say how much would be played at most; play nothing.")
+@click.option("--dry-run", is_flag=True, help="Say how much would be played at most, without playing.")
 @click.option(
     "--report", "report_only", is_flag=True, help="Only write report.html and report.md of the run in the folder."
 )

@@ -32,9 +32,10 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Make a measuring instrument: a small backbone that likes one wording of skills and is misled by another.
+    """Make a measuring instrument, a model with a known preference.
 
-    CONFIG is a shipped one (terse, stepwise) or a YAML file. What an instrument shows says nothing about real
+    It likes one wording of skills and is misled by another. CONFIG is a shipped one (terse, stepwise) or a YAML file.
+    What an instrument shows says nothing about real
     backbones; it tells whether a search, a teacher or a rewriter finds a preference that is known to be there.
     """
     from masa_training.distill.config import apply_overrides
@@ -65,4 +66,4 @@ def command(
             stop=stop,
         )
     backbone = f"{settings.name}=checkpoint:{checkpoint.path}"
-    finished(checkpoint, f"masa evaluate {next(iter(settings.worlds))} --backbone {backbone} --choose", as_json)
+    finished(checkpoint, f"masa evaluate banks {next(iter(settings.worlds))} --backbone {backbone} --choose", as_json)

@@ -43,12 +43,12 @@ Exit codes: 0 done, 1 an error that the message explains (a failed verification,
 )
 @click.argument("config")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of all stages.")
-@click.option("--resume", is_flag=True, help="Go on in the folder; finished stages are passed over.")
+@click.option("--resume", is_flag=True, help="Continue in the folder; finished stages are skipped.")
 @click.option("--until", type=click.Choice(_STAGES), default=_STAGES[-1], show_default=True, help="The last stage.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
 @shared.with_options(
     *shared.WORKERS,
-    click.option("--trees", type=click.IntRange(min=0), default=0, help="As of masa evolve."),
+    click.option("--trees", type=click.IntRange(min=0), default=0, help="As for masa evolve."),
 )
 @click.option("--dry-run", is_flag=True, help="Only show the plan, with what it costs at most.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")

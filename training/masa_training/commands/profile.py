@@ -36,14 +36,19 @@ if TYPE_CHECKING:
         help="The model to profile: an artifact's name, llama:FILE.gguf, checkpoint:FOLDER, openai:URL#MODEL.",
     ),
     click.option(
-        "--card", default="", metavar="CARD", help="A card file, which wins, or a shipped card, for the rest."
+        "--card",
+        default="",
+        metavar="CARD",
+        help="A card file, whose values win, or a shipped card for what is unknown.",
     ),
     click.option("--bank", metavar="FILE", help="Skills that the agent is shown. [default: none]"),
-    click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Of the environment. Repeatable."),
-    click.option("--model-option", "model_options", multiple=True, metavar="KEY=VALUE", help="Of the backbone."),
+    click.option(
+        "--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of the environment. Repeatable."
+    ),
+    click.option("--model-option", "model_options", multiple=True, metavar="KEY=VALUE", help="Option of the backbone."),
     click.option("--data-dir", metavar="FOLDER", help="Where an environment's data are. [default: $MASA_DATA]"),
     click.option("--tasks", type=click.IntRange(min=0), default=40, show_default=True, help="0 takes all."),
-    click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Episodes a task."),
+    click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Episodes per task."),
     click.option(
         "--choose", is_flag=True, help="The agent chooses among the admissible actions instead of writing one."
     ),
@@ -55,9 +60,11 @@ if TYPE_CHECKING:
         metavar="MODEL",
         help="Who sums up the episodes: operators (offline, from symptoms), or a model such as openai:URL#MODEL.",
     ),
-    click.option("--teacher-option", "teacher_options", multiple=True, metavar="KEY=VALUE", help="Of its model."),
     click.option(
-        "--teacher-key-env", default="", metavar="VARIABLE", help="Environment variable with its server's key."
+        "--teacher-option", "teacher_options", multiple=True, metavar="KEY=VALUE", help="Option of the teacher's model."
+    ),
+    click.option(
+        "--teacher-key-env", default="", metavar="VARIABLE", help="Environment variable with the teacher's API key."
     ),
     *shared.EXECUTION,
     click.option("-o", "--output", metavar="FOLDER", type=click.Path(), help="[default: profiles/ENVIRONMENT]"),

@@ -50,23 +50,25 @@ _EVERY = 0.1
     default=8,
     show_default=True,
     metavar="N",
-    help="Most wrong cards a sample; where there are more, a seeded choice.",
+    help="Most wrong cards per sample.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of every choice.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Seed of every choice."
+)
 @click.option("--no-generate", is_flag=True, help="Score only; let the rewriter write nothing.")
-@click.option("--compare-base", is_flag=True, help="The same for the untrained base model, beside it.")
+@click.option("--compare-base", is_flag=True, help="Also evaluate the untrained base model.")
 @click.option(
     "--dtype",
     type=click.Choice(["bfloat16", "float16", "float32"]),
     default="bfloat16",
     show_default=True,
-    help="Numbers that a checkpoint computes with.",
+    help="Number format of a checkpoint.",
 )
 @click.option("--device", metavar="NAME", help="Where a checkpoint runs. [default: a GPU if there is one]")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads. [default: all cores]")
-@click.option("--resume", is_flag=True, help="Go on with the results in FOLDER.")
+@click.option("--resume", is_flag=True, help="Continue with the results in FOLDER.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
-@click.option("--dry-run", is_flag=True, help="Tell how much work it would be; do nothing.")
+@click.option("--dry-run", is_flag=True, help="Say how much work it would be, without doing it.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no report; errors only.")
 def command(
     rewriter: str,

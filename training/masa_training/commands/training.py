@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 _OPTIONS = (
     click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder."),
-    click.option("--resume", is_flag=True, help="Go on with the run in the folder, after a kill too."),
+    click.option("--resume", is_flag=True, help="Continue the run in the folder, also after a kill."),
     click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable."),
-    click.option("--max-minutes", type=click.FloatRange(min=0), help="Stop after so long, to go on with --resume."),
-    click.option("--dry-run", is_flag=True, help="Check everything, say what would be done, and stop."),
+    click.option(
+        "--max-minutes", type=click.FloatRange(min=0), help="Stop after this many minutes; --resume continues."
+    ),
+    click.option("--dry-run", is_flag=True, help="Check everything and say what would be done."),
     click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, events as JSON lines on stderr."),
 )
 
