@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from masa.artifact import Artifact, find_artifact, load_artifact, read_manifest
 from masa.checksums import sha256_file
+from masa.codec import template_to_json
 from masa.errors import MasaError
 from masa.files import TEMPORARY_PREFIX, make_folder, parse_json, read_bytes, reason, write_atomic
 from masa.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from masa_export.errors import ExportError
 from masa_export.source import Source
-from masa_training.checkpoint import Checkpoint, template_to_json
+from masa_training.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from masa_export.logits import Likeness

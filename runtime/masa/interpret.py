@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from masa.codec import skills_from_json, skills_to_json
 from masa.edits import apply_plan, available_edits
 from masa.guard import Violation, check
 from masa.languages import (
@@ -92,7 +93,7 @@ class Work:
             "language": self.language,
             "cautious": self.cautious,
             "group": self.whole.key,
-            "skills": [[s.skill_id, s.title, s.principle, s.when_to_apply] for s in self.whole.skills],
+            "skills": skills_to_json(self.whole.skills),
             "pinned": sorted(self.pinned),
             "card": [[key, value] for key, value in self.request.card.items()],
             "task": self.request.task,
@@ -384,9 +385,7 @@ def to_cache(result: GroupResult) -> dict[str, Any]:
         "violations": [[v.rule, v.message, v.skill] for v in result.violations],
         "fates": [[f.number, f.skill_id, f.status, list(f.edits), list(f.outputs)] for f in result.fates],
         "added": list(result.added),
-        "skills": None
-        if result.output is result.source
-        else [[s.skill_id, s.title, s.principle, s.when_to_apply] for s in result.output.skills],
+        "skills": None if result.output is result.source else skills_to_json(result.output.skills),
         "raw": result.raw,
         "figures": [result.prompt_tokens, result.tokens, result.steps, result.seconds],
     }
@@ -399,9 +398,8 @@ def from_cache(work: Work, value: Mapping[str, Any]) -> GroupResult | None:
         output = work.whole
         if value["skills"] is not None:
             skills = []
-            for identifier, title, principle, when in value["skills"]:
-                origin = extras.get(identifier)
-                made = Skill(identifier, title, principle, when)
+            for made in skills_from_json(value["skills"]):
+                origin = extras.get(made.skill_id)
                 skills.append(replace(made, extra=origin.extra) if origin else made)
             output = Group(work.whole.task_type, tuple(skills))
         prompt_tokens, tokens, steps, seconds = value["figures"]

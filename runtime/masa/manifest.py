@@ -16,14 +16,13 @@ from typing import Any
 from masa.errors import ArtifactError, FormatError
 from masa.fields import Fields, Segments, kind_of
 from masa.files import ParseError, decode, parse_json
+from masa.languages import LANGUAGES
+from masa.prompt import PROMPT_VERSION
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 1
 """The newest manifest format this masa reads."""
-PROMPT_VERSION = 1
-"""The newest prompt version this masa reads; every older one is read, too."""
 KINDS = ("gguf", "onnx")
-LANGUAGES = ("plan", "text")
 
 
 @dataclass(frozen=True, slots=True)

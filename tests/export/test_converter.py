@@ -13,12 +13,12 @@ from click.testing import CliRunner
 
 from masa.artifact import load_artifact
 from masa.cli.application import root
+from masa.codec import template_to_json
 from masa.formats.gguf_header import read_header
 from masa_export.converter import VARIABLE, convert, find_converter
 from masa_export.errors import ExportError
 from masa_export.gguf_plan import write_shapes
 from masa_training.bases import folder_sha256
-from masa_training.checkpoint import template_to_json
 
 from .checkpoint_samples import notes
 from .test_merge import hf_checkpoint, write_folder

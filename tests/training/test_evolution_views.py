@@ -19,11 +19,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from masa.codec import group_to_json
 from masa.skills import GENERAL, Group, Skill
 from masa_training.commands.evolve import command
 from masa_training.errors import TrainingError
 from masa_training.evolution.run import Underway, evolve
-from masa_training.evolution.run_folder import CONFIG, EVENTS, skills_to_json
+from masa_training.evolution.run_folder import CONFIG, EVENTS
 from masa_training.evolution.views.differences import difference, pieces
 from masa_training.evolution.views.drawings import curve, interval_of, state_of, tree
 from masa_training.evolution.views.live import LiveView, cells, fitting, used_line
@@ -125,7 +126,7 @@ def simulated_run(
         else:
             trace = tree_search(backbone.start, iterations=rounds, exploration=0.3, **asked)
         for event in trace.events:
-            told = event_to_json(event, lambda w, key=key: skills_to_json(group_of(key, w, words)))  # type: ignore[misc]
+            told = event_to_json(event, lambda w, key=key: group_to_json(group_of(key, w, words)))  # type: ignore[misc]
             named = {"bank": f"{number}-{event.node}"} if isinstance(event, Proposal) and event.node is not None else {}
             lines.append({**told, "group": key, **named})
             if named and event.round:

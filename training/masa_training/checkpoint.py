@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from masa.checksums import verified_sha256
+from masa.codec import template_to_json
 from masa.errors import FormatError, MasaError
 from masa.fields import Fields
 from masa.files import parse_json, read_text, write_atomic
@@ -80,12 +81,6 @@ class Checkpoint:
     dataset: DatasetNote
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
-
-
-def template_to_json(template: ChatTemplate) -> dict[str, Any]:
-    """A chat template as `masa.json` and an artifact's manifest spell it."""
-    pieces = {name: [[segment.text, segment.control] for segment in getattr(template, name)] for name in _PIECES}
-    return {**pieces, "stop": list(template.stop)}
 
 
 def write_checkpoint(checkpoint: Checkpoint) -> None:

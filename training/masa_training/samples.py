@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 from os import PathLike, fspath
 from typing import Any, NamedTuple
 
+from masa.codec import facts_from_json, facts_to_json, group_from_json, group_to_json
 from masa.errors import FormatError
-from masa.facts import ActionForm, Facts
 from masa.files import parse_json, read_text
 from masa.languages import LANGUAGES
 from masa.prompt import PROMPT_VERSION, ChatTemplate, Request, Segment, render_prompt
-from masa.skills import Group, Skill
 
 _MARK = Segment("", control=True)
 _BARE = ChatTemplate((), (_MARK,), (_MARK,), ())
@@ -166,12 +165,11 @@ def dump_samples(samples: Iterable[Sample]) -> bytes:
 def request_to_json(request: Request) -> dict[str, Any]:
     """The request of a sample as its line holds it."""
     return {
-        "task_type": request.group.task_type,
-        "skills": [[s.skill_id, s.title, s.principle, s.when_to_apply] for s in request.group.skills],
+        **group_to_json(request.group),
         "card": dict(request.card),
         "task": request.task,
         "environment": request.environment,
-        "facts": None if request.facts is None else _facts_to_json(request.facts),
+        "facts": None if request.facts is None else facts_to_json(request.facts),
     }
 
 
@@ -181,45 +179,13 @@ def request_from_json(value: Mapping[str, Any]) -> Request:
     Raises:
         KeyError, TypeError, ValueError, AttributeError: if it is none.
     """
-    group = Group(value["task_type"], tuple(map(_skill, value["skills"])))
-    facts = None if value["facts"] is None else _facts_from_json(value["facts"])
-    return Request(group, dict(value["card"]), value["task"], value["environment"], facts)
+    facts = None if value["facts"] is None else facts_from_json(value["facts"])
+    return Request(group_from_json(value), dict(value["card"]), value["task"], value["environment"], facts)
 
 
 def card_key(card: Mapping[str, object]) -> str:
     """Equal for the fields of two cards that say the same."""
     return json.dumps(dict(card), sort_keys=True, default=str)
-
-
-def _facts_to_json(facts: Facts) -> dict[str, Any]:
-    return {
-        "environment": facts.environment,
-        "actions": [[action.form, action.meaning, action.example] for action in facts.actions],
-        "rules": list(facts.rules),
-        "examples": list(facts.examples),
-    }
-
-
-def _facts_from_json(value: Mapping[str, Any]) -> Facts:
-    return Facts(
-        environment=value["environment"],
-        actions=tuple(ActionForm(*_texts(fields, 3)) for fields in value["actions"]),
-        rules=tuple(_texts(value["rules"])),
-        examples=tuple(_texts(value["examples"])),
-    )
-
-
-def _skill(fields: Any) -> Skill:
-    identifier, title, principle, when = _texts(fields, 4)
-    return Skill(identifier, title, principle, when)
-
-
-def _texts(values: Any, count: int | None = None) -> list[str]:
-    if not isinstance(values, list) or (count is not None and len(values) != count):
-        raise ValueError(f"expected a list of {count or ''} texts")
-    if not all(isinstance(value, str) for value in values):
-        raise ValueError("expected texts")
-    return values
 
 
 def _reason(error: Exception) -> str:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from masa.cards import FIELDS, ModelCard
+from masa.codec import facts_from_json, skills_from_json
 from masa.errors import CardError, FormatError
-from masa.facts import ActionForm, Facts
+from masa.facts import Facts
 from masa.files import decode, parse_json, read_bytes
 from masa.formats import load_bank
-from masa.skills import GENERAL, Group, Skill
+from masa.skills import GENERAL, Group
 from masa_training.errors import TrainingError
 
 EVENTS = "events.jsonl"
@@ -108,7 +109,7 @@ def _take(run: Run, event: Mapping[str, Any]) -> None:
         run.description, run.task = _text(event.get("description", "")), _text(event.get("task", ""))
         run.licence = _text(event.get("licence", "unknown"))
         if event.get("facts") is not None:
-            run.facts = _facts(event["facts"])
+            run.facts = facts_from_json(event["facts"])
     elif kind == "node":
         group = _group(run, event)
         node = Node(
@@ -142,11 +143,7 @@ def _group(run: Run, event: Mapping[str, Any]) -> Group:
     """The group of an event: its skills written out, or those of a bank in the folder."""
     key = _text(event["group"])
     if "skills" in event:
-        skills = tuple(
-            Skill(_text(s["skill_id"]), _text(s["title"]), _text(s["principle"]), _text(s.get("when_to_apply", "")))
-            for s in event["skills"]
-        )
-        return Group(None if key == GENERAL else key, skills)
+        return Group(None if key == GENERAL else key, skills_from_json(event["skills"]))
     path = (run.folder / _text(event["bank"])).resolve()
     if not path.is_relative_to(run.folder.resolve()):
         raise ValueError(f"the bank {event['bank']!r} is outside the run folder")
@@ -154,15 +151,6 @@ def _group(run: Run, event: Mapping[str, Any]) -> Group:
         return load_bank(path).group(key)
     except FormatError as error:
         raise TrainingError(str(error)) from None
-
-
-def _facts(value: Mapping[str, Any]) -> Facts:
-    actions = tuple(
-        ActionForm(_text(a["form"]), _text(a.get("meaning", "")), _text(a.get("example", "")))
-        for a in value.get("actions", ())
-    )
-    rules, examples = (tuple(map(_text, value.get(name, ()))) for name in ("rules", "examples"))
-    return Facts(_text(value["environment"]), actions, rules, examples)
 
 
 def _text(value: Any) -> str:

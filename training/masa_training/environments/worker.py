@@ -20,8 +20,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from masa.codec import facts_from_json
 from masa.errors import MissingExtraError
-from masa.facts import ActionForm, Facts
+from masa.facts import Facts
 from masa.files import parse_json
 from masa_training.environments.protocol import Environment, Split, Step, Task
 from masa_training.errors import TrainingError
@@ -91,13 +92,7 @@ class Worker:
 
     def facts(self) -> Facts:
         """As the environment's."""
-        facts = self._process.ask("facts")
-        return Facts(
-            environment=facts["environment"],
-            actions=tuple(ActionForm(**form) for form in facts["actions"]),
-            rules=tuple(facts["rules"]),
-            examples=tuple(facts["examples"]),
-        )
+        return facts_from_json(self._process.ask("facts"))
 
     def reset(self, task: Task, seed: int) -> Step:
         """As the environment's."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
+from masa.codec import facts_to_json
 from masa.errors import MasaError, MissingExtraError
 from masa.files import parse_json
 from masa_training.environments.protocol import Environment, Task
@@ -65,7 +66,7 @@ def _answer(environment: Environment, request: Mapping[str, Any]) -> Any:
     if method == "tasks":
         return [{**asdict(task), "payload": dict(task.payload)} for task in environment.tasks(request["split"])]
     if method == "facts":
-        return asdict(environment.facts())
+        return facts_to_json(environment.facts())
     if method == "step":
         return asdict(environment.step(request["action"]))
     task = Task(**request["task"])

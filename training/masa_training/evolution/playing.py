@@ -7,13 +7,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from masa.codec import group_to_json
 from masa.skills import SkillBank
 from masa_training.agents import AgentConfig
 from masa_training.environments import Split, Task
 from masa_training.evolution.config import EvolveConfig
 from masa_training.evolution.ledger import Ledger, Played
 from masa_training.evolution.noise import FeedbackNoise
-from masa_training.evolution.run_folder import skills_to_json
 from masa_training.models import Model
 from masa_training.rollouts import Arm, Episode, Job, WorkerSpec
 from masa_training.rollouts.executors import Executor, InProcess
@@ -102,5 +102,5 @@ def fingerprint(bank: SkillBank | None) -> str:
     """A name for what an agent could be shown of a bank: the same skills have the same name."""
     if bank is None:
         return "no-skill"
-    content = [skills_to_json(group) for group in bank.groups()]
+    content = [group_to_json(group) for group in bank.groups()]
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]

@@ -15,9 +15,10 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from masa.codec import group_from_json, group_to_json
 from masa.errors import FormatError
 from masa.files import make_folder, parse_json, parse_yaml, read_text, write_atomic
-from masa.skills import Group, Skill
+from masa.skills import Group
 from masa_training.errors import TrainingError
 from masa_training.evolution.config import EvolveConfig
 from masa_training.evolution.ledger import Played
@@ -101,7 +102,7 @@ class RunFolder:
         """As `Ledger.search`."""
         named = {} if bank is None else {"bank": bank}
         with self._lock:
-            self._append({**event_to_json(event, skills_to_json), "group": key, **named})
+            self._append({**event_to_json(event, group_to_json), "group": key, **named})
             self.searches[key].append(event)
             if bank is not None and isinstance(event, Proposal) and event.node is not None:
                 self.banks[key, event.node] = bank
@@ -276,15 +277,4 @@ def search_from_json(event: Mapping[str, Any]) -> tuple[str, Event[Group], str |
         KeyError, TypeError, ValueError: if it is none.
     """
     values = {key: value for key, value in event.items() if key not in ("group", "bank")}
-    return event["group"], event_from_json(values, skills_from_json), event.get("bank")
-
-
-def skills_to_json(group: Group) -> dict[str, Any]:
-    """A group as JSON values."""
-    skills = [[s.skill_id, s.title, s.principle, s.when_to_apply] for s in group.skills]
-    return {"task_type": group.task_type, "skills": skills}
-
-
-def skills_from_json(value: Mapping[str, Any]) -> Group:
-    """The inverse of `skills_to_json`."""
-    return Group(value["task_type"], tuple(Skill(*fields) for fields in value["skills"]))
+    return event["group"], event_from_json(values, group_from_json), event.get("bank")

@@ -6,14 +6,14 @@ import hashlib
 import json
 import threading
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from masa.codec import group_from_json, group_to_json, skills_to_json
 from masa.files import parse_json
 from masa.languages import render_plan
-from masa.skills import Group, Skill
 from masa_training.errors import TrainingError
 from masa_training.journal import append_records, whole_lines
 from masa_training.teacher.protocol import Asked, Rewrite, Teacher, TeacherError
@@ -88,8 +88,8 @@ def question_key(asked: Asked) -> str:
     told = [
         asked.environment,
         asked.group.key,
-        _skills(asked.group),
-        [_skills(group) for group, _ in asked.refused],
+        skills_to_json(asked.group.skills),
+        [skills_to_json(group.skills) for group, _ in asked.refused],
         len(asked.problems),
     ]
     return hashlib.sha256(json.dumps(told, ensure_ascii=False).encode("utf-8", "replace")).hexdigest()[:24]
@@ -97,8 +97,7 @@ def question_key(asked: Asked) -> str:
 
 def _rewrite_json(rewrite: Rewrite) -> dict[str, Any]:
     return {
-        "task_type": rewrite.group.task_type,
-        "skills": _skills(rewrite.group),
+        **group_to_json(rewrite.group),
         "plan": render_plan(rewrite.plan) if rewrite.plan else None,
         "source": rewrite.source,
         "attribution": dict(rewrite.attribution),
@@ -112,7 +111,7 @@ def _rewrite(value: Mapping[str, Any]) -> Rewrite:
     if value["source"] not in ("group", "original"):
         raise ValueError(value["source"])
     return Rewrite(
-        group=Group(value["task_type"], tuple(Skill(*fields) for fields in value["skills"])),
+        group=group_from_json(value),
         plan=_plan(value["plan"]),
         source=value["source"],
         attribution=value["attribution"],
@@ -130,7 +129,3 @@ def _plan(text: str | None) -> Any:
 
     lines = [line for line in text.split("\n") if not line.startswith("+")]
     return parse_plan(text, [tuple(EDITS)] * len(lines))
-
-
-def _skills(group: Group) -> Sequence[Sequence[str]]:
-    return [[s.skill_id, s.title, s.principle, s.when_to_apply] for s in group.skills]
