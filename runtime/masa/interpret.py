@@ -248,6 +248,7 @@ def _judge(work: Work, source: Group, draft: Draft, control_tokens: Sequence[str
         facts=work.request.facts,
         control_tokens=control_tokens,
         prompt_text=INSTRUCTIONS[work.language],
+        plan=draft.plan,
     )
 
 
@@ -383,7 +384,7 @@ def to_cache(result: GroupResult) -> dict[str, Any]:
         "status": result.status,
         "reason": result.reason,
         "violations": [[v.rule, v.message, v.skill] for v in result.violations],
-        "fates": [[f.number, f.skill_id, f.status, list(f.edits), list(f.outputs)] for f in result.fates],
+        "fates": [[f.number, f.skill_id, f.status, list(f.edits), list(f.outputs), list(f.lost)] for f in result.fates],
         "added": list(result.added),
         "skills": None if result.output is result.source else skills_to_json(result.output.skills),
         "raw": result.raw,
@@ -410,7 +411,7 @@ def from_cache(work: Work, value: Mapping[str, Any]) -> GroupResult | None:
             status=value["status"],
             reason=value["reason"],
             violations=tuple(Violation(*item) for item in value["violations"]),
-            fates=tuple(SkillFate(n, i, s, tuple(e), tuple(o)) for n, i, s, e, o in value["fates"]),
+            fates=tuple(SkillFate(n, i, s, tuple(e), tuple(o), tuple(lost)) for n, i, s, e, o, lost in value["fates"]),
             added=tuple(value["added"]),
             raw=value["raw"],
             prompt_tokens=prompt_tokens,

@@ -1,8 +1,8 @@
 """Reading Markdown as prose and everything else: blocks, sentences, and the spans that no rewrite may lose.
 
 Edits change prose only. `blocks` says what is prose, with a Markdown parser; `sentences` splits prose, with a
-sentence splitter; `protected_spans` lists what must survive whatever happens around it. All three work on
-plain text as well, which is Markdown of one paragraph.
+sentence splitter; `protected_spans` lists what must survive whatever happens around it, by the patterns of
+`masa.literals`. All three work on plain text as well, which is Markdown of one paragraph.
 """
 
 from __future__ import annotations
@@ -14,38 +14,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from masa import literals
+
 PROSE = frozenset({"paragraph", "item", "inner"})
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
-_INLINE_CODE = re.compile(r"(?<!`)(`+)(?!`)(?:.(?!\n[ \t]*\n))+?(?<!`)\1(?!`)", re.DOTALL)
-_EXTENSION = (
-    r"(?:pyi?|ipynb|sh|bash|js|mjs|tsx?|jsx|json|jsonl|ya?ml|toml|ini|cfg|md|mdx|txt|rst|csv|tsv|xml"
-    r"|html?|css|sql|pdf"
-    r"|docx?|xlsx?|pptx?|png|jpe?g|svg|gif|zip|gz|tar|xz|whl|rb|go|rs|java|kt|c|h|cc|cpp|hpp|cu|lua|pl"
-    r"|php|ps1|env|log"
-    r"|lock|gguf|onnx|safetensors|db|parquet)"
-)
-_PROTECTED = (
-    _INLINE_CODE,
-    re.compile(r"<!--.*?-->", re.DOTALL),
-    re.compile(r"!?\[[^\[\]\n]*\]\([^()\s]*(?:\s+[\"'][^\"'\n]*[\"'])?\)"),  # [text](target "title")
-    re.compile(r"\b(?:https?|ftp|file)://[^\s<>()\[\]{}\"'`“”‘’]*[^\s<>()\[\]{}\"'`“”‘’.,;:!?]"),
-    re.compile(rf"(?<![\w/.])(?:~?\.{{0,2}}/)?(?:[\w.-]+/)*[\w-][\w.-]*\.{_EXTENSION}\b(?![\w/])"),  # scripts/x.py
-    re.compile(r"\$?\{\{[^{}\n]{1,80}\}\}|\$?\{[^{}\n]{1,80}\}|\$[A-Za-z_]\w*"),  # {x} {{x}} ${X} $X
-    re.compile(r"</?[A-Za-z][^<>\n]{0,80}>"),  # <object>, <search>, </search>
-    re.compile(r"\[[^\[\]\n]{1,80}\]"),  # [object], [1]
-)
-_LITERAL = (
-    re.compile(r"<(\w+)>[^<>\n]*</\1>"),  # <action>go to desk 1</action>
-    re.compile(r"(?<![\w'])'[^'\n]*(?:\b'\b[^'\n]*)*'(?!\w)"),  # 'take mug 1', "don't" is no quote
-    re.compile(r"\"[^\"\n]+\""),
-    re.compile(r"“[^”\n]+”|‘[^‘\n]*?’(?!\w)"),
-)
 _ENUMERATOR = re.compile(r"[(\[]?(?:\d{1,2}|[A-Za-z])[.)\]]+|(?i:step|cycle|sub-?q|rule)\s*\d+[.:)]", re.ASCII)
 _LAST_NUMBER = re.compile(r"(?<=[:;.!?]\s)\(?\d{1,2}[.)]\s+\Z")
 _LEAD_IN = re.compile(r":\s+(?=\(?[1aA]\)\s|1\.\s)")
 _PARENTHESES = re.compile(r"\([^()\n]*(?:\([^()\n]*\)[^()\n]*)*\)")
 _NUMBERED_END = re.compile(r"(?:[^\W\d][\w-]*[ #]\d+|\b[XYZN])[.!?]+\s+(?=[A-Z\"'“‘(<`\[])")
+_FENCE = re.compile(r"(?:(?:[-*+>]|\d{1,9}[.)])[ \t]*)*(`{3,}|~{3,})")
+_TAG_LINE = re.compile(r"</?(?!(?:pre|script|style|textarea)\b)[A-Za-z][\w-]*(?:[\s/>]|$)", re.IGNORECASE)
+_DELIMITERS = re.compile(r"(?<!\\)(?:\*+|_+|~~)")
+_HARD_BREAK = re.compile(r"\\(?=\r?\n)")
 _ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|etc|vs|cf|approx|incl|no|fig|resp)\.", re.IGNORECASE)
 
 
@@ -104,7 +86,7 @@ def is_plain(text: str) -> bool:
 def sentences(text: str) -> list[str]:
     """Split prose into sentences; their concatenation is `text`, each carries the white space behind it.
 
-    Quoted text, code, links and placeholders are never cut, and `1.`, `(2)`, `Step 3:` stay with what they
+    Protected spans, emphasis, brackets and quotations are never cut; `1.`, `(2)`, `Step 3:` stay with what they
     number.
     """
     if not text:
@@ -123,53 +105,85 @@ def sentences(text: str) -> list[str]:
     # It takes "desk 1. Then" for an enumeration and "find X. Then" for a name; in skills both end a sentence.
     cuts.update(match.end() for match in _NUMBERED_END.finditer(masked))
     cuts.update(match.end() for match in _LEAD_IN.finditer(text) if masked[match.start()] == ":")
+    whole = whole_ranges(text)
+    cuts = {cut for cut in cuts if not any(start < cut < end for start, end in whole)}
     return _merged([text[start:end] for start, end in itertools.pairwise(sorted(cuts))])
 
 
 def protected_spans(text: str) -> tuple[str, ...]:
-    """What every rewrite must carry over verbatim, in order of appearance.
+    """What every edit must carry over verbatim, in order of appearance.
 
-    Code blocks, inline code, links and URLs, HTML comments, file references (`scripts/x.py`), placeholders
-    (`{x}`, `<x>`, `[x]`, `$VAR`). A span inside another is not listed twice.
+    Code blocks, and everything of `masa.literals`: code, links, files, placeholders, commands, identifiers,
+    numbers with their units, limits, quoted text. A span inside another is not listed twice.
     """
     return tuple(text[start:end] for start, end in protected_ranges(text))
 
 
-@functools.lru_cache(maxsize=512)
+def code_spans(text: str) -> tuple[str, ...]:
+    """The protected spans that a program reads: those that not even `drop` may lose."""
+    return tuple(text[start:end] for start, end in _ranges(text, wordings=False))
+
+
 def protected_ranges(text: str) -> tuple[tuple[int, int], ...]:
-    """Start and end of each protected span; ranges neither overlap nor touch code blocks."""
+    """Start and end of each protected span; ranges do not overlap."""
+    return _ranges(text, wordings=True)
+
+
+@functools.lru_cache(maxsize=512)
+def _ranges(text: str, *, wordings: bool) -> tuple[tuple[int, int], ...]:
     found: list[tuple[int, int]] = []
     position = 0
     for block in _blocks(text):
         raw = block.raw
         if block.kind == "code":
-            body = raw.rstrip()
-            found.append((position, position + len(body)))
+            found.append((position, position + len(raw.rstrip())))
         else:
-            found += [
-                (position + match.start(), position + match.end())
-                for pattern in _PROTECTED
-                for match in pattern.finditer(raw)
-            ]
+            found += [(position + start, position + end) for start, end in literals.code_ranges(raw)]
+            if wordings:  # the numbers of a list are layout
+                inner = position + len(block.prefix)
+                found += [(inner + start, inner + end) for start, end in literals.wording_ranges(block.text)]
         position += len(raw)
-    return _union(found)
+    return literals.union(found)
 
 
-def literal_ranges(text: str) -> tuple[tuple[int, int], ...]:
-    """Start and end of what edits leave whole: protected spans, quoted text, `<tag>text</tag>`."""
-    found = list(protected_ranges(text))
-    found += [match.span() for pattern in _LITERAL for match in pattern.finditer(text)]
-    return _union(found)
+def whole_ranges(text: str) -> tuple[tuple[int, int], ...]:
+    """Start and end of what no cut may go through: protected spans, emphasis with its markers, brackets."""
+    found = list(protected_ranges(text)) + emphasis_ranges(text)
+    found += [match.span() for match in _PARENTHESES.finditer(text)]
+    return literals.union(found)
 
 
-def _union(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    merged: list[tuple[int, int]] = []
-    for start, end in sorted(ranges):
-        if merged and start < merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        elif end > start:
-            merged.append((start, end))
-    return tuple(merged)
+def emphasis_ranges(text: str) -> list[tuple[int, int]]:
+    """Start and end of each pair of `*`, `_` or `~~` runs and what stands between, as CommonMark pairs them.
+
+    Runs inside protected spans are text, as are those without a partner.
+    """
+    literal = protected_ranges(text)
+    found: list[tuple[int, int]] = []
+    opened: list[tuple[str, int, int]] = []  # character, run length left, start
+    for match in _DELIMITERS.finditer(text):
+        start, end = match.span()
+        if any(begin < end and start < stop for begin, stop in literal):
+            continue
+        before, after = text[start - 1 : start], text[end : end + 1]
+        opens = bool(after.strip()) and not (match[0][0] == "_" and before.isalnum())
+        closes = bool(before.strip()) and not (match[0][0] == "_" and after.isalnum())
+        # A run between a letter and a symbol leans to the letter: `**Stop.** Go` closes, `(**Go**` opens.
+        if opens and closes and not before.isalnum() and after.isalnum():
+            closes = any(mark == match[0][0] for mark, _, _ in opened) and before in ".!?,:;)]\"'”’"
+        left = end - start
+        while closes and left:
+            index = next((i for i in range(len(opened) - 1, -1, -1) if opened[i][0] == match[0][0]), None)
+            if index is None:
+                break
+            mark, length, origin = opened[index]
+            used = min(left, length)
+            found.append((origin, end))
+            left -= used
+            opened[index:] = [(mark, length - used, origin)] if length > used else []
+        if opens and left == end - start:
+            opened.append((match[0][0], left, start))
+    return found
 
 
 def _mask(text: str) -> str:
@@ -182,21 +196,24 @@ def _mask(text: str) -> str:
         enumerator = _ENUMERATOR.fullmatch(match[0])
         masked[match.start() : match.end()] = ("Xx" if enumerator else "xx") + "x" * (len(match[0]) - 2)
         _keep_end(masked, text, match.start(), match.end())
-    for start, end in literal_ranges(text):
-        masked[start:end] = "x" * (end - start)
-        _keep_end(masked, text, start, end)
+    for start, end in (*protected_ranges(text), *emphasis_ranges(text)):
+        if re.search(r"[^\w\s]", text[start:end]):
+            masked[start:end] = "x" * (end - start)
+            _keep_end(masked, text, start, end)
     for match in re.finditer(r"(?<=\w)['’](?=\w)", text):
         masked[match.start()] = "x"
     for match in _ABBREVIATION.finditer(text):
         masked[match.start() : match.end()] = ["x"] * (match.end() - match.start())
         if match[0].lower() == "etc." and re.match(r"\s+[A-Z]", text[match.end() : match.end() + 3]):
             masked[match.end() - 1] = "."
+    for match in _HARD_BREAK.finditer(text):
+        masked[match.start()] = " "
     return "".join(masked)
 
 
 def _keep_end(masked: list[str], text: str, start: int, end: int) -> None:
     """A quote or aside that ends its own sentence (`… "Nothing happens." Then …`) ends the one around it."""
-    inner = text[start:end].rstrip("'\"”’)")
+    inner = text[start:end].rstrip("'\"”’)*_~")
     if (
         inner.endswith((".", "!", "?"))
         and not inner.endswith("...")
@@ -232,7 +249,7 @@ def _blocks(text: str) -> tuple[Block, ...]:
     lines = _LINE.findall(text)
     parts: list[Block] = []
     reached = 0
-    for kind, start, end, content in _leaves(_parser().parse(text)):
+    for kind, start, end, content in _leaves(_parser().parse(with_open_fences(text))):
         start, end = max(start, reached), min(end, len(lines))
         while end > start and not lines[end - 1].strip():
             end -= 1
@@ -245,6 +262,36 @@ def _blocks(text: str) -> tuple[Block, ...]:
     if reached < len(lines):
         parts.append(Block("other", "", "".join(lines[reached:]), "", reached))
     return tuple(parts)
+
+
+def with_open_fences(text: str) -> str:
+    """The text as its author meant it where a tag stands right above a code fence, line for line.
+
+    To CommonMark `<Good>` opens a block of HTML that runs to the next blank line and swallows a fence below it; then
+    the closing fence opens one, and code and prose change places. Such tag lines are blank here.
+    """
+    if "<" not in text or ("```" not in text and "~~~" not in text):
+        return text
+    lines = _LINE.findall(text)
+    fence = ""
+    tags: list[int] = []  # lines that open with a tag, since the last blank line
+    for number, line in enumerate(lines):
+        bare = line.strip()
+        mark = _FENCE.match(bare)
+        if fence:
+            bare = bare.lstrip("> \t")
+            if bare.startswith(fence) and not bare.strip(fence[0]):
+                fence = ""
+        elif mark and not (mark[1][0] == "`" and "`" in bare[mark.end() :]):
+            fence = mark[1]
+            for tag in tags:
+                lines[tag] = lines[tag][len(lines[tag].rstrip("\r\n")) :] or "\n"
+            tags = []
+        elif not bare:
+            tags = []
+        elif _TAG_LINE.match(bare):
+            tags.append(number)
+    return "".join(lines)
 
 
 @functools.lru_cache(maxsize=1)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from masa.edits import PlannedGroup
 from masa.guard import Violation
-from masa.skills import Group, SkillBank
+from masa.guard.statements import lost_sentences
+from masa.skills import Group, Skill, SkillBank
 
 SkillStatus = Literal["rewritten", "edited", "merged", "kept", "pinned", "dropped", "fell back", "cancelled"]
 GroupStatus = Literal["rewritten", "kept", "fell back", "cancelled"]
@@ -24,6 +26,7 @@ class SkillFate:
             `fell back` (what was written for it was refused, this is the original), `cancelled` (not reached).
         edits: names of the edits of a plan, also where they found nothing to change.
         outputs: 0-based places in the output group of the skills that were made of it.
+        lost: the sentences of it that a plan's `drop` or `limit` took away, one by one.
     """
 
     number: int
@@ -31,6 +34,7 @@ class SkillFate:
     status: SkillStatus
     edits: tuple[str, ...] = ()
     outputs: tuple[int, ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ class GroupResult:
                     "status": fate.status,
                     "edits": list(fate.edits),
                     "becomes": [self.output.skills[i].skill_id for i in fate.outputs],
+                    "lost": list(fate.lost),
                 }
                 for fate in self.fates
             ],
@@ -162,6 +167,16 @@ class Draft:
     edits: tuple[tuple[str, ...], ...] = ()
     """Per source skill the edits of the plan; empty for the text language."""
 
+    @property
+    def plan(self) -> PlannedGroup | None:
+        """What the guard is told of the plan; None for the text language."""
+        if not self.edits:
+            return None
+        first = {number: {name.split()[0] for name in names} for number, names in enumerate(self.edits, start=1)}
+        dropped = tuple(number for number, names in first.items() if "drop" in names)
+        limited = tuple(number for number, names in first.items() if "limit" in names)
+        return PlannedGroup(self.group, self.sources, dropped, limited)
+
 
 def fates_of(
     source: Group, draft: Draft, pinned: frozenset[int] = frozenset(), refused: frozenset[int] = frozenset()
@@ -186,8 +201,15 @@ def fates_of(
             status = "kept"
         else:
             status = "edited" if draft.edits else "rewritten"
-        fates.append(SkillFate(number, skill.skill_id, status, edits, outputs))
+        lost = _lost(skill, draft, edits, outputs)
+        fates.append(SkillFate(number, skill.skill_id, status, edits, outputs, lost))
     return tuple(fates)
+
+
+def _lost(skill: Skill, draft: Draft, edits: tuple[str, ...], outputs: tuple[int, ...]) -> tuple[str, ...]:
+    if not any(name.split()[0] in ("drop", "limit") for name in edits):
+        return ()
+    return lost_sentences(skill, draft.group.skills[outputs[0]] if outputs else None)
 
 
 def unchanged_fates(source: Group, status: SkillStatus, pinned: frozenset[int]) -> tuple[SkillFate, ...]:

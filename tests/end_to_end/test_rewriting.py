@@ -10,6 +10,7 @@ import pytest
 
 from masa.cards import ModelCard
 from masa.decoding import Sampling
+from masa.edits import PlannedGroup
 from masa.formats import load_bank
 from masa.formats.bank_json import dump_bank, loads_bank
 from masa.guard import check
@@ -36,7 +37,14 @@ def account(bank: SkillBank, result: RewriteResult, only: list[str] | None = Non
         if group.status == "fell back":
             assert group.output is group.source and group.reason
         else:
-            assert check(group.source, group.output) == ()
+            sources = tuple(
+                tuple(fate.number for fate in group.fates if place in fate.outputs)
+                for place in range(len(group.output))
+            )
+            gone = tuple(fate.number for fate in group.fates if not fate.outputs)
+            limited = tuple(fate.number for fate in group.fates if any(edit.startswith("limit") for edit in fate.edits))
+            plan = PlannedGroup(group.output, sources, gone, limited) if result.language == "plan" else None
+            assert check(group.source, group.output, plan=plan) == ()
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from masa.edits import (
 )
 from masa.edits.condition import condition_phrase
 from masa.facts import ActionForm, Facts
-from masa.markdown import protected_spans
+from masa.markdown import code_spans, protected_spans
 from masa.skills import Group, Skill
 
 calls = st.sampled_from([(name, argument) for name, edit in EDITS.items() for argument in edit.argument or (None,)])
@@ -183,17 +183,21 @@ def test_arguments_are_checked() -> None:
     ("before", "after"),
     [
         (
-            "Search all shelves (top, bottom) once; start with the open ones to avoid wasted steps.",
+            "Search all shelves (e.g. top, bottom) once; start with the open ones to avoid wasted steps.",
             "Search all shelves once; start with the open ones.",
         ),
         ("Take the cup at once because it may be gone later.", "Take the cup at once."),
-        ("Carry the cup with you so you can use it anywhere.", "Carry the cup with you."),
-        ("Compare both dates, ensuring that none is missing.", "Compare both dates."),
+        ("Carry the cup with you, so you can use it anywhere.", "Carry the cup with you."),
+        ("Read the change log, since customers read it too.", "Read the change log."),
+        ("Close the ticket, which stops the reminders.", "Close the ticket."),
+        ("If the door is shut, open it, so that the light comes in.", "If the door is shut, open it."),
+        ("✅ **Open** the fridge slowly, because the milk stands in the door.", "✅ **Open** the fridge slowly."),
+        ("Read the label. Read the whole label. Read the whole label.", "Read the label. Read the whole label."),
         ("Compare both dates. This prevents wrong answers.", "Compare both dates."),
         ("Make sure to check the price first.", "Check the price first."),
         ("To avoid loops, mark each place you searched.", "Mark each place you searched."),
         ("Open the first result—it is usually right.", "Open the first result."),
-        ("You should always carefully read the whole page.", "Read the whole page."),
+        ("You should always carefully read the whole page.", "Always carefully read the whole page."),
     ],
 )
 def test_shorten_keeps_the_command_and_drops_the_rest(before: str, after: str) -> None:
@@ -211,6 +215,42 @@ def test_shorten_keeps_the_command_and_drops_the_rest(before: str, after: str) -
         "After you clean, heat, or cool the cup, look at it.",
         "Use the exact form (e.g., 'go to desk 1').",
         "Search places near B when asked for (A on B).",
+        # orders by verbs that no list has, and orders that are no imperatives
+        "Check the branch. Rebase onto main. Squash the fixup commits. Deploy the service to staging. Draft the note.",
+        "The report goes to the team. A review is due on Fridays.",
+        "You carry the key. Customise the colours, analysing each in turn.",
+        "Read the log because it tells the cause and restart the service.",
+        "Deploy the service, ensuring that backups exist.",
+        "Write a test to ensure that the parser reads dates.",
+        "Name the files so that they sort by date.",
+        # marks before an order
+        "⚠️ Keep the lid on.",
+        "_Zest_ the lemon.",
+        "Zest the lemon.\\\nJuice it.",
+        "➡️ **Zest** the lemon. ❌ Burn nothing.",
+        # what reasons and asides may carry
+        "Keep the tab open, because the run takes 30 s.",
+        "Push it, which needs a force (git push --force-with-lease).",
+        "Search first, so that nobody works twice.",
+        "Set the colour, which is #ff8800.",
+        "Wait for it, since the tool is Jenkins.",
+        "Close it (supports multiple servers).",
+        "Look for errors (#DIV/0!) in the sheet (row=1, column=1).",
+        # a denial changes what the reason belongs to
+        "Do not skip a test because it is slow.",
+        "This is NOT a failed hypothesis - this is a wrong architecture.",
+        "Ask the team to avoid wasted time.",
+        "Tell whether it fails because the disk is full.",
+        # what follows points back
+        "Read the whole page, because the thing is often already named in it. If it is, act.",
+        "Read the page. This helps the reader. Otherwise stop.",
+        "Close the ticket, which stops the reminders. The same holds for reminders by mail.",
+        "Pick one, because the tree is dirty. Clean the tree.",
+        # a step that comes again is a step
+        "Knead the dough for long. Let it rest. Knead the dough for long.",
+        "Öffne den Kühlschrank, weil die Milch darin steht. Nimm die Milch.",
+        "Ouvre le frigo, parce que le lait est dedans. Prends le lait.",
+        "打开冰箱，因为牛奶在里面。拿出牛奶。",
     ],
 )
 def test_shorten_leaves_alone_what_it_would_mangle(text: str) -> None:
@@ -223,6 +263,73 @@ def test_shorten_drops_a_leading_condition_only_if_the_skill_states_it_elsewhere
     assert edited("shorten", text, "When looking for a lamp.") == text
     pronoun = "When you see the egg, take it."
     assert edited("shorten", pronoun, "When the egg is seen.") == pronoun
+
+
+@pytest.mark.parametrize(
+    "literal",
+    [
+        *(
+            "$1",
+            "$ARGUMENTS",
+            "{name}",
+            "<name>",
+            "%s",
+            "mcp__github__search_issues",
+            "GitHub:create_issue",
+            "OPENAI_API_KEY",
+        ),
+        *(
+            "git push --force-with-lease",
+            "npm ci",
+            "--dry-run",
+            "-x",
+            "/review-pr",
+            "@docs/STYLE",
+            "~/.ssh/config",
+            "src/app",
+        ),
+        *(
+            "me@example.org",
+            "https://a.org/x",
+            "v1.2.3",
+            "deadbeef01",
+            "30 s",
+            "at most 3 times",
+            "5 %",
+            "#ff8800",
+            "123",
+        ),
+        *(
+            "#DIV/0!",
+            "row=1, column=1",
+            "=SUM(A1:B2)",
+            "camelCase",
+            "snake_case",
+            "a.b()",
+            "Ctrl+C",
+            "three minutes",
+            "PATH",
+        ),
+    ],
+)
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "Retry the request, because it takes a while ({}).",
+        "Retry the request (e.g. {}). Then wait.",
+        "Retry the request, which is {}.",
+        "Retry it. This helps {}.",
+        "Please retry it ({}), so that it comes through.",
+        "Retry the request to avoid wasted time with {}.",
+        "Retry the request — it is usually {}.",
+    ],
+)
+def test_no_edit_but_limit_loses_a_bare_literal(frame: str, literal: str) -> None:
+    text = frame.format(literal)
+    for name in EDITS:
+        for argument in EDITS[name].argument or (None,):
+            if name != "limit":
+                assert literal in edited(name, text, "When a request failed.", argument)
 
 
 def test_shorten_keeps_a_sentence_that_the_next_one_points_back_to() -> None:
@@ -273,6 +380,9 @@ def test_condition_action_stands_above_a_list() -> None:
             "1. Upon arriving, open the door.\n2. Place the cup inside.\n3. Close the door.",
         ),
         ("Find it. This is a fact about it. Take it.", "1. Find it. This is a fact about it.\n2. Take it."),
+        ("**Never guess.** Look in the fridge first.", "1. **Never guess.**\n2. Look in the fridge first."),
+        ("⚠️ Find it. _Take_ it. If so, go.", "1. ⚠️ Find it.\n2. _Take_ it. If so, go."),
+        ("Find it. Take it. Either way, go.", "1. Find it.\n2. Take it. Either way, go."),
     ],
 )
 def test_steps_numbers_what_there_is_to_do(before: str, after: str) -> None:
@@ -289,6 +399,13 @@ def test_steps_numbers_what_there_is_to_do(before: str, after: str) -> None:
         "Pick the action's form: go to, open, take from, move to, clean or heat with, use.",
         "- find it\n- take it",
         "1. Find it.\n2. Take it.",
+        "If the build fails, clean it, then rebuild it. Otherwise go on.",  # the second step would hold always
+        "**Find it, take it, and go.**",
+        "Do as the note says (find it, take it).",
+        "Find it.\\\nTake it.",
+        "Now:\n3. Find it.\n4. Take it.",
+        "Cup\n: Find it. Take it.",
+        "✅ Find it.\n❌ Take it.",
     ],
 )
 def test_steps_leaves_alone_what_is_no_sequence(text: str) -> None:
@@ -384,6 +501,13 @@ def test_limit_on_markdown_drops_items_renumbers_and_keeps_code() -> None:
     )
 
 
+def test_limit_keeps_what_a_kept_sentence_speaks_of_and_numbers_that_are_spoken_of() -> None:
+    text = "Find it. Wait. Look around. If so, run `x`. Go."
+    assert edited("limit", text, argument="1") == "Find it. Look around. If so, run `x`."
+    listed = "1. Find it.\n2. Take it.\n3. Go back to step 1."
+    assert edited("limit", listed, argument="1") == "1. Find it.\n3. Go back to step 1."
+
+
 def test_one_step_that_is_left_of_a_list_is_no_list() -> None:
     assert edited("limit", "1. Find it.\n2. Take it.\n3. Go.", argument="1") == "Find it."
     assert edited("limit", "1. Find it.\n2. Take it.\n3. Go.", argument="2") == "1. Find it.\n2. Take it."
@@ -413,8 +537,9 @@ def test_any_plan_that_fits_accounts_for_every_source_once(case: tuple[Group, Pl
     assert len({item.skill_id for item in result.group.skills}) == len(result.group)
     assert all(item.title.strip() and item.principle.strip() for item in result.group.skills)
     text = "\n".join(item.text for item in result.group.skills)
-    for original in source.skills:
-        for span in protected_spans(original.title) + protected_spans(original.principle):
+    for number, original in enumerate(source.skills, start=1):
+        spans = code_spans if number in result.dropped else protected_spans
+        for span in spans(original.title) + spans(original.principle):
             assert span in text
 
 
@@ -506,4 +631,5 @@ def test_published_skills_keep_their_protected_spans_and_sentences_whole(shared_
             checked += 1
             changed += short != source.principle
     assert checked > 500
-    assert changed > checked / 3
+    # They are terse: few have a reason or an example that nothing else hangs on.
+    assert changed > checked / 50

@@ -254,6 +254,8 @@ LOSSES: dict[str, tuple[str, Damage]] = {
     "variable": ("survival", _edited("$TOKEN", "the token")),
     "slot": ("slots", _edited("[Entity] ", "")),
     "command": ("commands", _edited("'use desklamp 1'", "switch it on")),
+    "order": ("statements", _edited("Then read", "")),
+    "condition": ("statements", _edited(" if unsure", "")),
 }
 
 
@@ -476,8 +478,9 @@ def _assert_edits_pass(group: Group, facts: Facts | None) -> None:
                 for n, skill in enumerate(group.skills, start=1)
                 for usable in [name in available_edits(skill, facts) and not (name == "merge-up" and n == 1)]
             )
-            output = apply_plan(group, Plan(lines), facts).group
-            assert [v for v in check(group, output, facts=facts) if v.rule not in _SOURCE_LOOPS] == [], name
+            planned = apply_plan(group, Plan(lines), facts)
+            found = check(group, planned.group, facts=facts, plan=planned)
+            assert [v for v in found if v.rule not in _SOURCE_LOOPS] == [], name
 
 
 # Random prose repeats itself; what an edit adds to it is judged on real banks below.

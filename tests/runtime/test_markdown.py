@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skill_samples import principles
 
-from masa.markdown import blocks, is_plain, join, literal_ranges, prose_blocks, protected_spans, sentences
+from masa.markdown import blocks, is_plain, join, prose_blocks, protected_ranges, protected_spans, sentences
 
 texts = st.one_of(principles, st.text(max_size=60), st.text("ab.!?(1)'\" \n\r\t`~#>-*|\\<>[]", max_size=60))
 
@@ -60,7 +60,7 @@ def test_sentences_are_the_text_and_cut_no_literal(text: str) -> None:
     for piece in pieces:
         position += len(piece)
         cuts.add(position)
-    assert not any(start < cut < end for start, end in literal_ranges(text) for cut in cuts)
+    assert not any(start < cut < end for start, end in protected_ranges(text) for cut in cuts)
 
 
 @settings(max_examples=100, deadline=None)
@@ -94,21 +94,58 @@ def test_blocks_tell_prose_from_the_rest() -> None:
         ["A hard\nwrapped line. ", "And\nmore."],
         ["One.\n\n", "Two."],
         ["(An aside.) ", "Step 1: go. ", "Step 2: stop."],
+        ["**Never guess.** ", "Look in the fridge first."],
+        ["*Stop.* ", "Then __wait.__ ", "Go (now). ", "End."],
+        ["**Open it. Close it.** ", "Go."],
+        ["> **Ask *one* question.** ", "Wait for _it._ ", "Go."],
+        ["Say „Halt. Stopp.“ and wait. ", "Go."],
+        ["Open the fridge.\\\n", "Then close it."],
+        ["Take 2 * 3 cups. ", "Put 4 * 5 back."],
+        ["Use snake_case. ", "Call a_b. ", "Stop."],
+        ["✅ Ship it. ", "❌ Never skip it. ", "➡️ Go on."],
+        ["Wait 1.5 s. ", "Cells show #DIV/0! and #REF! there. ", "Retry at most 3 times. ", "Stop."],
     ],
 )
 def test_sentences_end_where_a_reader_ends_them(pieces: list[str]) -> None:
     assert sentences("".join(pieces)) == pieces
 
 
-def test_every_kind_of_protected_span_is_found() -> None:
-    text = (
-        "Run `make x` with {name}, {{slot}}, ${HOME}, $USER, <object>, </tag>, [Entity] and [text](a/b.md). "
-        "See https://a.org/x(1), scripts/run.py, ../data/in.csv and SKILL.md. Not and/or, $5, a < b, i.e."
-    )
+LITERALS = """
+    `make x` | {name} | {{slot}} | ${HOME} | $USER | $1 | $ARGUMENTS | %s | %(name)s | %PATH% | <object> | </tag>
+    [Entity] | [text](a/b.md) | https://a.org/x | s3://bucket/key | me@example.org | git@github.com:me/x.git
+    scripts/run.py | ../data/in.csv | SKILL.md | ~/.ssh/config | ./gradlew | /usr/local/bin | /review-pr
+    src/components | @docs/STYLE | .env | Makefile | **/*.ts | C:\\temp\\x | mcp__github__search_issues | OPENAI_API_KEY
+    snake_case | camelCase | GitHub | GitHub:create_issue | std::vector | a.b.c
+    obj.run() | print(x) | row=1 | #DIV/0! | #REF!
+    git push --force-with-lease | npm install | docker compose up -d | --dry-run | -x | --level=3 | Ctrl+C | deadbeef01
+    30 s | 1.5 GB | 20–30 °C | 5% | $5 | #ff8800 | #fff | v1.2.3 | >=3.11 | 3:30 | 0,0,255 | at most 3 times | a < b
+    up to two files | three minutes | no later than 5 pm | =SUM(A1:B2) | "quoted words" | 'take mug 1' | „Halt“
+"""
+
+
+@pytest.mark.parametrize("literal", [part.strip() for part in LITERALS.replace("\n", "|").split("|") if part.strip()])
+def test_a_literal_is_protected_quoted_or_not(literal: str) -> None:
+    for text in (f"Do this ({literal}).", f"Say {literal} and go.", f"**Mind {literal}**, then go."):
+        spans = protected_spans(text)
+        held = [span for span in spans if literal in span]
+        assert held, spans
+
+
+def test_protected_spans_come_in_order_and_leave_prose_alone() -> None:
+    text = "Run `make x` with {name} and <object>. See https://a.org/x, scripts/run.py and [text](a/b.md)."
     assert protected_spans(text) == (
-        *("`make x`", "{name}", "{{slot}}", "${HOME}", "$USER", "<object>", "</tag>", "[Entity]"),
-        *("[text](a/b.md)", "https://a.org/x", "scripts/run.py", "../data/in.csv", "SKILL.md"),
+        *("`make x`", "{name}", "<object>", "https://a.org/x", "scripts/run.py", "[text](a/b.md)"),
     )
+    assert protected_spans("Not and/or, i.e. nothing; file(s), don't, well-known, _Open_ it — **now**. (a) One.") == ()
+    assert protected_spans("1. Take it.\n2. (1) Find it, (2) go to it. Step 3: stop.") == ()
+
+
+def test_a_fence_below_a_tag_is_code_and_what_follows_is_prose() -> None:
+    text = "<Good>\n```ts\nconst x = 1;\n\n# no heading\n```\nClear name.\n</Good>\n\nRun it. Then stop."
+    assert [block.kind for block in blocks(text) if block.raw.strip()] == ["other", "code", "paragraph", "paragraph"]
+    assert join(blocks(text)) == text
+    quiet = "<pre>\n```\nx\n</pre>\n\nGo."
+    assert [block.kind for block in blocks(quiet) if block.raw.strip()] == ["html", "paragraph"]
 
 
 def test_a_code_block_is_one_span_even_unclosed() -> None:

@@ -153,8 +153,9 @@ def test_every_plan_parses_with_the_edits_that_the_runtime_admits_and_passes_the
         allowed = prepare(request, frozenset(), "plan").allowed
         plan = parse_plan(sample.target, allowed)
         assert render_plan(plan) == sample.target
-        output = apply_plan(request.group, plan, request.facts).group
-        assert check(request.group, output, facts=request.facts, prompt_text=INSTRUCTIONS["plan"]) == ()
+        made = apply_plan(request.group, plan, request.facts)
+        told = {"facts": request.facts, "prompt_text": INSTRUCTIONS["plan"], "plan": made}
+        assert check(request.group, made.group, **told) == ()  # type: ignore[arg-type]
 
 
 def test_a_line_changes_its_skill_unless_it_says_keep(corpus: Corpus) -> None:
@@ -365,5 +366,5 @@ def test_rule_plans_for_the_shipped_cards_pass_the_guard_on_the_published_banks(
         assert len(plans) >= 2
         for plan in plans.values():
             assert len(plan.warnings) <= MAX_WARNINGS
-            output = apply_plan(entry.group, plan).group
-            assert check(entry.group, output, prompt_text=INSTRUCTIONS["plan"]) == ()
+            made = apply_plan(entry.group, plan)
+            assert check(entry.group, made.group, prompt_text=INSTRUCTIONS["plan"], plan=made) == ()

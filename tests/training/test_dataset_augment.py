@@ -56,7 +56,7 @@ def test_noise_changes_sentences_only_and_never_code_or_quotations(made: Group, 
 
 
 def test_noise_disturbs_about_its_share_of_the_sentences() -> None:
-    sentences = [f"The sentence number {number} has exactly eight words." for number in range(400)]
+    sentences = [f"The sentence called x{'y' * number} has a few plain words." for number in range(400)]
     made = Group(None, tuple(Skill(str(i), "t", text) for i, text in enumerate(sentences)))
     changed = sum(a != b for a, b in zip(made.skills, noise(made, 0.3, Random(0)).skills, strict=True))
     # Exchanges change two sentences each, so a little more than 0.3 of them.

@@ -137,15 +137,23 @@ def _group(group: GroupResult) -> Iterator[str]:
         yield ""
         yield _title(skill, fates)
         yield from _before_after(sources, skill)
+        yield from _lost(fates)
     for fate in group.fates:
         if not fate.outputs:
             gone = group.source.skills[fate.number - 1]
             yield ""
             yield _title(gone, [fate])
-            yield click.style(wrap(gone.principle, "   - ", "     "), fg="red")
+            yield from _lost([fate]) if fate.lost else [click.style(wrap(gone.principle, "   - ", "     "), fg="red")]
     if untouched:
         yield ""
         yield wrap(f"unchanged: {', '.join(untouched)}", "   ", "   ")
+
+
+def _lost(fates: Sequence[SkillFate]) -> Iterator[str]:
+    """The sentences that the plan took away, one a line."""
+    for fate in fates:
+        for sentence in fate.lost:
+            yield click.style(wrap(f"lost: {clean(sentence)}", "   ", "     "), fg="yellow")
 
 
 def _title(skill: Skill, fates: Sequence[SkillFate]) -> str:

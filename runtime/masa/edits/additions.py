@@ -202,4 +202,4 @@ def appended(principle: str, addition: str, *, own_line: bool = False) -> str:
 
 def closed(text: str) -> str:
     """Text that ends like a sentence."""
-    return text if re.search(r"[.!?…][\"'”’)\]*_]*$", text) else f"{text}."
+    return text if re.search(r"[.!?…。！？][\"'”’)\]*_~]*\\?$", text) else f"{text}."

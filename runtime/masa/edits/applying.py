@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from masa.edits.additions import WARN_KINDS, closed, warning_skill
@@ -9,10 +10,8 @@ from masa.edits.english import lowered
 from masa.edits.plan import Plan, PlanLine, PlannedGroup
 from masa.edits.registry import EDITS, droppable
 from masa.facts import Facts
-from masa.markdown import is_plain, protected_spans
+from masa.markdown import is_plain
 from masa.skills import Group, Skill
-
-_TITLE_LENGTH = 90
 
 
 def apply_plan(group: Group, plan: Plan, facts: Facts | None = None) -> PlannedGroup:
@@ -49,7 +48,8 @@ def apply_plan(group: Group, plan: Plan, facts: Facts | None = None) -> PlannedG
     for kind in plan.warnings:
         skills.append(warning_skill(kind, facts, _new_id(kind, taken)))
     origins = tuple(numbers for _, numbers, _ in ordered) + ((),) * len(plan.warnings)
-    return PlannedGroup(replace(group, skills=tuple(skills)), origins, tuple(dropped))
+    limited = tuple(line.source for line in plan.lines if any(call.name == "limit" for call in line.edits))
+    return PlannedGroup(replace(group, skills=tuple(skills)), origins, tuple(dropped), limited)
 
 
 def check_plan(group: Group, plan: Plan) -> None:
@@ -111,22 +111,24 @@ def merged(target: Skill, skill: Skill) -> Skill:
 
 
 def _joined_titles(first: str, second: str) -> str:
-    """`A; B`, or only the first where the second says nothing new or the line would get too long."""
-    if not second.strip() or second.strip().lower() in first.lower():
+    """`A; B`, or only the first where it says the second's words already."""
+    if not second.strip() or _within(second, first):
         return first
-    if not first.strip():
-        return second
-    joined = f"{first.rstrip(' .;')}; {second.strip()}"
-    fits = len(joined) <= _TITLE_LENGTH or protected_spans(second)
-    return joined if fits else first
+    return f"{first.rstrip(' .;')}; {second.strip()}" if first.strip() else second
 
 
 def _joined_conditions(first: str, second: str) -> str:
-    if not second.strip() or second.strip().rstrip(".").lower() in first.lower():
+    if not second.strip() or _within(second, first):
         return first
     if not first.strip():
         return second
     return f"{first.rstrip(' .;')}; or {lowered(second.strip())}"
+
+
+def _within(part: str, whole: str) -> bool:
+    """Whether the words of `part` stand in a row in `whole`."""
+    words = [" ".join(re.findall(r"\w+", text.lower())) for text in (part, whole)]
+    return f" {words[0]} " in f" {words[1]} "
 
 
 def _joined_texts(first: str, second: str) -> str:

@@ -1,15 +1,12 @@
-"""What the edits know of English: imperatives, conditions, rationales, and how to mend a sentence.
+"""What the edits know of English: commands, conditions, references back.
 
-Word lists, not a parser: every rule acts only where its pattern is unmistakable and leaves the text as it
-is otherwise. Text in other languages passes through `shorten` and `steps` nearly untouched.
+Word lists, not a parser. They are good for a yes: `is_imperative` tells a command for sure where it says so, and
+nothing where it does not, since any English verb can open a command. No edit removes text because of a no.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-
-from masa.markdown import literal_ranges
 
 _VERBS = """
     abandon abort accept acquire act activate add address adjust advance aim analyze anchor answer append
@@ -65,9 +62,27 @@ _MODAL = re.compile(
 )
 
 
+_OPENING = re.compile(r"(?:[^\w<\[({'\"“‘„«`$@#/\\-]|[-–—_](?=[^\w-])|_(?=\w)|\(?\d{1,3}[.)]\s|\[[ xX]\]\s)*")
+_MARKS = re.compile(r"(?<=\w)[*_~]+(?=\s|$)|(?<=\s)[*_~]+(?=\w)")
+
+BACK_REFERENCE = re.compile(
+    r"\b(?:it|its|itself|they|them|their|this|that|these|those|so|such|same|otherwise|either|neither|both|one|ones"
+    r"|others?|another|else|instead|again|also|too|likewise|similarly|however|but|yet|still|therefore|thus|hence|here"
+    r"|there|former|latter|which|twice|he|she|him|her|his|if not|does)\b",
+    re.IGNORECASE,
+)
+"""Words that may speak of what stands before them."""
+
+
+def opening(text: str) -> int:
+    """How many characters of symbols, emphasis and list numbers stand before the first word: `⚠️ `, `_`, `3. `."""
+    match = _OPENING.match(text)
+    return match.end() if match else 0
+
+
 def is_imperative(clause: str) -> bool:
     """Whether a clause opens with a command: `take it`, `always open …`, `never repeat …`, `do not …`."""
-    text = clause.strip().lstrip("-–—*_ ").strip()
+    text = _MARKS.sub("", clause[opening(clause) :]).strip()
     if _NEGATED.match(text):
         return True
     lead = _LEADING.match(text)
@@ -97,7 +112,7 @@ def has_imperative(sentence: str) -> bool:
 
 def starts_with_condition(sentence: str) -> bool:
     """Whether a sentence says first when it holds: `If …`, `As soon as …`, `For X tasks, …`."""
-    return _CONDITION_START.match(sentence.lstrip("*_\"' ")) is not None
+    return _CONDITION_START.match(sentence[opening(sentence) :].lstrip("\"'")) is not None
 
 
 def capitalized(text: str) -> str:
@@ -134,17 +149,3 @@ _STOP_WORDS = """
     right just during immediately first may was were who what where
 """
 _STOP = frozenset(_STOP_WORDS.split())
-
-
-def without(text: str, ranges: Iterable[tuple[int, int]]) -> str:
-    """Text less the ranges, except those that would cut into a protected span or quoted text."""
-    whole = literal_ranges(text)
-    kept: list[str] = []
-    position = 0
-    for start, end in sorted(ranges):
-        if start < position or any(start < stop and begin < end for begin, stop in whole):
-            continue
-        kept.append(text[position:start])
-        position = end
-    kept.append(text[position:])
-    return "".join(kept)

@@ -1,18 +1,25 @@
-"""`limit N`: the first sentences and list items, and whatever must not be lost."""
+"""`limit N`: the first sentences and list items, whatever has a literal in it, and what that speaks of.
+
+The one edit besides `drop` that takes orders away; the report of a rewrite names each sentence that it took.
+"""
 
 from __future__ import annotations
 
 import re
 
-from masa.markdown import Block, blocks, join, literal_ranges, sentences
+from masa.edits.english import BACK_REFERENCE
+from masa.markdown import Block, blocks, join, protected_ranges, sentences
 
 _MARKER = re.compile(r"(?P<indent>\s*)(?P<number>\d{1,9})(?P<dot>[.)])(?P<space>\s+)\Z")
+
+_STEP = re.compile(r"\b(?:steps?|items?|points?|numbers?|rules?) \(?\d", re.IGNORECASE)
 
 
 def limited(text: str, count: int) -> str:
     """Text with at most its first `count` sentences or list items; code, links and quoted text stay.
 
-    A later sentence or item stays if it carries one of those, or if something that stays hangs below it.
+    A later sentence or item stays if it carries one of those, if something that stays hangs below it, or if the
+    sentence behind it stays and opens with words that speak of it.
     """
     parts = blocks(text)
     kept: list[Block | None] = []
@@ -22,7 +29,7 @@ def limited(text: str, count: int) -> str:
             kept.append(part)
         elif part.kind == "item":
             taken += 1
-            kept.append(part if taken <= count or literal_ranges(part.text) else None)
+            kept.append(part if taken <= count or protected_ranges(part.text) else None)
         else:
             shorter, taken = _first_sentences(part, taken, count)
             kept.append(shorter)
@@ -31,24 +38,30 @@ def limited(text: str, count: int) -> str:
         return text
     if list(kept) == list(parts):
         return text
-    body = join(_lone(_renumbered(_closed_up(kept))))
+    left = _closed_up(kept)
+    if not any(part.prose and _STEP.search(part.text) for part in left):  # "go back to step 3" needs its number
+        left = _lone(_renumbered(left))
+    body = join(left)
     return body.rstrip() + text[len(text.rstrip()) :]
 
 
 def _first_sentences(part: Block, taken: int, count: int) -> tuple[Block | None, int]:
     pieces = sentences(part.text)
-    keep: list[str] = []
+    stays: list[bool] = []
     for piece in pieces:
         leads = piece.rstrip().endswith(":")
         if not leads:
             taken += 1
-        if taken < count + (0 if leads else 1) or literal_ranges(piece):
-            keep.append(piece)
+        stays.append(taken < count + (0 if leads else 1) or bool(protected_ranges(piece)))
+    for index in range(len(pieces) - 1, 0, -1):
+        if stays[index] and BACK_REFERENCE.search(" ".join(pieces[index].split()[:4])):
+            stays[index - 1] = True
+    keep = [piece for piece, kept in zip(pieces, stays, strict=True) if kept]
     if len(keep) == len(pieces):
         return part, taken
     while keep and len(keep) > 1 and keep[-1].rstrip().endswith(":"):
         keep.pop()
-    return (part.with_text("".join(keep).rstrip()) if keep else None), taken
+    return (part.with_text("".join(keep).rstrip().removesuffix("\\")) if keep else None), taken
 
 
 def _keep_parents(parts: tuple[Block, ...], kept: list[Block | None]) -> None:

@@ -43,8 +43,10 @@ class PlannedGroup:
         sources: for every skill of the group the 1-based numbers of its source skills, its own first;
             `()` for a warning skill that the plan added.
         dropped: the source skills that are in no output. With `sources` it names every source once.
+        limited: the source skills of which the plan keeps the first sentences alone.
     """
 
     group: Group
     sources: tuple[tuple[int, ...], ...]
     dropped: tuple[int, ...]
+    limited: tuple[int, ...] = ()

@@ -26,7 +26,7 @@ from masa.edits.limit import limited
 from masa.edits.shorten import shortened
 from masa.edits.steps import numbered
 from masa.facts import Facts
-from masa.markdown import protected_spans
+from masa.markdown import code_spans, protected_spans
 from masa.skills import Skill
 
 LIMITS = ("1", "2", "3", "4")
@@ -96,7 +96,7 @@ _REGISTRY = (
     Edit(
         "drop",
         changes="takes the skill out of the group",
-        preserves="skills with code, links, placeholders or other protected spans, which cannot be dropped",
+        preserves="skills with code, links, placeholders, commands or identifiers, which cannot be dropped",
         structural=True,
         _useful=lambda skill, facts: droppable(skill),
     ),
@@ -115,8 +115,8 @@ _REGISTRY = (
     ),
     Edit(
         "shorten",
-        changes="leaves out asides, rationale, filler, explanations and a condition stated in when_to_apply",
-        preserves="the commands, in their own words and order, with quoted text, numbers and code",
+        changes="leaves out reasons, examples in brackets, polite openings, repetitions, a condition of when_to_apply",
+        preserves="every order, condition, exception, number, negation and literal, and what is not understood",
         _principle=lambda skill, argument, facts: shortened(skill.principle, skill.when_to_apply),
     ),
     Edit(
@@ -173,8 +173,8 @@ EDITS: Mapping[str, Edit] = MappingProxyType({edit.name: edit for edit in _REGIS
 
 
 def droppable(skill: Skill) -> bool:
-    """Whether a skill may be dropped: it carries nothing that must survive."""
-    return not any(map(protected_spans, (skill.title, skill.when_to_apply, skill.principle)))
+    """Whether a skill may be dropped: it carries nothing that a program reads."""
+    return not any(map(code_spans, (skill.title, skill.when_to_apply, skill.principle)))
 
 
 def available_edits(skill: Skill, facts: Facts | None = None) -> tuple[str, ...]:

@@ -1,236 +1,230 @@
-"""`shorten`: the imperative core of a skill.
+"""`shorten`: a skill without its reasons, examples in brackets, polite openings and repetitions.
 
-Works by leaving out: aside in brackets, rationale, filler, a leading condition that `when_to_apply` already
-states, sentences that command nothing. No word is added or moved, so what is left was written by the
-skill's author.
+The burden of proof lies on leaving out. A clause or sentence goes only if it matches one of the patterns below, is made
+of ordinary words alone (no number, symbol, name or literal), has no word that may order, deny, limit or condition
+(`_CARRIES`), and nothing that follows refers back to it. Everything else stays, whatever it says, in whatever
+language. No word is added or moved, so what is left was written by the skill's author.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from masa.edits.english import (
+    BACK_REFERENCE,
     capitalized,
     content_words,
-    has_command,
-    has_imperative,
     is_imperative,
+    opening,
     starts_with_condition,
-    without,
 )
-from masa.markdown import Block, blocks, join, literal_ranges, sentences
+from masa.literals import Range
+from masa.markdown import Block, blocks, join, sentences, whole_ranges
 
-_PURPOSES = (
-    "avoid|prevent|ensure|make sure|maximi[sz]e|minimi[sz]e|reduce"
-    "|save|speed|improve|increase|guarantee|widen"
-    "|surface|pull|satisfy|preserve|enable|boost|cut down|eliminate|conserve|streamline|facilitate"
-)
-_PURPOSE = rf"(?:in order to|so as to|to (?:help |better |further )?(?:{_PURPOSES}))\b"
-_REQUESTS = (  # before "to avoid": then the purpose is what the sentence asks for
-    *("need", "needs", "sure", "careful", "try", "have", "how", "want", "wants", "remember"),
-    *("not", "able", "required", "used", "aim", "is", "are"),
-)
-_NEEDED = "".join(rf"(?<!\b{word} )" for word in _REQUESTS)
-_RESULTS = (
-    "ensuring|allowing|preventing|enabling|helping|reducing|maximizing|minimizing|saving|improving|increasing"
-    "|giving|making it|which"
-)
-_SUBJECTS = "the|it|you|it['’]s|that|this|each|every|we|they|your|future|later|subsequent|nothing"
-_TAIL_PURPOSE, _TAIL_CLAUSE = 0, 5
-_TAILS = (
-    re.compile(rf"(?:,| and)? {_NEEDED}(?<!: ){_PURPOSE}", re.IGNORECASE),
-    re.compile(r",? (?:because|so that|which means)\b", re.IGNORECASE),
-    re.compile(rf"(?<!\bdo)(?<!\bdoing)(?<!\bif)(?<!\band)(?<!\bnot),? so (?:{_SUBJECTS})\b", re.IGNORECASE),
-    re.compile(
-        r", (?:as|since) (?!soon\b|well\b|long\b|many\b|much\b|needed\b|if\b|in\b|shown\b|required\b|an?\b)",
-        re.IGNORECASE,
-    ),
-    re.compile(rf", (?:thus |thereby |hence )?(?:{_RESULTS})\b", re.IGNORECASE),
-    re.compile(r"; (?:this|that|it|these|those|doing so|they)\b", re.IGNORECASE),
-)
-_TAIL_END = re.compile(
-    r"[;:](?= |$)|[ ]?[—–]|[.!?:]+[\"'”’)]*\s*$|, (?=(?:and |then |and then |but )?(?P<next>[\w'’]+ \S+))"
-)
-_KEEPS_MEANING = re.compile(r"\b(?:before|until|unless|if|without|instead|only|never|except|not)\b", re.I)
-_DASH = re.compile(r"(?:\s+[—–-]\s+|—)(?P<aside>[^—–;]*?)(?=\s+[—–-]\s+|—|;|[.!?]+[\"'”’)]*\s*$|$)")
-_ASIDE = re.compile(r"\s*\((?!\w{1,2}\))[^()\n]*(?:\([^()\n]*\)[^()\n]*)*\)(?!:)")
-_POLITE = (
-    r"please|note that|keep in mind that|it is (?:important|essential|crucial|best) to"
-    r"|make sure (?:to|that you)"
-    r"|be sure to|remember to|you (?:should|need to|have to|will need to)(?: always)?"
-)
-_OPENING = re.compile(rf"\s*(?:\(?\w{{1,2}}[.)]\s+)?(?P<filler>(?:(?:{_POLITE})\s+)+)(?=\w)", re.IGNORECASE)
-_FILLER = re.compile(
-    r"\b(?:systematically|methodically|carefully|simply|basically|essentially|actually|really|literally"
-    r"|proactively|efficiently|in order(?= to)|of course|in fact|as needed|if possible)\s+(?=\w)",
+_CARRIES = re.compile(
+    r"\b(?:no|not|never|none|nothing|nobody|nowhere|neither|nor|cannot|without|except|excluding|unless|only|until|till"
+    r"|instead|rather|must|should|shall|ought|needs?|needed|ha(?:s|ve|d) to|supposed|require[sd]?|mandatory|optional"
+    r"|forbidden|prohibited|allowed|always|if|when|whenever|whether|while|where|wherever|before|after|once|otherwise"
+    r"|else|then|next|first|second|third|last|finally|steps? below|above|below|following|both|twice|times|half|double"
+    r"|one|two|three|four|five|six|seven|eight|nine|ten|dozen|most|least|maximum|minimum|limit(?:ed)?|exactly|please"
+    r"|make sure|ensure|sure|careful|remember|note|beware|stop|but|however|though|although)\b"
+    r"|n['’]t\b",
     re.IGNORECASE,
 )
-_PURPOSE_FIRST = re.compile(rf"\s*{_PURPOSE}[^,;:.]*,\s+", re.IGNORECASE)
-_CONDITION_FIRST = re.compile(r"\s*[^,;:.()]*,\s+")
-_REFERS_BACK = re.compile(
-    r"\s*(?:It|They|This|These|Those|That|Otherwise|If (?:so|yes|no|not|it|they|this|none|either)\b"
-    r"|In (?:this|that) case)\b"
+"""Words that may order, deny, limit, condition or count, or begin something that does."""
+
+_PLAIN = re.compile(r"[a-z]+(?:-[a-z]+)?(?:['’](?:s|re|ll|ve))?")
+_GOES_ON = re.compile(
+    r"\band (?!(?:the|a|an|it|its|they|their|you|your|we|our|this|that|these|those|is|are|was|can)\b)"
 )
-_REFERENT = re.compile(r"\b(?:that|those|these|this|such) (?P<noun>[a-z]{3,})")
-_VARIABLE = re.compile(r"\b[B-HJ-Z]\b|\bA\b(?! [a-z]{3,} )")  # a letter that the rest may speak of
-_PRONOUN = re.compile(r"\b(?:it|its|them|they|there|this|that one|one)\b", re.IGNORECASE)
-_LIST = re.compile(r"[\w-]+, (?:[\w-]+,? )*(?:or|and) ")  # "after you clean, heat, or cool it, look"
+_BLOCKING = re.compile(r"\b(?:if|when|whether|that|which|who|whom|whose|what|why|how|where|while|until|unless)\b", re.I)
+_DENIES = re.compile(r"\b(?:no|not|never|none|nothing|only|just|merely|simply|cannot|avoid|without)\b|n['’]t\b", re.I)
+
+_WASTE = (
+    r"(?:wast(?:e|ing|ed)|los(?:e|ing|t|s)|sav(?:e|ing)|miss(?:ed|ing)|repeat(?:ed|ing)|unnecessary|needless|redundant"
+    r"|duplicated?|outdated|incorrect|wrong|irrelevant|stale|premature|unsupported|hallucinations?|aimless|costly"
+    r"|extra|time|effort|work|energy|trips?|steps?|confusion|errors?|mistakes?|loops?|surprises?|delays?"
+    r"|rework|frustration|noise|clutter)"
+)
+_PURPOSE = rf"(?:in order )?to (?:avoid|prevent|save|reduce|minimi[sz]e|cut down on) (?:[a-z]+ )?{_WASTE}\b[^,;:]*"
+_TAILS = (
+    re.compile(r",? because (?!of\b)(?P<reason>[^,;:]+)", re.IGNORECASE),
+    re.compile(r", (?:since|so that) (?P<reason>[^,;:]+)", re.IGNORECASE),
+    re.compile(r", so (?:you|it|they|we|the [a-z]+) (?P<reason>(?:can|will|is|are|stays?) [^,;:]+)", re.IGNORECASE),
+    re.compile(r", which (?P<reason>[^,;:]+)", re.IGNORECASE),
+    re.compile(
+        r", (?:thus |thereby |hence )?(?:allowing|enabling|helping|saving|improving|giving|making it) "
+        r"(?P<reason>[^,;:]+)",
+        re.IGNORECASE,
+    ),
+    re.compile(rf",? (?P<reason>{_PURPOSE})", re.IGNORECASE),
+    re.compile(
+        r"(?:\s+[—–-]\s+|—|; )(?P<reason>(?:it|this|that|they)(?:['’]s| is| are) (?:usually|often|typically|mostly"
+        r"|likely|faster|quicker|easier|safer|cheaper|simpler|better|common)\b[^,;:—–]*)",
+        re.IGNORECASE,
+    ),
+)
+"""Reasons and purposes at the end of a sentence. Without a comma only those that cannot tell how to do a thing."""
+
+_ASIDE = re.compile(r"\s*\((?:e\.g\.,?|for example,?|for instance,?|such as|because|so that) (?P<reason>[^()]+)\)")
+_PURPOSE_FIRST = re.compile(rf"(?P<reason>{_PURPOSE}),\s+", re.IGNORECASE)
+_POLITE = re.compile(
+    r"(?:(?:please|(?:please )?note that|keep in mind that|it is (?:important|essential|crucial|best) to"
+    r"|(?:please )?make sure to|(?:please )?be sure to|(?:please )?remember to|you (?:should|need to|have to))\s+)+"
+    r"(?=[a-z])",
+    re.IGNORECASE,
+)
 _EXPLAINS = re.compile(
-    r"\s*(?:This|That|Doing so|It|These)(?: also)? (?:ensures?|avoids?|prevents?|maximi[sz]es?|minimi[sz]es?"
-    r"|reduces?|helps?|focuses|allows?|makes?|keeps?|saves?|guarantees?|lets?|targets?|improves?|increases?"
-    r"|narrows?|speeds?)\b"
+    r"(?:This|Doing so|Doing this|That way,? it)(?: also)? (?P<reason>(?:helps?|prevents?|avoids?|saves?|reduces?"
+    r"|improves?|makes?|keeps?|speeds?|matters|ensures?|allows?|enables?|guarantees?|maximi[sz]es?|minimi[sz]es?)\b"
+    r"[^,;:.!]*)"
 )
-_SUBSTANCE = re.compile(r"[\d:→≠=?]")
+_RESTATES = re.compile(r"(?:In other words|That is|Put differently|To repeat),? ", re.IGNORECASE)
+_SAME_TIME = ("when", "whenever", "after", "once", "upon", "as soon as", "while")
+_STATED = re.compile(rf"(?P<when>{'|'.join(_SAME_TIME)}) [^,;:.()]*,\s+", re.IGNORECASE)
+_PRONOUN = re.compile(r"\b(?:it|its|them|they|their|there|this|that|these|those|one|so|such)\b", re.IGNORECASE)
 
 
 def shortened(text: str, condition: str) -> str:
-    """Text with its prose cut down to commands; `text` itself when that would not be noticeably shorter.
+    """Text without what is known to be no order, condition, exception, number or negation.
 
-    `condition` is the skill's `when_to_apply`. The words left are a subsequence of the words of `text`;
-    code, links, placeholders and quoted text are all there; running it on its own result changes nothing.
+    `condition` is the skill's `when_to_apply`: an opening of the text that says the same goes. The words left are a
+    subsequence of the words of `text`; running it on its own result changes nothing.
     """
     current = text
     while True:
-        parts = blocks(current)
-        first = next((part for part in parts if part.prose), None)
-        shorter = join(_block(part, condition if part is first else "") for part in parts)
+        shorter = _pass(current, condition)
         if not shorter.strip() or len(shorter) >= len(current):
-            break
+            return current
         current = shorter
-    return current if len(current) <= len(text) - 4 else text
 
 
-def _block(block: Block, condition: str) -> Block:
-    if not block.prose:
-        return block
+def _pass(text: str, condition: str) -> str:
+    parts = blocks(text)
+    prose = [index for index, part in enumerate(parts) if part.prose]
+    result = list(parts)
+    for place, index in enumerate(prose):
+        below = parts[prose[place + 1]].text if place + 1 < len(prose) else ""
+        result[index] = _block(parts[index], condition if place == 0 else "", below)
+    return join(result)
+
+
+def _block(block: Block, condition: str, below: str) -> Block:
     pieces = sentences(block.text)
-    commands = [_commands(piece) for piece in pieces]
-    if any(has_command(piece) for piece in pieces):
-        for index in range(len(pieces) - 2, -1, -1):
-            if commands[index + 1] and _needs(pieces[index + 1], pieces[index]):
-                commands[index] = True
-    else:
-        commands = [True] * len(pieces)
-    cores = [_core(piece, condition if index == 0 else "") for index, piece in enumerate(pieces)]
-    text = "".join(core for core, keep in zip(cores, commands, strict=True) if keep)
-    return block.with_text(text.rstrip()) if text.strip() else block
+    kept: list[str] = []
+    for index, piece in enumerate(pieces):
+        following = [*pieces[index + 1 :], below]
+        if kept and _goes(piece, "".join(kept), following):
+            continue
+        kept.append(_core(piece, condition if index == 0 else "", following))
+    text = "".join(kept)
+    return block.with_text(text.rstrip()) if text != block.text else block
 
 
-def _commands(sentence: str) -> bool:
-    """Whether a sentence belongs to the core: a command, a literal, a number, a definition."""
-    if _EXPLAINS.match(sentence):
-        return bool(literal_ranges(sentence))
-    if has_command(sentence) or literal_ranges(sentence) or _SUBSTANCE.search(sentence):
-        return True
-    return bool(_VARIABLE.search(sentence)) or ("," in sentence and starts_with_condition(sentence))
+def _goes(sentence: str, before: str, following: list[str]) -> bool:
+    """Whether a sentence explains or repeats the one before it, and nothing else."""
+    body = sentence.strip()
+    explains = _EXPLAINS.match(body)
+    if explains and body[explains.end() :] in (".", "!"):
+        return _free(explains["reason"], before, following)
+    previous = sentences(before)[-1]
+    restates = _RESTATES.match(body)
+    if restates:
+        said = body[restates.end() :].rstrip(".!")
+        return content_words(said) <= content_words(previous) and _free(said, before, following)
+    # The same sentence twice in a row; a step that comes again later is a step.
+    return len(body.split()) > 3 and body == previous.strip() and not _refers_back(following)
 
 
-def _needs(sentence: str, before: str) -> bool:
-    """Whether a sentence points back at the one before it."""
-    if _REFERS_BACK.match(sentence):
-        return True
-    return any(match["noun"].rstrip("s") in before.lower() for match in _REFERENT.finditer(sentence))
+def _free(removed: str, kept: str, following: list[str]) -> bool:
+    """Whether words may go: ordinary ones that carry nothing and that nothing behind them needs."""
+    words = removed.split()
+    return (
+        bool(words)
+        and all(_PLAIN.fullmatch(word) for word in words)
+        and not _CARRIES.search(removed)
+        and not _GOES_ON.search(removed)
+        and not _refers_back(following)
+        and not (content_words(removed) - content_words(kept)) & content_words(" ".join(following))
+    )
 
 
-def _core(sentence: str, condition: str) -> str:
+def _refers_back(following: list[str]) -> bool:
+    """Whether the next sentence opens with words that may speak of what stands before it."""
+    coming = next((piece for piece in following if piece.strip()), "")
+    return BACK_REFERENCE.search(" ".join(coming.split()[:6])) is not None
+
+
+def _core(sentence: str, condition: str, following: list[str]) -> str:
+    """A sentence without its reasons, examples, polite opening and a condition that the skill states."""
     body = sentence.rstrip()
     space = sentence[len(body) :]
-    for cut in (_asides, _dashes, _tails, _fillers):
-        body = _without(body, cut(body))
-    body = _without(body, _leading(body, condition))
-    return body + space
+    for start, end in (*_tails(body, following), *_asides(body, following), *_lead(body, condition)):
+        if not any(begin < start < stop or begin < end < stop for begin, stop in whole_ranges(body)):
+            left = body[:start].rstrip() + body[end:] if start else capitalized(body[end:])
+            return _core(left, condition, following) + space
+    return sentence
 
 
-def _without(body: str, ranges: list[tuple[int, int]]) -> str:
-    """Body less the ranges, mended; body itself when too little would be left to be a command."""
-    if not ranges:
-        return body
-    left = _mended(without(body, ranges), body)
-    enough = len(re.findall(r"\w+", left)) >= 2 and (has_command(left) or not has_command(body))
-    return left if enough else body
-
-
-def _mended(left: str, original: str) -> str:
-    left = re.sub(r"(?<=\S)[ ]{2,}", " ", left)
-    left = re.sub(r" +(?=[,;.!?](?:\s|$))", "", left)
-    left = re.sub(r"[,;](?=[.!?;])", "", left).strip()
-    left = left.rstrip(",;—– ") if left != original else left
-    ending = re.search(r"[.!?:]+[\"'”’)]*$", original)
-    if ending and not re.search(r"[.!?:][\"'”’)]*$", left):
-        left += original[ending.start()]
-    return capitalized(left) if original[:1].isupper() else left
-
-
-def _asides(body: str) -> list[tuple[int, int]]:
-    if re.search(r"\(\w{1,2}\)", body):  # (a) … and (b) …: brackets number things here
-        return [m.span() for m in _ASIDE.finditer(body) if re.match(r"\s*\((?:e\.g\.|i\.e\.|such as|like)", m[0])]
-    return [
-        match.span()
-        for match in _ASIDE.finditer(body)
-        if not _KEEPS_MEANING.search(match[0])
-        and not _VARIABLE.search(match[0])
-        and not has_imperative(match[0].strip(" ()"))
-    ]
-
-
-def _dashes(body: str) -> list[tuple[int, int]]:
-    found = list(_DASH.finditer(body))
-    if len(found) != 1:  # a pair encloses a part of the sentence that goes on behind it
-        return []
-    start, aside = found[0].start(), found[0]["aside"]
-    if has_command(aside.replace(" and ", ", ")) or _SUBSTANCE.search(aside) or not has_command(body[:start]):
-        return []
-    return [found[0].span()]
-
-
-def _tails(body: str) -> list[tuple[int, int]]:
-    found: list[tuple[int, int]] = []
-    for index, pattern in enumerate(_TAILS):
-        for match in pattern.finditer(body):
-            if not has_command(body[: match.start()]) or _inside_brackets(body, match.start()):
+def _tails(body: str, following: list[str]) -> Iterator[Range]:
+    end = len(re.sub(r"[.!]+$", "", body))
+    for pattern in _TAILS:
+        for match in pattern.finditer(body, 0, end):
+            main = body[: match.start()]
+            comma = match[0].startswith((",", ";", "—", " —"))
+            if match.end() != end or not _commands(main) or _PAIR.search(main):
                 continue
-            end = _tail_end(body, match.end())
-            if index == _TAIL_PURPOSE and _KEEPS_MEANING.search(body[match.end() : end]):
+            if _DENIES.search(main) and not match[0].lower().startswith(", because"):
                 continue
-            if index == _TAIL_CLAUSE and has_command(body[match.end() : end]):
+            if not comma and _BLOCKING.search(re.split(r"[,;] ", main)[-1]):
                 continue
-            found.append((match.start(), end))
-    return found
+            if _free(match["reason"], main, following):
+                yield match.start(), end
 
 
-def _tail_end(body: str, start: int) -> int:
-    for match in _TAIL_END.finditer(body, start):
-        if match["next"] is not None and not is_imperative(body[match.end() :]):
+def _commands(main: str) -> bool:
+    """Whether a sentence up to its reason is a command, perhaps behind a condition: `If it is open, take it`."""
+    return is_imperative(main) or (starts_with_condition(main) and is_imperative(re.split(r"[,;] ", main)[-1]))
+
+
+_PAIR = re.compile(r"\s[—–-]\s|—|:|\b(?:need|sure|careful|try|care|job|able|tell|ask|want)\b", re.IGNORECASE)
+"""What stands before a reason that the sentence is about: `Be careful to avoid …`, `Ask the team to avoid …`."""
+
+
+def _asides(body: str, following: list[str]) -> Iterator[Range]:
+    for match in _ASIDE.finditer(body):
+        words = match["reason"].replace(",", " ")
+        if any(map(is_imperative, match["reason"].split(","))):
             continue
-        if not _inside_brackets(body, match.start()):
-            return match.start()
-    return len(body)
+        again = content_words(words) & content_words(body[match.end() :])
+        if is_imperative(body) and not again and _free(words, body[: match.start()], following):
+            yield match.span()
 
 
-def _inside_brackets(body: str, position: int) -> bool:
-    return body.count("(", 0, position) > body.count(")", 0, position)
-
-
-def _fillers(body: str) -> list[tuple[int, int]]:
-    found = [match.span() for match in _FILLER.finditer(body)]
-    opening = _OPENING.match(body)
-    if opening and is_imperative(body[opening.end("filler") :]):
-        found.append(opening.span("filler"))
-    return found
-
-
-def _leading(body: str, condition: str) -> list[tuple[int, int]]:
-    """A purpose before the command, or a condition that the skill's own condition already states."""
-    purpose = _PURPOSE_FIRST.match(body)
-    if purpose and is_imperative(body[purpose.end() :]):
-        return [purpose.span()]
-    clause = _CONDITION_FIRST.match(body)
-    if not condition or not clause or not starts_with_condition(body) or not is_imperative(body[clause.end() :]):
-        return []
-    stated, said = content_words(condition), content_words(clause[0])
-    command = re.split(r"[,;—]", body[clause.end() :])[0]
-    if _PRONOUN.search(command) or _VARIABLE.search(clause[0]) or _LIST.match(body, clause.end()):
-        return []
-    if len(said & stated) * 2 < len(said) or re.match(r"\s*(?:if|unless)\b", clause[0], re.I):
-        return []
-    return [clause.span()]
+def _lead(body: str, condition: str) -> Iterator[Range]:
+    """A polite or purposeful opening of a command, or a condition that the skill's own condition states."""
+    start = opening(body)
+    rest = body[start:]
+    polite = _POLITE.match(rest)
+    if polite and is_imperative(rest[polite.end() :]) and not _DENIES.match(rest, polite.end()):
+        yield start, start + polite.end()
+    purpose = _PURPOSE_FIRST.match(rest)
+    aim = purpose["reason"][0].lower() + purpose["reason"][1:] if purpose else ""
+    if purpose and is_imperative(rest[purpose.end() :]) and _free(aim, "", [rest[purpose.end() :]]):
+        yield start, start + purpose.end()
+    stated = _STATED.match(rest)
+    if not stated or not condition or not is_imperative(rest[stated.end() :]):
+        return
+    if re.match(r"[\w-]+, |[^,]*, (?:and|or) ", rest[stated.end() :]):  # "after you clean, heat, or cool it, look"
+        return
+    said, known = stated[0].strip(" ,"), condition.strip(" .")
+    words = said[len(stated["when"]) :]
+    if (
+        known.lower().startswith(_SAME_TIME)
+        and all(_PLAIN.fullmatch(word) for word in words.split())
+        and not _CARRIES.search(words)
+        and not _PRONOUN.search(rest[stated.end() :])
+        and content_words(words) <= content_words(known)
+    ):
+        yield start, start + stated.end()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import re
 
-from masa.edits.english import capitalized, has_command, is_imperative, starts_with_condition
-from masa.markdown import Block, blocks, literal_ranges, sentences
+from masa.edits.english import capitalized, has_command, is_imperative, opening, starts_with_condition
+from masa.markdown import Block, blocks, protected_ranges, sentences, whole_ranges
 
 _RUNS = (  # enumerations inside a paragraph, by style
     re.compile(r"(?:(?<=\s)|^)\((?P<n>\d{1,2}|[a-h]|[A-H])\)\s+"),
@@ -14,7 +14,21 @@ _RUNS = (  # enumerations inside a paragraph, by style
     re.compile(r"(?:(?<=[.:;!?]\s)|^)(?P<n>\d{1,2})\.\s+(?=[A-Z'\"“`<])"),
     re.compile(r"(?:(?<=[.:;!?]\s)|^)[Ss]tep (?P<n>\d{1,2})\s*[:.–—-]\s+"),
 )
-_GOES_ON = re.compile(r"(?:if (?:so|not|yes|no),|otherwise\b|(?:it|this|that) )", re.IGNORECASE)
+_GOES_ON = re.compile(
+    r"(?:if (?:so|not|yes|no|it|they|this|that|neither|none|either)|otherwise|either way|in (?:this|that|either) case"
+    r"|the same|e\.g|for example|examples?|it|they|this|that|these|those|such|(?:do|repeat) (?:so|it|this|that))\b",
+    re.IGNORECASE,
+)
+"""Sentences that speak of the step before them and stay with it."""
+_LAID_OUT = re.compile(r"\\?\r?\n[ \t]*(?:[^\w\s\"'“‘(<`*_\[]|\(?\w{1,3}[.)]\s)|(?:\\|[ ]{2})\r?\n")
+"""A line within a paragraph that begins with a mark or a number, or that ends by hand: the author laid it out."""
+_NUMBER = re.compile(r"\(?\d{1,3}[.)]\s")
+_BOUND = re.compile(
+    r"(?:only |even |and |or |but )?(?:if|unless|when(?:ever)?|while|where(?:ver)?|for|in case|as long as|until|without"
+    r"|except|except for|every time|each time|during|before|with)\b",
+    re.IGNORECASE,
+)
+"""What holds for a whole sentence: a step cut off from it would hold always."""
 _BOUNDARY = re.compile(r"(?P<semicolon>;\s+)|(?P<comma>,\s+)")
 _JOINER = re.compile(r"(?:and then|then|and|next|finally)\s+(?!again\b)", re.IGNORECASE)
 _OBJECT = re.compile(
@@ -78,9 +92,9 @@ def _as_paragraph(parts: tuple[Block, ...]) -> tuple[Block, ...]:
 
 def step_lines(text: str) -> tuple[str, list[str], str] | None:
     """(what leads in, the steps, what follows) of a paragraph; None if it has fewer than two steps."""
-    flat = " ".join(text.split()) if not literal_breaks(text) else text
-    if "\n" in flat:
+    if literal_breaks(text) or _LAID_OUT.search(text.strip()):
         return None
+    flat = " ".join(text.split())
     for style in _RUNS:
         run = _run(flat, style)
         if len(run) > 1:
@@ -89,12 +103,11 @@ def step_lines(text: str) -> tuple[str, list[str], str] | None:
     steps: list[str] = []
     for sentence in sentences(flat):
         piece = sentence.strip()
+        if _NUMBER.match(piece):
+            return None  # numbers of the text's own
         if not steps and not lead and (piece.endswith(":") or not has_command(piece)):
             lead = piece
-        elif (steps and not has_command(piece) and not starts_with_condition(piece)) or (
-            steps
-            and re.match(r"(?:e\.g\.|for example|examples?\b|otherwise\b|if (?:so|not|yes|no),)", piece, re.IGNORECASE)
-        ):
+        elif steps and ((not has_command(piece) and not starts_with_condition(piece)) or _GOES_ON.match(piece)):
             steps[-1] += f" {piece}"
         else:
             steps += _clauses(piece)
@@ -102,13 +115,13 @@ def step_lines(text: str) -> tuple[str, list[str], str] | None:
 
 
 def literal_breaks(text: str) -> bool:
-    """Whether a protected span or quotation runs over a line break."""
-    return any("\n" in text[start:end] for start, end in literal_ranges(text))
+    """Whether something that must stay whole runs over a line break."""
+    return any("\n" in text[start:end] for start, end in whole_ranges(text))
 
 
 def _run(text: str, style: re.Pattern[str]) -> list[re.Match[str]]:
     """The longest enumeration 1, 2, 3 … (or a, b, c …) of one style that starts at its first number."""
-    whole = literal_ranges(text)
+    whole = protected_ranges(text)
     run: list[re.Match[str]] = []
     for match in style.finditer(text):
         if any(start < match.end() and match.start() < end for start, end in whole):
@@ -142,15 +155,15 @@ def _finished(piece: str) -> str:
 
 def _clauses(sentence: str) -> list[str]:
     """A sentence cut where a command ends and the next begins; `[sentence]` unless that is unmistakable."""
-    whole = literal_ranges(sentence)
+    if _BOUND.match(sentence[opening(sentence) :]):
+        return [sentence]
+    whole = whole_ranges(sentence)
     cuts: list[tuple[int, int]] = []
     start = 0
     commanded = False
     for match in _BOUNDARY.finditer(sentence):
         before, after = sentence[start : match.start()], sentence[match.end() :]
-        if any(begin < match.end() and match.start() < end for begin, end in whole) or _open_bracket(
-            sentence, match.start()
-        ):
+        if any(begin < match.end() and match.start() < end for begin, end in whole):
             continue
         commanded = commanded or is_imperative(before) or (match["semicolon"] is not None and has_command(before))
         joiner = _JOINER.match(after)
@@ -183,7 +196,3 @@ def _plain_command(before: str, clause: str, sentence: str) -> bool:
     if re.search(r"\b(?:never|not|don['’]t|without|instead of|avoid)\b", before, re.IGNORECASE):
         return False
     return is_imperative(clause) and _OBJECT.match(clause) is not None
-
-
-def _open_bracket(text: str, position: int) -> bool:
-    return text.count("(", 0, position) > text.count(")", 0, position)

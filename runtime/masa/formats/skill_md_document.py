@@ -18,6 +18,7 @@ from typing import Any
 
 from masa.errors import FormatError
 from masa.files import ParseError, parse_yaml_texts
+from masa.markdown import with_open_fences
 from masa.skills import Problem, Skill
 
 EXTRA = "skill_md"
@@ -263,7 +264,7 @@ def _headings(markdown: str) -> list[tuple[int, int, int, str]]:
     from markdown_it import MarkdownIt
 
     # Only the block structure is needed; without the inline rules no text can be slow to read.
-    tokens = MarkdownIt("commonmark").disable("inline").parse(markdown)
+    tokens = MarkdownIt("commonmark").disable("inline").parse(with_open_fences(markdown))
     found = []
     for token, inline in pairwise(tokens):
         if token.type == "heading_open" and token.level == 0 and token.map:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from masa.errors import FormatError
 from masa.formats.skill_md_document import EXTRA, LINE_BREAK, Document, Section, parse_document
+from masa.markdown import with_open_fences
 from masa.skills import Skill
 
 _RAW_HTML = re.compile(r"<(pre|script|style|textarea)\b", re.IGNORECASE)
@@ -136,7 +137,7 @@ def _closed(text: str, newline: str, what: str) -> str:
 
     parser = MarkdownIt("commonmark").disable("inline")
     for _ in range(2):
-        last = parser.parse(f"{text}\n\n# x\n")[-1]
+        last = parser.parse(with_open_fences(f"{text}\n\n# x\n"))[-1]
         if last.type == "heading_close" and last.level == 0:
             return text
         if last.type == "fence":

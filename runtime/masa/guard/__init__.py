@@ -1,9 +1,10 @@
 """The guard: what every rewrite must pass before it replaces the text it came from.
 
 A device never gets worse text because of a bad generation: a group that breaks one rule falls back to its
-original, and the violations say why. The guard works on groups, because good rewrites merge, split, reorder
-and drop skills. Its rules are independent of how the output was made, by edits or by free text, and of each
-other; the bounds are calibrated on published rewrites (`tests/runtime/test_guard.py` repeats that).
+original, and the violations say why. Most rules work on groups, because good rewrites merge, split, reorder and drop
+skills; the bounds are calibrated on published rewrites (`tests/runtime/test_guard.py` repeats that). What a plan may
+take out of a skill is judged skill by skill: `masa.guard.statements` states that promise. The rules share no code with
+the edits.
 
 The source is trusted as far as it goes: what it says may stay, with one exception. Chat-template tokens may
 not, so a source that contains them is never accepted as its own rewrite, and its group stays as it is.
@@ -14,19 +15,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from masa.facts import Facts
-from masa.guard import degeneration, invention, orders, structure, survival, tokens
+from masa.guard import degeneration, invention, orders, statements, structure, survival, tokens
 from masa.guard.case import Limits, Rule, Violation, make_case
 from masa.guard.tokens import CONTROL_TOKENS
 from masa.skills import Group
+
+if TYPE_CHECKING:
+    from masa.edits import PlannedGroup
 
 __all__ = ["CONTROL_TOKENS", "RULES", "Limits", "Rule", "Violation", "check"]
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         rule.name: rule
-        for module in (structure, tokens, degeneration, survival, invention, orders)
+        for module in (structure, tokens, degeneration, survival, statements, invention, orders)
         for rule in module.RULES
     }
 )
@@ -46,6 +51,7 @@ def check(
     control_tokens: Sequence[str] = (),
     prompt_text: str = "",
     limits: Limits = _DEFAULT,
+    plan: PlannedGroup | None = None,
 ) -> tuple[Violation, ...]:
     """Judge whether `output` may replace `source`. The empty tuple means that it may.
 
@@ -58,8 +64,10 @@ def check(
         control_tokens: special tokens of the tokenizers at hand (rewriter, backbone), refused like
             `CONTROL_TOKENS`; of the vocabulary's types only "control", since user-defined ones include HTML.
         prompt_text: the rewriter's instruction; an output that repeats eight words of it in a row is refused.
+        plan: what `apply_plan` made of `source`, where a plan made `output`; it says which skill came of which, and
+            which ones were limited or dropped.
     """
-    case = make_case(source, output, facts, control_tokens, prompt_text, limits)
+    case = make_case(source, output, facts, control_tokens, prompt_text, limits, plan)
     found: list[Violation] = []
     for rule in structure.RULES:
         found += rule.check(case)

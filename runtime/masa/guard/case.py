@@ -6,9 +6,13 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from masa.facts import Facts
 from masa.skills import Group, Skill
+
+if TYPE_CHECKING:
+    from masa.edits import PlannedGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class Case:
     """One output to judge, and what it may draw on.
 
     Attributes:
+        plan: which source skills each output skill came of, where a plan made the output.
         known: everything an output may legitimately repeat: the source group and the facts, folded.
         raw_source: the source group as it stands, one string.
         raw_output: the output group as it stands, one string.
@@ -77,6 +82,7 @@ class Case:
     control_tokens: tuple[str, ...]
     prompt_text: str
     limits: Limits
+    plan: PlannedGroup | None
     facts_text: str
     known: str
     raw_source: str
@@ -111,6 +117,7 @@ def make_case(
     control_tokens: Sequence[str],
     prompt_text: str,
     limits: Limits,
+    plan: PlannedGroup | None = None,
 ) -> Case:
     """Prepare a case; every text is read once here so that rules stay cheap."""
     texts = tuple(f"{skill.skill_id}\n{skill.text}" for skill in output.skills)
@@ -123,6 +130,7 @@ def make_case(
         control_tokens=tuple(control_tokens),
         prompt_text=prompt_text,
         limits=limits,
+        plan=plan,
         facts_text=facts_text,
         known=fold("\n".join([*(f"{skill.skill_id}\n{skill.text}" for skill in source.skills), facts_text])),
         raw_source=raw_source,

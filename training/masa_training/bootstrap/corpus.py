@@ -191,8 +191,8 @@ def _card(
         plan = plan_for(card.traits, group, facts, profile_first=config.profile_first)
         if render_plan(plan) in taken and found:
             continue
-        output = apply_plan(group, plan, facts).group
-        if not check(group, output, facts=facts, prompt_text=INSTRUCTIONS["plan"]):
+        planned = apply_plan(group, plan, facts)
+        if not check(group, planned.group, facts=facts, prompt_text=INSTRUCTIONS["plan"], plan=planned):
             found = (card, plan)
             if render_plan(plan) not in taken:
                 return found

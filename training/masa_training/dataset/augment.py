@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
-from masa.markdown import literal_ranges, protected_ranges, sentences
+from masa.markdown import protected_ranges, sentences
 from masa.skills import Group, Skill
 from masa_training.dataset.config import Augmentation
 
@@ -101,7 +101,7 @@ def _with_principles(group: Group, principles: list[str]) -> Group:
 
 def _free(sentence: str) -> bool:
     """Whether noise may touch the sentence: one line of plain words."""
-    fixed = protected_ranges(sentence) or literal_ranges(sentence)
+    fixed = protected_ranges(sentence)
     return not fixed and "\n" not in sentence.strip() and len(sentence.split()) >= _FEWEST_WORDS
 
 
