@@ -519,7 +519,7 @@ def test_inspect_recognises_everything_that_masa_reads(cli: Cli, here: Path) -> 
     assert "skill bank, 5 skills in 3 groups" in bank.stdout and "No problems found." in bank.stdout
     content = json.loads(cli("inspect", "bank.json", "--json", "--rewriter", "./rewriter").stdout)
     first = content["groups"][0]["skills"][0]
-    assert first["tokens"] == first["characters"] and "shorten" in first["edits"]
+    assert first["tokens"] == first["characters"] and "steps" in first["edits"]
     folder = cli("inspect", "pdf", "--no-tokens")
     assert (
         "skill folder" in folder.stdout and "No problems found." in folder.stdout and "scripts/read.py" in folder.stdout

@@ -23,7 +23,7 @@ from masa_training.bootstrap.environments import SkillGroup, kind_of
 from masa_training.bootstrap.rules import NEEDS, TRANSFORMING, Size
 from masa_training.errors import TrainingError
 
-WORDY = Skill("a", "Doors", "Open the cabinet, because a closed one tells nothing. Then take the cup.", "In a kitchen.")
+WORDY = Skill("a", "Doors", "Open the cabinet, because its door is shut. Then take the cup.", "In a kitchen.")
 LONG = Skill("b", "Walk", "Go to the sink. Wash the cup. Go to the shelf. Put the cup there. Read the reply.", "")
 PLAIN = Skill("c", "Cup", "Keep the cup upright.", "While you carry it.")
 GROUP = Group(None, (WORDY, LONG, PLAIN))

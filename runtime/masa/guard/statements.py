@@ -42,8 +42,9 @@ _CONVINCING = 20
 _BUDGET = 20
 """Look-ups for each word of an alignment, on average; what is left unread then counts as missing."""
 
-_JOINERS = frozenset({"and", "then", "next", "finally", "afterwards", "step"})
-_NUMBERING = re.compile(r"\(?(?:step )?\w{1,2}[.):–—-]{1,2}", re.IGNORECASE)
+_JOINERS = frozenset({"and", "then", "next", "finally", "afterwards"})
+_JOINED = re.compile(r"(?:(?:and|then|next|finally),? \(?)+", re.IGNORECASE)
+_NUMBERING = re.compile(r"(?:step )?(?:\d{1,2}|[a-z])", re.IGNORECASE)
 _POLITE = re.compile(
     r"(?:please|note that|keep in mind that|it is (?:important|essential|crucial|best) to|make sure to|be sure to"
     r"|remember to|you (?:should|need to|have to))(?: |$)",
@@ -106,21 +107,22 @@ def _blank(match: re.Match[str]) -> str:
     return " " * len(match.group())
 
 
-def losses(source: str, output: str, condition: str = "") -> list[Loss]:
-    """What a text says that the text made of it does not; `condition` is said beside the output."""
-    before = _Words(source)
-    missing, _ = _aligned(before.words, _Words(output).words, 0)
-    return list(_judged(before, missing, condition))
-
-
 def lost_sentences(skill: Skill, output: Skill | None) -> tuple[str, ...]:
     """The sentences of a skill that are not, or not whole, in the one made of it; all of them if there is none."""
-    text = skill.principle
-    if output is None:
-        pieces = (match.group() for match in _SENTENCE.finditer(text))
-    else:
-        pieces = (loss.sentence for loss in losses(text, output.principle, output.when_to_apply))
-    return tuple(dict.fromkeys(" ".join(piece.split()) for piece in pieces if _WORD.search(piece)))
+    before = _Words(skill.principle)
+    missing = range(len(before.words)) if output is None else _missing(before, _Words(output.principle))
+    if not missing:
+        return ()
+    sentences = [match.span() for match in _SENTENCE.finditer(before.text) if match.end() > match.start()]
+    starts = [start for start, _ in sentences]
+    touched = dict.fromkeys(bisect_left(starts, before.spans[place][0] + 1) - 1 for place in missing)
+    return tuple(" ".join(skill.principle[slice(*sentences[index])].split()) for index in touched)
+
+
+def _missing(before: _Words, after: _Words) -> Sequence[int]:
+    if len(before.words) * len(after.words) <= _EXACT:
+        return _best_aligned(before.words, after.words, 0)
+    return _aligned(before.words, after.words, 0)[0]
 
 
 def _aligned(source: tuple[str, ...], output: tuple[str, ...], start: int) -> tuple[list[int], int]:
@@ -234,7 +236,8 @@ def _harmless(before: _Words, run: Sequence[int], sentence: tuple[int, int], abs
     start, end = before.spans[run[0]][0], before.spans[run[-1]][1]
     said = text[start:end]
     ahead, behind = text[max(sentence[0], start - _NEAR) : start], text[end : min(sentence[1], end + _NEAR)]
-    if all(word in _JOINERS for word in words) or _is_numbering(ahead, said, behind):
+    joined = _JOINED.match(said)
+    if all(word in _JOINERS for word in words) or _is_numbering(ahead, said[joined.end() if joined else 0 :], behind):
         return True
     opens, closes = not _WORD.search(ahead), not _WORD.search(behind)
     if opens and _POLITE.sub("", f"{' '.join(words)} ") == "":
@@ -265,10 +268,11 @@ def _carries(said: str) -> bool:
 
 
 def _is_numbering(ahead: str, said: str, behind: str) -> bool:
-    if _WORD.search(ahead) and not re.search(r"(?:[.:;!?,)*]|\band|\n)\s*\(?$", ahead):
+    """Whether the run is the number of an enumeration in prose: `(2) `, `b) `, and behind a full stop `2. `."""
+    mark = re.match(r"\s?[.):–—-]{1,2}(?=\s+\S)", behind)
+    if mark is None or not _NUMBERING.fullmatch(said):
         return False
-    around = ("(" if ahead.endswith("(") else "") + said + re.match(r"\s?[.):–—-]{0,2}", behind).group().strip()  # type: ignore[union-attr]
-    return _NUMBERING.fullmatch(around) is not None
+    return ")" in mark[0] or re.search(r"(?:^|[.:;!?)\n])\s*$", ahead) is not None
 
 
 def _repeated(before: _Words, run: Sequence[int], absent: set[int]) -> bool:
