@@ -251,7 +251,7 @@ def test_a_study_is_played_told_resumed_and_added_to(reader: list[ScriptedModel]
 
 
 def test_a_dry_run_says_what_would_be_played(tmp_path: Path) -> None:
-    arguments = ("--backbone", "x", *SMALL, "--seeds", "2", "--dry-run", "-o", str(tmp_path / "out"))
+    arguments = ("lookup", "--backbone", "x", *SMALL, "--seeds", "2", "--dry-run", "-o", str(tmp_path / "out"))
     told = json.loads(run(*arguments, "--json").stdout)
     assert told["environment"] == "lookup" and told["parts"][1]["arms"] == ["none", "concise", "moderate", "detailed"]
     assert told["episodes"] == 12 * 2 * 5 and not (tmp_path / "out").exists()
