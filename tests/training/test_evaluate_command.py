@@ -128,3 +128,10 @@ def test_a_dry_run_says_what_would_be_played_and_plays_nothing(bank: Path, tmp_p
     told = json.loads(result.stdout)
     assert told["episodes"] == 2 * 50 * 3 and not (tmp_path / "out").exists()
     assert "x: no-skill, terse (200 episodes)" in evaluate(*arguments).stdout
+
+
+def test_an_environment_alone_is_short_for_banks(tmp_path: Path) -> None:
+    arguments = ["lookup", "--backbone", "x", "--dry-run", "--json"]
+    told = CliRunner().invoke(root, ["evaluate", *arguments])
+    assert told.exit_code == 0 and told.stdout == evaluate(*arguments).stdout
+    assert "No such command" in CliRunner().invoke(root, ["evaluate", "rewriters"]).stderr

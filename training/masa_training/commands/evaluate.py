@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
 import click
 
 from masa_training.commands import (
@@ -16,20 +18,27 @@ from masa_training.commands import (
 )
 
 
-class _InOrder(click.Group):
-    """Lists its commands in the order in which they were added."""
+class _Evaluate(click.Group):
+    """Lists its commands in the order in which they were added; an environment alone is short for `banks`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.commands and not get_close_matches(args[0], self.commands, n=1, cutoff=0.8):
+            args = ["banks", *args]
+        return super().resolve_command(ctx, args)
 
-@click.group("evaluate", cls=_InOrder, short_help="Measure banks, rewriters and the method.")
+
+@click.group("evaluate", cls=_Evaluate, short_help="Measure banks, rewriters and the method.")
 def command() -> None:
     """Measure what a bank, a rewriter or a part of the method is worth, with intervals.
 
-    `banks` plays skill banks in an environment, `rewriter` scores a rewriter on held-out samples, `cards` shows what
-    it writes for different backbones. The others are studies: a grid of experiments that goes on another day and ends
-    in one table.
+    `banks` plays skill banks in an environment (`masa evaluate lookup` is short for `masa evaluate banks lookup`),
+    `rewriter` scores a rewriter on held-out samples, `cards` shows what it writes for different backbones. The others
+    are studies: a grid of experiments that goes on another day and ends in one table.
     """
 
 
