@@ -1,8 +1,9 @@
-"""The pages: every relative link leads to a file, and every heading that a link names exists."""
+"""The pages: links lead to files and headings that exist, and the commands shown parse."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,35 @@ def test_the_map_names_every_page() -> None:
     docs = ROOT / "docs"
     named = {(docs / target).resolve() for target in LINK.findall((docs / "README.md").read_text("utf-8"))}
     assert [page.name for page in docs.rglob("*.md") if page.resolve() not in {*named, docs / "README.md"}] == []
+
+
+def shown_commands(page: Path) -> list[str]:
+    """The lines that begin with `masa` in a page's code, comments and what follows a pipe left out."""
+    text = page.read_text("utf-8")
+    blocks = re.findall(r"^ *(`{3,})(?:sh|console|)\n(.*?)^ *\1", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [line for _, block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    lines += re.findall(r"`(masa [^`\n]+)`", re.sub(r"^ *(`{3,}).*?^ *\1", "", text, flags=re.MULTILINE | re.DOTALL))
+    found = (re.match(r"\s*(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(masa .*)", line) for line in lines)
+    return [re.split(r" [|#&;] ?|\s+#", match[1])[0] for match in found if match]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_of_a_page_parse(page: Path) -> None:
+    click = pytest.importorskip("click")
+    from masa.cli import root
+
+    for line in shown_commands(page):
+        if re.search(r"COMMAND|CONFIG\b|ARTIFACT\b|…|\.\.\.", line):
+            continue  # a form, not a command
+        words = shlex.split(line)[1:]
+        command = root
+        context = click.Context(command, info_name="masa")
+        while words and isinstance(command, click.Group):
+            name = words.pop(0)
+            if name.startswith("-"):
+                break
+            command = command.get_command(context, name)
+            assert command is not None, f"{line}: no command {name!r}"
+            context = click.Context(command, info_name=name, parent=context)
+        if words and not isinstance(command, click.Group):
+            command.make_parser(context).parse_args(args=words)
