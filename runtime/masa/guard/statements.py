@@ -237,7 +237,9 @@ def _harmless(before: _Words, run: Sequence[int], sentence: tuple[int, int], abs
     said = text[start:end]
     ahead, behind = text[max(sentence[0], start - _NEAR) : start], text[end : min(sentence[1], end + _NEAR)]
     joined = _JOINED.match(said)
-    if all(word in _JOINERS for word in words) or _is_numbering(ahead, said[joined.end() if joined else 0 :], behind):
+    if all(word in _JOINERS for word in words) or _is_numbering(
+        ahead, said[joined.end() if joined else 0 :], text[end : end + 8]
+    ):
         return True
     opens, closes = not _WORD.search(ahead), not _WORD.search(behind)
     if opens and _POLITE.sub("", f"{' '.join(words)} ") == "":
@@ -272,17 +274,18 @@ def _is_numbering(ahead: str, said: str, behind: str) -> bool:
     mark = re.match(r"\s?[.):–—-]{1,2}(?=\s+\S)", behind)
     if mark is None or not _NUMBERING.fullmatch(said):
         return False
-    return ")" in mark[0] or re.search(r"(?:^|[.:;!?)\n])\s*$", ahead) is not None
+    return ")" in mark[0] or re.search(r"(?:^|[.:;!?)]\s|\n)\s*$", ahead) is not None
 
 
 def _repeated(before: _Words, run: Sequence[int], absent: set[int]) -> bool:
-    """Whether the same words stand right before or behind, and stay."""
-    words = [before.words[place] for place in run]
-    for first in (run[0] - len(run), run[-1] + 1):
-        other = range(first, first + len(run))
-        stays = first >= 0 and other[-1] < len(before.words) and not absent.intersection(other)
-        if stays and [before.words[place] for place in other] == words:
-            return True
+    """Whether the same words stand right before or behind, perhaps several times, and stay once."""
+    words, size = before.words[run[0] : run[-1] + 1], len(run)
+    for step in (-size, size):
+        first = run[0] + step
+        while first >= 0 and before.words[first : first + size] == words:
+            if not absent.intersection(range(first, first + size)):
+                return True
+            first += step
     return False
 
 

@@ -20,6 +20,12 @@ _URL = re.compile(r"\b(?:https?|ftp|file)://[^\s<>()\[\]{}\"'`“”‘’]*[^\s
 _PLACEHOLDER = re.compile(
     r"\$?\{\{[^{}\n]{1,80}\}\}|\$?\{[^{}\n]{1,80}\}|\$[A-Za-z_]\w{0,80}|%\([A-Za-z_]\w{0,80}\)[sdf]"
 )
+# What a program reads though nothing marks it as code: flags, tools, environment variables, references.
+_BARE = re.compile(
+    r"(?<![\w-])--[A-Za-z][\w-]{0,60}|(?<!\w)[A-Za-z0-9]{1,60}(?:_[A-Za-z0-9]{1,60}){0,6}__[A-Za-z0-9_]{1,80}(?!\w)"
+    r"|(?<!\w)[A-Z][A-Z0-9]{0,40}(?:_[A-Z0-9]{1,40}){1,6}(?!\w)|(?<![\w$])\$\d(?![\d.,])"
+    r"|(?<![\w:])[A-Za-z]\w{1,60}:[A-Za-z]\w{0,60}_\w{1,60}|(?<![\w@])@[A-Za-z][\w.-]{0,60}/[\w./-]{0,60}\w"
+)
 _FENCE = re.compile(r"[ \t]{0,40}(?:(?:[-*+>]|\d{1,3}[.)])[ \t]{0,8})?(`{3,}|~{3,})")
 
 
@@ -60,6 +66,8 @@ def protected(text: str) -> Iterator[tuple[str, str]]:
         yield "file reference", path
     for match in _PLACEHOLDER.finditer(text):
         yield "placeholder", match.group()
+    for match in _BARE.finditer(text):
+        yield "literal", match.group()
 
 
 def survival(case: Case) -> Iterator[Violation]:
@@ -168,7 +176,7 @@ def _mentions(case: Case, words: str) -> bool:
 RULES = (
     Rule(
         "survival",
-        "Code, links, file references and placeholders survive; no code block is left open.",
+        "Code, links, file references, placeholders, flags and names of tools survive; no code block stays open.",
         survival,
     ),
     Rule("slots", "A skill that is still recognisable keeps its <slots> and [slots].", slots),
