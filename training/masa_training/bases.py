@@ -99,20 +99,29 @@ def load_model(path: Path, dtype: torch.dtype) -> Any:
     Raises:
         TrainingError: if transformers cannot read it.
     """
-    from transformers import AutoModelForCausalLM
+    import transformers
     from transformers.utils import logging as chatter
 
-    folder, extra = (path.parent, {"gguf_file": path.name}) if path.is_file() else (path, {})
+    folder, extra = path, dict[str, Any]()
+    if path.is_file():
+        folder, extra = path.parent, {"gguf_file": path.name}
+        if hasattr(transformers, "GgufConfig"):  # without it, transformers 5.24 keeps blocks packed where it can
+            extra["quantization_config"] = transformers.GgufConfig(dequantize=True)
     chatter.disable_progress_bar()
     try:
         # De-quantizing draws a progress bar that cannot be turned off otherwise.
         with contextlib.redirect_stderr(io.StringIO()):
-            return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **extra)
+            model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **extra)
     except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
         raise TrainingError(
             f"{path}: transformers cannot load this model ({' '.join(str(error).split())[:200]}); give a complete "
             "GGUF or Hugging Face folder of an architecture that it knows"
         ) from error
+    if extra and getattr(model, "hf_quantizer", None) is not None:
+        # transformers 5.24 goes on calling a de-quantized model quantized, and then refuses to train or save it.
+        model.hf_quantizer = None
+        del model.config.quantization_config
+    return model
 
 
 class FolderTokenizer:

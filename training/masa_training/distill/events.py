@@ -66,8 +66,9 @@ class BestCallback(TrainerCallback):
     """Lets the last step compete for the best weights, and finds the best ones so far in a folder that was moved."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.best_model_checkpoint:
-            there = Path(args.output_dir) / Path(state.best_model_checkpoint).name
+        # transformers 5 has already forgotten the path of a folder that was moved.
+        if state.best_global_step:
+            there = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
             state.best_model_checkpoint = str(there) if there.is_dir() else None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
