@@ -12,6 +12,7 @@ import functools
 import hashlib
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,8 @@ def load_model(path: Path, dtype: torch.dtype) -> Any:
         if hasattr(transformers, "GgufConfig"):  # without it, transformers 5.24 keeps blocks packed where it can
             extra["quantization_config"] = transformers.GgufConfig(dequantize=True)
     chatter.disable_progress_bar()
+    # peft 0.21 asks every model for it by the name of transformers 4.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
     try:
         # De-quantizing draws a progress bar that cannot be turned off otherwise.
         with contextlib.redirect_stderr(io.StringIO()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -82,10 +81,7 @@ def _adapted(model: Any, base: Base, config: DistillConfig) -> Any:
     wrong = [] if targets == "all-linear" else [one for one in targets if not _ends(named, one)]
     try:
         if not wrong:
-            with warnings.catch_warnings():
-                # peft 0.21 asks for it by the name of transformers 4.
-                warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-                return get_peft_model(model, lora)
+            return get_peft_model(model, lora)
     except ValueError:  # there is such a module, of a kind that peft cannot adapt
         wrong = targets
     linear = {name.rpartition(".")[2] for name, module in named.items() if isinstance(module, torch.nn.Linear)}
