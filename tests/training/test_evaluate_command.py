@@ -130,6 +130,14 @@ def test_a_dry_run_says_what_would_be_played_and_plays_nothing(bank: Path, tmp_p
     assert "x: no-skill, terse (200 episodes)" in evaluate(*arguments).stdout
 
 
+def test_two_arms_with_the_same_bank_are_named(bank: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.json"
+    copy.write_bytes(bank.read_bytes())
+    given = ("lookup", "--backbone", "smollm2-135m", "--facts-only", str(bank), "--dry-run")
+    assert "same bank" not in evaluate(*given, "--bank", str(bank)).stderr
+    assert "terse and copy are the same bank" in evaluate(*given, "--bank", str(bank), "--bank", str(copy)).stderr
+
+
 def test_an_environment_alone_is_short_for_banks(tmp_path: Path) -> None:
     arguments = ["lookup", "--backbone", "x", "--dry-run", "--json"]
     told = CliRunner().invoke(root, ["evaluate", *arguments])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,8 @@ def command(environment: str, as_json: bool, quiet: bool, **given: Any) -> None:
         raise TrainingError(f"--a-a {aa}: no arm of a backbone is called so")
     if aa and trial.seeds % 2:
         raise TrainingError(f"--a-a needs an even number of seeds, half against half, not {trial.seeds}")
+    for one, other in _same_banks(trial):
+        click.echo(f"Note: {one} and {other} are the same bank; a difference between them is chance.", err=True)
     tasks = tasks_of(trial)
     if given["dry_run"]:
         shared.tell_plan(trial, len(tasks), as_json=as_json)
@@ -82,6 +85,12 @@ def command(environment: str, as_json: bool, quiet: bool, **given: Any) -> None:
     episodes, cancelled = shared.play(trial, folder, given, quiet=quiet or as_json)
     told = report(trial, episodes, complete=completed(trial, episodes, tasks), aa=aa)
     shared.finish(folder, told, to_markdown(told), cancelled=cancelled, as_json=as_json, quiet=quiet)
+
+
+def _same_banks(trial: Trial) -> list[tuple[str, str]]:
+    """Pairs of arms that show the same skills."""
+    shown = [(arm.name, trial.banks[arm.name], arm.facts) for arm in trial.arms if arm.name in trial.banks]
+    return [(one[0], other[0]) for one, other in combinations(shown, 2) if one[1:] == other[1:]]
 
 
 def _trial(environment: str, given: dict[str, Any]) -> Trial:
