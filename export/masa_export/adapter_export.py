@@ -132,5 +132,5 @@ def _check_targets(
             make_folder(artifact.parent)
     if output is not None:
         if output.exists() and not force:
-            raise ExportError(f"{output}: is there already; replace it with --force or give another file with -o")
+            raise ExportError(f"{output}: exists already; replace it with --force or give another file with -o")
         make_folder(output.parent)

@@ -45,7 +45,7 @@ def parse_onnx_quantizations(text: str) -> tuple[str, ...]:
     for name in found:
         if name not in QUANTIZATIONS:
             hint = did_you_mean(name, QUANTIZATIONS) or f"; known: {', '.join(QUANTIZATIONS)}"
-            raise ExportError(f"--quant {name}: no type of the ONNX export{hint}")
+            raise ExportError(f"--quant {name}: the ONNX export has no such type{hint}")
     return found
 
 

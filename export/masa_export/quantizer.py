@@ -67,7 +67,7 @@ def parse_quantizations(text: str, *, importance: bool) -> tuple[str, ...]:
     for name in found:
         if name not in FILE_TYPES:
             hint = did_you_mean(name, FILE_TYPES) or f"; known: {', '.join(FILE_TYPES)}"
-            raise ExportError(f"--quant {name}: llama.cpp quantizes to no type of this name{hint}")
+            raise ExportError(f"--quant {name}: llama.cpp has no such quantization type{hint}")
         if name in NEED_IMPORTANCE and not importance:
             raise ExportError(
                 f"--quant {name}: is of no use without an importance matrix; give one with --imatrix, or take Q2_K or "

@@ -58,7 +58,7 @@ def restore_checkpoint(artifact: str, output: Path, *, force: bool = False) -> R
             weights; if `output` is there already and `force` is not given; or if it cannot be written.
     """
     if output.exists() and not force:
-        raise ExportError(f"{output}: is there already; replace it with --force or give another folder with -o")
+        raise ExportError(f"{output}: exists already; replace it with --force or give another folder with -o")
     if output.exists() and not (output / RECORD).is_file():
         raise ExportError(f"{output}: no checkpoint, so it is not replaced; give another folder with -o")
     found = load_artifact(artifact)

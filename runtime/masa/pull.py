@@ -238,7 +238,7 @@ def _check_origin(target: Path, source: _Source) -> None:
         found = None
     if found != source.origin:
         came = f"came from {found}" if isinstance(found, str) else "was not pulled"
-        raise ArtifactError(f"{target}: is there already and {came}; move it away to pull {source.origin}")
+        raise ArtifactError(f"{target}: exists already and {came}; move it away to pull {source.origin}")
 
 
 def _reuse(target: Path, parts: Path, manifest: Manifest) -> None:

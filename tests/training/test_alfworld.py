@@ -246,7 +246,7 @@ def test_damaged_games_are_refused_in_one_sentence(
     (place / "game.tw-pddl").write_text(
         json.dumps({"pddl_domain": domain(), "grammar": grammar(), "pddl_problem": "("})
     )
-    with pytest.raises(TrainingError, match=r"its PDDL cannot be translated .*; bring the game again"):
+    with pytest.raises(TrainingError, match=r"its PDDL cannot be translated .*; restore the game"):
         world.reset(task, 0)
     (place / "game.tw-pddl").write_text("{}")
     with pytest.raises(TrainingError, match="holds no game"):
@@ -265,7 +265,7 @@ def test_a_damaged_archive_is_refused_and_a_damaged_cache_mended(compressed: Pat
     (broken / "common.json").write_text("{}")
     whole = (compressed / "alfworld" / "valid_seen.jsonl.xz").read_bytes()
     (broken / "valid_seen.jsonl.xz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(TrainingError, match=r"valid_seen\.jsonl\.xz: is damaged after line .*; bring the file again"):
+    with pytest.raises(TrainingError, match=r"valid_seen\.jsonl\.xz: is damaged after line .*; restore the file"):
         AlfWorld(data_dir=str(tmp_path), cache=str(cache)).tasks("test")
 
 

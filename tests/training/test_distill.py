@@ -248,7 +248,7 @@ def test_a_run_that_is_stopped_keeps_a_checkpoint_and_goes_on_with_other_row_siz
         steps += 1
         return steps >= 4
 
-    with pytest.raises(StoppedError, match=r"stopped after step 4; go on with --resume"):
+    with pytest.raises(StoppedError, match=r"stopped after step 4; continue with --resume"):
         distill(settings, data, tmp_path / "run", stop=stop)
     assert last_checkpoint(tmp_path / "run" / "checkpoints") == tmp_path / "run" / "checkpoints" / "checkpoint-4"
     done = distill(replace(settings, row_tokens=600), data, tmp_path / "run", resume=True)

@@ -106,7 +106,7 @@ def test_a_run_killed_with_signal_9_ends_with_the_numbers_of_one_that_was_not(
         (("lookup", "--backbone", "x", "--split", "valid"), "no split is called 'valid'"),
         (("lookup", "--backbone", "x", "--option", "sise=3"), "its options sise do not fit"),
         (("lookup", "--backbone", "x", "--bank", "missing.json"), "missing.json: no such file"),
-        (("lookup", "--backbone", "x", "--a-a", "y"), "--a-a y: no arm of a backbone is called so"),
+        (("lookup", "--backbone", "x", "--a-a", "y"), "--a-a y: there is no such arm"),
         (("lookup", "--backbone", "x", "--a-a", "no-skill"), "--a-a needs an even number of seeds"),
         (("lookup", "--backbone", "a=x", "--backbone", "a=y"), "two of the backbones are called 'a'"),
         (("lookup", "--backbone", "no-such-model", "--tasks", "1"), "no-such-model"),

@@ -315,7 +315,7 @@ def test_a_run_that_the_limit_stops_says_so_and_how_to_go_on(
     last = stopped.stderr.strip().splitlines()[-1]
     assert last == (
         "Stopped, the limit of 3 minutes (--limit-minutes) was reached: 2 runs not finished; the same command with "
-        "--resume goes on."
+        "--resume continues."
     )
     assert "ancelled" not in stopped.output
     assert study(*arguments, "--resume", "-q").exit_code == 0

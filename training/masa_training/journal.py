@@ -50,7 +50,9 @@ def append_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
         append_lines(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     except OSError as error:
         todo = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the folder"
-        raise TrainingError(f"{path}: cannot be written ({reason(error)}); {todo}, then go on with --resume") from None
+        raise TrainingError(
+            f"{path}: cannot be written ({reason(error)}); {todo}, then continue with --resume"
+        ) from None
 
 
 def whole_lines(path: Path) -> list[str]:

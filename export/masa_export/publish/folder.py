@@ -79,7 +79,7 @@ def plan_package(
             f"{artifact.path}: has a file called {taken[0]}, which masa itself writes there; rename it and re-export"
         )
     if base_model is not None and not is_hub_id(base_model):
-        raise ExportError(f"--base-model {base_model}: is no id of the Hugging Face Hub; write OWNER/NAME")
+        raise ExportError(f"--base-model {base_model}: not an id of the Hugging Face Hub; write OWNER/NAME")
     if base_model is None and is_hub_id(artifact.base_model):
         base_model = artifact.base_model
     texts = {
@@ -179,7 +179,7 @@ def _check_place(package: Package, *, force: bool) -> Package:
         return package
     packed = (target / MANIFEST_NAME).is_file() and (target / SUMS_NAME).is_file()  # an artifact alone is no package
     if not target.is_dir() or (any(target.iterdir()) and not packed):
-        raise ExportError(f"{target}: is there and is no package, so it is not replaced; give another folder with -o")
+        raise ExportError(f"{target}: exists and is not a package, so it is not replaced; give another folder with -o")
     if any(target.iterdir()) and not force:
         if _same(package):
             return replace(package, kept=True)

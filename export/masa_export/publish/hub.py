@@ -45,7 +45,7 @@ def find_hub(repository: str) -> Hub:
         MasaError: if huggingface_hub is not installed, `repository` is no OWNER/NAME, or no token is there.
     """
     if not is_hub_id(repository):
-        raise ExportError(f"--push {repository}: is no repository of the Hub; write OWNER/NAME")
+        raise ExportError(f"--push {repository}: not a repository of the Hub; write OWNER/NAME")
     endpoint = hub_endpoint()
     try:
         from huggingface_hub import get_token

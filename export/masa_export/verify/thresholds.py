@@ -111,7 +111,7 @@ def parse_thresholds(given: Sequence[str]) -> dict[str, float | None]:
         except ValueError:
             limit = math.nan
         if math.isnan(limit):
-            raise ExportError(f"--threshold {text}: {value!r} is no number; write {name}=NUMBER, or {name}=off")
+            raise ExportError(f"--threshold {text}: {value!r} is not a number; write {name}=NUMBER, or {name}=off")
         found[name] = limit
     return found
 

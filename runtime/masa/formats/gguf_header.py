@@ -273,7 +273,7 @@ def _read(path: Path, file: BinaryIO, size: int) -> GgufHeader:
         key = reader.string()
         reader.what = f"the metadata {key!r}"
         if key in metadata:
-            raise FormatError(f"{path}: the metadata {key!r} is there twice; the file is damaged")
+            raise FormatError(f"{path}: the metadata {key!r} occurs twice; the file is damaged")
         metadata[key] = _value(reader, reader.number("I"))
     tensors = []
     for index in range(tensor_count):

@@ -72,7 +72,7 @@ def command(environment: str, as_json: bool, quiet: bool, **given: Any) -> None:
     trial = _trial(environment, given)
     aa = given["aa"]
     if aa and aa not in {arm.name for arm in trial.arms if not arm.random}:
-        raise TrainingError(f"--a-a {aa}: no arm of a backbone is called so")
+        raise TrainingError(f"--a-a {aa}: there is no such arm")
     if aa and trial.seeds % 2:
         raise TrainingError(f"--a-a needs an even number of seeds, half against half, not {trial.seeds}")
     for one, other in _same_banks(trial):

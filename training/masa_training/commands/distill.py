@@ -40,7 +40,7 @@ def command(
 ) -> None:
     """Fine-tune a rewriter: CONFIG is a shipped configuration or a YAML file.
 
-    Training survives kill -9: --resume goes on from the last checkpoint. Ctrl-C stops it
+    Training survives kill -9: --resume continues from the last checkpoint. Ctrl-C stops it
     after the step, with a checkpoint. The run folder holds events.jsonl, logs for TensorBoard and, at the end,
     checkpoint/, which masa evaluate rewriter and masa export adapter take.
     """

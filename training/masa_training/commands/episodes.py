@@ -173,7 +173,7 @@ def play(trial: Trial, folder: Path, given: Mapping[str, Any], *, quiet: bool) -
 
     executor = make_executor(given["executor"], workers=given["workers"], address=given["address"])
     show = _Shown(quiet=quiet)
-    with interrupts("the episodes so far are kept, --resume goes on from them") as cancel:
+    with interrupts("the episodes so far are kept, --resume continues from them") as cancel:
         try:
             episodes = run(trial, executor, folder, resume=given["resume"], progress=show, cancel=cancel)
         finally:
@@ -206,7 +206,7 @@ def finish(folder: Path, told: Mapping[str, Any], text: str, *, cancelled: bool,
         click.echo(clean(text))
         click.echo(f"Results: {clean(str(folder))}")
     if cancelled:
-        click.echo("Cancelled: the same command with --resume goes on.", err=True)
+        click.echo("Cancelled: the same command with --resume continues.", err=True)
         click.get_current_context().exit(CANCELLED)
 
 

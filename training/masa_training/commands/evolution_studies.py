@@ -142,12 +142,12 @@ def _study(study: EvolutionStudy, given: dict[str, Any]) -> None:
         left, cancelled, limit = _run(study, folder, given, quiet=quiet)
     _finish(study, folder, left, as_json=given["as_json"], quiet=given["quiet"])
     if cancelled:
-        click.echo("Cancelled: the same command with --resume goes on.", err=True)
+        click.echo("Cancelled: the same command with --resume continues.", err=True)
         click.get_current_context().exit(CANCELLED)
     if left and not quiet:
         why = f"Stopped, {limit}: " if limit else ""
         rest = f"{count(len(left), 'run')} not finished"
-        click.echo(f"{why}{rest}; the same command with --resume goes on.", err=True)
+        click.echo(f"{why}{rest}; the same command with --resume continues.", err=True)
 
 
 def _run(
@@ -188,7 +188,7 @@ def _run(
         if not quiet:
             click.echo(clean(text), err=True)
 
-    with interrupts("everything so far is kept, --resume goes on from it") as cancel:
+    with interrupts("everything so far is kept, --resume continues from it") as cancel:
         budget = Budget(given["limit_minutes"], cancelled=cancel)
         return run_cells(study, folder, perform, budget=budget, say=say), cancel(), budget.why()
 

@@ -91,7 +91,7 @@ def command(
 
     General skills climb first; then, these frozen, a tree is searched for each task type. At the end the evolved bank,
     the one it began with and no skills play tasks that nothing was chosen by. Everything is kept in the run folder as
-    it happens; --resume goes on after Ctrl-C, kill -9 or a spent budget, and plays nothing twice. report.html in the
+    it happens; --resume continues after Ctrl-C, kill -9 or a spent budget, and plays nothing twice. report.html in the
     folder shows the searches, every rewrite against its parent, rates by task type and the cost.
     """
     if report_only:
@@ -123,7 +123,7 @@ def command(
         shown.told(what)
         tracking.told(what)
 
-    with interrupts("everything so far is kept, --resume goes on from it") as cancel, tracking:
+    with interrupts("everything so far is kept, --resume continues from it") as cancel, tracking:
         try:
             evolved = evolve(
                 settings,
@@ -147,7 +147,7 @@ def command(
         click.echo(_result(evolved))
         click.echo(f"report: {clean(str(report))}")
     if evolved.ended:
-        click.echo(f"Stopped: {evolved.ended}; the same command with --resume goes on.", err=True)
+        click.echo(f"Stopped: {evolved.ended}; the same command with --resume continues.", err=True)
     if cancelled:
         click.get_current_context().exit(CANCELLED)
 

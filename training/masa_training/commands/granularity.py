@@ -90,7 +90,7 @@ def _trial(environment: str, given: dict[str, Any]) -> Trial:
         for text in given["banks"]:
             name, path = shared.named(text)
             if name in banks:
-                raise TrainingError(f"two of the banks are called {name!r}; name them apart")
+                raise TrainingError(f"two of the banks are called {name!r}; give them different names")
             banks[name] = Path(path)
     else:
         banks = shipped_banks(environment, stepwise=given["stepwise"])

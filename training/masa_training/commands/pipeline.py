@@ -70,7 +70,7 @@ def command(
     """Profile, evolve, dataset, distill, export, verify: CONFIG is a shipped pipeline or a YAML file.
 
     The plan is shown first. Every stage is its own command's, in a folder of its own inside FOLDER. What a stage left
-    tells whether it is finished; --resume goes on where it stopped, also in the middle of a stage, and refuses settings
+    tells whether it is finished; --resume continues where it stopped, also in the middle of a stage, and refuses settings
     that differ from those that a stage was begun with. Without a passing verification the artifact is kept and the
     command fails.
     """
@@ -85,7 +85,7 @@ def command(
     player = None if executor == "in-process" else make_executor(executor, workers=workers, address=address)
     silent = quiet or as_json
     shown = _shown(silent)
-    with interrupts("everything so far is kept, --resume goes on from it") as cancel:
+    with interrupts("everything so far is kept, --resume continues from it") as cancel:
         work = Work(settings, output, watch=shown, cancel=cancel, executor=player, trees=trees)
         if dry_run or not silent:
             plan = plan_pipeline(work, until, exact=dry_run)

@@ -76,7 +76,7 @@ def command(environment: str, as_json: bool, quiet: bool, **given: Any) -> None:
     The episodes are on tasks of the split train that masa evolve leaves alone. The card has the architecture that the
     backbone itself tells, what the shipped card of that model says of its training, and weaknesses in words. It never
     holds success rates or what the backbone prefers; a summary that does is refused. FOLDER gets card.yaml,
-    profile.json and the episodes; --resume goes on with them, or sums them up anew with another teacher.
+    profile.json and the episodes; --resume continues with them, or sums them up anew with another teacher.
     """
     from masa_training.profiling.run import plan, profile
     from masa_training.rollouts.executors import make_executor
@@ -97,7 +97,7 @@ def command(environment: str, as_json: bool, quiet: bool, **given: Any) -> None:
         elif not silent and 10 * done // total > 10 * (done - 1) // total:
             click.echo(f"{done:,}/{total:,} episodes", err=True)
 
-    with interrupts("the episodes so far are kept, --resume goes on from them") as cancel:
+    with interrupts("the episodes so far are kept, --resume continues from them") as cancel:
         try:
             found = profile(config, folder, resume=given["resume"], executor=executor, progress=played, cancel=cancel)
         finally:
@@ -108,7 +108,7 @@ def command(environment: str, as_json: bool, quiet: bool, **given: Any) -> None:
     elif not quiet:
         click.echo(_result(found))
     if found.card is None:
-        click.echo("Cancelled: the same command with --resume goes on.", err=True)
+        click.echo("Cancelled: the same command with --resume continues.", err=True)
         click.get_current_context().exit(shared.CANCELLED)
 
 

@@ -127,7 +127,7 @@ def command(
         click.echo(clean((folder / "report.md").read_text("utf-8")))
         click.echo(f"Results: {clean(str(folder))}")
     if cancelled:
-        click.echo("Cancelled: the results so far are kept; the same command with --resume goes on.", err=True)
+        click.echo("Cancelled: the results so far are kept; the same command with --resume continues.", err=True)
         click.get_current_context().exit(CANCELLED)
 
 
@@ -135,7 +135,7 @@ def _run(subjects: list[Subject], plan: Plan, results: Results, *, write: bool, 
     """Evaluate every subject; whether that was cancelled."""
     from masa_training.evaluation.running import run
 
-    with interrupts("what is scored is kept, --resume goes on from it") as cancel:
+    with interrupts("what is scored is kept, --resume continues from it") as cancel:
         for subject in subjects:
             progress = _Progress(len(plan.samples), quiet=quiet)
             try:

@@ -40,7 +40,7 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
 def stopping(max_minutes: float | None) -> Iterator[Callable[[], bool]]:
     """Whether to stop: after Ctrl-C, which is noted meanwhile, or when the time is up."""
     end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
-    with interrupts("a checkpoint is kept, --resume goes on from it") as noted:
+    with interrupts("a checkpoint is kept, --resume continues from it") as noted:
         yield lambda: noted() or (end is not None and time.monotonic() >= end)
 
 

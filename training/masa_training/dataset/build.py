@@ -126,7 +126,7 @@ def _read(config: DatasetConfig, places: Places, omissions: Omissions, say: Prog
         cells += found.cells
         omissions.merge(found.left_out)
     if unknown := cards.keys() - {cell.cell.backbone for cell in cells}:
-        raise TrainingError(f"sources.cards names {', '.join(sorted(unknown))}, of which there is no cell; correct it")
+        raise TrainingError(f"sources.cards names {', '.join(sorted(unknown))}, for which there is no cell; correct it")
     known: dict[Any, list[EvolvedCell]] = {}
     for place, cell in enumerate(cells):
         starts = known.setdefault(cell.cell, [])

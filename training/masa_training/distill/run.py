@@ -40,7 +40,7 @@ class StoppedError(TrainingError):
     """A run was stopped before its end, with a checkpoint to go on from."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        super().__init__(f"{folder}: stopped after step {step}; go on with --resume")
+        super().__init__(f"{folder}: stopped after step {step}; continue with --resume")
         self.step = step
 
 
@@ -171,7 +171,7 @@ def _train(
             raise
         raise TrainingError(
             f"memory ran out at step {trainer.state.global_step}; lower row_tokens (now {config.row_tokens}) or set "
-            "gradient_checkpointing: true, then go on with --resume"
+            "gradient_checkpointing: true, then continue with --resume"
         ) from None
     return checkpoint
 

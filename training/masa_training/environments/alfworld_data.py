@@ -183,7 +183,7 @@ class _Compressed:
     def lacking(self, split: str) -> str:
         name = f"{split}.jsonl.xz"
         if split in self.splits():
-            return f"{self._folder / name} has no game that can be played; bring the file again"
+            return f"{self._folder / name} has no game that can be played; restore the file"
         return f"{self._folder} has {', '.join(self.splits()) or 'no split'} and no {split}; bring {name}"
 
     def list(self, split: str) -> tuple[Listed, ...]:
@@ -199,12 +199,12 @@ class _Compressed:
             try:
                 line = parse_json(pack.read(game))
             except (KeyError, ValueError, zipfile.BadZipFile) as error:
-                raise TrainingError(f"{where}: is missing or damaged; bring the file again") from error
+                raise TrainingError(f"{where}: is missing or damaged; restore the file") from error
         try:
             grammar = common["grammar"].replace("@@TASK@@", line["task"])
             data = {"pddl_domain": common["pddl_domain"], "grammar": grammar, **line}
         except (KeyError, TypeError, AttributeError) as error:
-            raise TrainingError(f"{where}: or {_COMMON} beside it lacks a field ({error}); bring it again") from error
+            raise TrainingError(f"{where}: or {_COMMON} beside it lacks a field ({error}); restore it") from error
         return _game_file(data, where)
 
     def _opened(self, split: str) -> zipfile.ZipFile:
@@ -232,7 +232,7 @@ def _packed(archive: Path) -> bytes:
                 game, type_, task = line["game"], line["task_type"], line["task"]
                 kept = {name: line[name] for name in ("task", "pddl_problem", "walkthrough")}
             except (KeyError, TypeError) as error:
-                raise TrainingError(f"{where}: lacks the field {error}; bring the file again") from error
+                raise TrainingError(f"{where}: lacks the field {error}; restore the file") from error
             if type_ in TASK_TYPES and not any(word in game for word in _LEFT_OUT):
                 found.append(Listed(game, type_, _goal(task, archive)))
                 # A fixed date, so that the archive is the same every time.
@@ -250,7 +250,7 @@ def _lines(archive: Path) -> Iterator[tuple[str, Any]]:
             for number, line in enumerate(lines, 1):
                 yield f"{archive}, line {number}", parse_json(line)
     except (lzma.LZMAError, EOFError, ValueError) as error:
-        raise TrainingError(f"{archive}: is damaged after line {number} ({error}); bring the file again") from error
+        raise TrainingError(f"{archive}: is damaged after line {number} ({error}); restore the file") from error
 
 
 def _game_file(data: Any, where: str) -> GameFile:
@@ -258,14 +258,14 @@ def _game_file(data: Any, where: str) -> GameFile:
     if isinstance(data, Mapping):
         texts = [data.get(name) for name in ("pddl_domain", "grammar", "pddl_problem")]
     if not all(isinstance(text, str) for text in texts):
-        raise TrainingError(f"{where}: holds no game (pddl_domain, grammar, pddl_problem); bring the file again")
+        raise TrainingError(f"{where}: holds no game (pddl_domain, grammar, pddl_problem); restore the file")
     return GameFile(texts[0], texts[1], texts[2], tuple(data.get("walkthrough") or ()))
 
 
 def _goal(text: str, where: Path) -> str:
     found = _GOAL.search(text)
     if not found:
-        raise TrainingError(f"{where}: a game without 'Your task is to: …'; bring the file again")
+        raise TrainingError(f"{where}: a game without 'Your task is to: …'; restore the file")
     return found.group(1).strip()
 
 

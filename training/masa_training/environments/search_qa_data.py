@@ -101,7 +101,7 @@ def _load(folder: Path, stamps: tuple[tuple[int, int], ...]) -> DataSet:
         passages.append(f"{title}: {_text(row, 'text', where)}" if title else _text(row, "text", where))
     if not questions or not passages:
         name = _CORPUS if questions else _QUESTIONS
-        raise TrainingError(f"{folder / name}: no lines in it; bring the file again")
+        raise TrainingError(f"{folder / name}: no lines in it; restore the file")
     return DataSet(tuple(questions.values()), tuple(passages), PassageSearch(passages))
 
 
@@ -109,7 +109,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         lines = path.read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{path}: cannot be read as UTF-8 text ({error}); bring the file again") from error
+        raise TrainingError(f"{path}: cannot be read as UTF-8 text ({error}); restore the file") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -117,9 +117,9 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         try:
             row = parse_json(line)
         except ValueError as error:
-            raise TrainingError(f"{where}: not JSON ({error}); bring the file again") from error
+            raise TrainingError(f"{where}: not JSON ({error}); restore the file") from error
         if not isinstance(row, dict):
-            raise TrainingError(f"{where}: found {line[:40]!r} where a JSON object belongs; bring the file again")
+            raise TrainingError(f"{where}: found {line[:40]!r} where a JSON object belongs; restore the file")
         yield where, row
 
 

@@ -141,7 +141,7 @@ def _sas(domain: str, problem: str, where: str, *, optimize: bool = False) -> tu
     except (Exception, SystemExit) as error:  # what it raises for bad PDDL, it does not say
         raise TrainingError(
             f"{where}: its PDDL cannot be translated ({type(error).__name__}: {' '.join(str(error).split())[:200]}); "
-            "bring the game again"
+            "restore the game"
         ) from error
     finally:
         sys.argv = arguments  # the translator puts its own there

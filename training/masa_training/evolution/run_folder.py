@@ -174,7 +174,7 @@ class RunFolder:
             write_atomic(record, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True).encode())
             return
         if not resume:
-            raise TrainingError(f"{self.path}: holds a run already; add --resume to go on, or give another folder")
+            raise TrainingError(f"{self.path}: holds a run already; add --resume to continue, or give another folder")
         try:
             before = parse_yaml(read_text(record))
             differing = differences(before, wanted)

@@ -67,7 +67,7 @@ class Elsewhere:
     """The teacher, seen from here, of a tree that was searched as a task: nothing is left to ask it."""
 
     def rewrite(self, asked: Asked) -> Rewrite:
-        raise TrainingError("a tree's task ended before its search did; go on with --resume")
+        raise TrainingError("a tree's task ended before its search did; continue with --resume")
 
 
 class _Told:
@@ -173,7 +173,7 @@ def searched_as_task(
                 if start == _STARTS - 1:
                     raise TrainingError(
                         f"ray: the workers of the tree {one.key} were lost {_STARTS} times ({type(error).__name__}); "
-                        "see the cluster's log, then go on with --resume"
+                        "see the cluster's log, then continue with --resume"
                     ) from None
 
 

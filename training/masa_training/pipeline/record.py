@@ -56,7 +56,7 @@ class Record:
                     self.ended[stage] = Ended(event["seconds"], event["figures"])
             except (ValueError, KeyError, TypeError):
                 raise TrainingError(
-                    f"{self.path}: line {number} is damaged; remove it, then go on with --resume"
+                    f"{self.path}: line {number} is damaged; remove it, then continue with --resume"
                 ) from None
 
     def claim(self, *, resume: bool) -> None:
@@ -69,7 +69,7 @@ class Record:
         if self.path.exists():
             if not resume:
                 raise TrainingError(
-                    f"{folder}: holds a pipeline already; add --resume to go on, or give another folder"
+                    f"{folder}: holds a pipeline already; add --resume to continue, or give another folder"
                 )
         elif not is_empty(folder):
             raise TrainingError(f"{folder}: is not empty and holds no pipeline; give another folder")

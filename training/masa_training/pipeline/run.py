@@ -154,7 +154,7 @@ def check_settings(work: Work, record: Record, stage: Stage) -> None:
 
 def _perform(work: Work, record: Record, stage: Stage, before: Checksums) -> Checksums:
     if stage.name not in record.begun and stage.partial is not None and stage.partial(work).exists():
-        raise StageError(stage.name, f"{stage.place(work)}: is there, and no stage made it; move it away")
+        raise StageError(stage.name, f"{stage.place(work)}: exists, but no stage made it; move it away")
     record.begin(stage.name, _plain(settings_of(work.config, stage.name)), before)
     began = time.monotonic()
     try:

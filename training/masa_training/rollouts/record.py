@@ -73,7 +73,7 @@ class Record:
     def _continue(self, where: Path, resume: bool) -> None:
         assert self._path is not None
         if not resume:
-            raise TrainingError(f"{where}: holds a run already; add --resume to go on with it, or give another folder")
+            raise TrainingError(f"{where}: holds a run already; add --resume to continue, or give another folder")
         try:
             before = parse_json(read_text(where / SETTINGS))
             version = before.pop("format")
@@ -91,5 +91,5 @@ class Record:
                     self.episodes[episode.job] = episode
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise TrainingError(
-                    f"{self._path}: line {number} is no event; remove the line, then go on with --resume"
+                    f"{self._path}: line {number} is no event; remove the line, then continue with --resume"
                 ) from None

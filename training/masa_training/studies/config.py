@@ -143,7 +143,7 @@ class Study:
             if not any(fnmatchcase(name, pattern) for name in names):
                 near = get_close_matches(pattern, names, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"its cells are {', '.join(names)}"
-                raise TrainingError(f"--only {pattern}: no cell of the study {self.config.name} is called so; {hint}")
+                raise TrainingError(f"--only {pattern}: the study {self.config.name} has no such cell; {hint}")
         return tuple(c for c in self.cells if not patterns or any(fnmatchcase(c.name, p) for p in patterns))
 
 

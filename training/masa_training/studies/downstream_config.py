@@ -73,10 +73,10 @@ class DownstreamConfig:
         names = [reader.name for reader in self.readers]
         folders = [folder_name(name) for name in names]
         if doubled := [name for name, its in zip(names, folders, strict=True) if folders.count(its) > 1]:
-            raise TrainingError(f"two readers are called {doubled[0]!r}, or have one folder; name them apart")
+            raise TrainingError(f"two readers are called {doubled[0]!r}, or have one folder; give them different names")
         for reader in self.readers:
             if unknown := sorted(set(reader.wrong) - set(names)):
-                raise TrainingError(f"reader {reader.name}: wrong names {unknown[0]!r}, which is no reader")
+                raise TrainingError(f"reader {reader.name}: wrong names {unknown[0]!r}, which is not a reader")
 
 
 def load_downstream(path: str, overrides: Sequence[str] = ()) -> tuple[DownstreamConfig, Path]:

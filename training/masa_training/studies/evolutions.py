@@ -81,7 +81,7 @@ def claim(study: EvolutionStudy, folder: Path, *, resume: bool) -> None:
     if record.is_file():
         _check(study, record)
         if not resume:
-            raise TrainingError(f"{folder}: holds a study already; add --resume to go on, or give another folder")
+            raise TrainingError(f"{folder}: holds a study already; add --resume to continue, or give another folder")
     elif folder.is_dir() and any(folder.iterdir()):
         raise TrainingError(f"{folder}: is not empty and holds no study; give another folder")
     make_folder(folder)

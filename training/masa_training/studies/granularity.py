@@ -70,7 +70,7 @@ def make_arms(banks: Mapping[str, Path], *, random: bool = True) -> Arms:
     arms, checksums = [Arm(name=NONE)], {}
     for name, path in banks.items():
         if name in (NONE, RANDOM):
-            raise TrainingError(f"--bank {name}={path}: {name!r} is an arm without a bank; call this bank otherwise")
+            raise TrainingError(f"--bank {name}={path}: {name!r} is an arm without a bank; give this bank another name")
         arm, checksums[name] = bank_arm(name, path)
         arms.append(arm)
     return Arms((*arms, *([Arm(name=RANDOM, random=True)] if random else [])), checksums)

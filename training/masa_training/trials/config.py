@@ -76,7 +76,7 @@ class Trial:
             raise TrainingError(f"{self.tasks} tasks and {self.seeds} seeds leave nothing to play")
         for what, names in (("arm", [a.name for a in self.arms]), ("backbone", [b.name for b in self.backbones])):
             if doubled := {name for name in names if names.count(name) > 1}:
-                raise TrainingError(f"two of the {what}s are called {min(doubled)!r}; name them apart")
+                raise TrainingError(f"two of the {what}s are called {min(doubled)!r}; give them different names")
         if not self.arms:
             raise TrainingError("there is no arm to play; give a bank, or leave the policies on")
         if not self.backbones and not all(arm.random for arm in self.arms):

@@ -106,7 +106,7 @@ def _run(
     parts = trial.parts()
     total = sum(len(jobs_of(trial, list(spec.arms), tasks)) for _, spec in parts)
     if root is not None and not resume and not is_empty(root):
-        raise TrainingError(f"{root}: is not empty; add --resume to go on with its trial, or give another folder")
+        raise TrainingError(f"{root}: is not empty; add --resume to continue, or give another folder")
     records = {name: _record(trial, root, name) for name, _ in parts}
     wanted = {name: jobs_of(trial, list(spec.arms), tasks) for name, spec in parts}
     done = sum(records[name].finished(job) for name, jobs in wanted.items() for job in jobs)
