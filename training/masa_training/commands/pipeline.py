@@ -69,10 +69,9 @@ def command(
 ) -> None:
     """Profile, evolve, dataset, distill, export, verify: CONFIG is a shipped pipeline or a YAML file.
 
-    The plan is shown first. Every stage is its own command's, in a folder of its own inside FOLDER. What a stage left
-    tells whether it is finished; --resume continues where it stopped, also in the middle of a stage, and refuses settings
-    that differ from those that a stage was begun with. Without a passing verification the artifact is kept and the
-    command fails.
+    The plan is shown first. Every stage is its own command's, in a folder of its own inside FOLDER. --resume continues
+    where the pipeline stopped, also in the middle of a stage, and refuses settings that differ from those of a begun
+    stage. Without a passing verification the artifact is kept and the command fails.
     """
     from masa_training.errors import TrainingError
     from masa_training.pipeline import load_pipeline
