@@ -297,7 +297,7 @@ class FolderBase(TinyBase):
         ("distill.start=.", "distill: .*so it is no checkpoint"),
         ("export={kind: gguf, quantization: Q9_Z}", "export.quantization: Q9_Z: llama.cpp quantizes to no type"),
         ("export={kind: gguf, quantization: Q4_K}", "export.quantization: Q4_K: is not one type.*write Q4_K_M"),
-        ("verify.thresholds={foo: 1}", "verify.thresholds: foo=1: no figure is called 'foo'; known: load, tokens"),
+        ("verify.thresholds={foo: 1}", "verify.thresholds: foo=1.*no figure is called 'foo'; known: load, tokens"),
     ],
 )
 def test_what_a_later_stage_will_miss_is_told_before_anything_is_played(
