@@ -295,7 +295,7 @@ class FolderBase(TinyBase):
         ("export.base=gone.gguf", "export.base: gone.gguf: no such file"),
         ("distill.base=folder", "distill: .*nothing proves that its tokenizer equals llama.cpp's; set `reference`"),
         ("distill.start=.", "distill: .*so it is no checkpoint"),
-        ("export={kind: gguf, quantization: Q9_Z}", "export.quantization: Q9_Z: llama.cpp quantizes to no type"),
+        ("export={kind: gguf, quantization: Q9_Z}", "export.quantization: Q9_Z: .*known: F32"),
         ("export={kind: gguf, quantization: Q4_K}", "export.quantization: Q4_K: is not one type.*write Q4_K_M"),
         ("verify.thresholds={foo: 1}", "verify.thresholds: foo=1.*no figure is called 'foo'; known: load, tokens"),
     ],
