@@ -383,6 +383,10 @@ def test_condition_action_stands_above_a_list() -> None:
         ("**Never guess.** Look in the fridge first.", "1. **Never guess.**\n2. Look in the fridge first."),
         ("⚠️ Find it. _Take_ it. If so, go.", "1. ⚠️ Find it.\n2. _Take_ it. If so, go."),
         ("Find it. Take it. Either way, go.", "1. Find it.\n2. Take it. Either way, go."),
+        (
+            "Always work from the file, never from memory, because it changes. Report what you find.",
+            "1. Always work from the file, never from memory, because it changes.\n2. Report what you find.",
+        ),
     ],
 )
 def test_steps_numbers_what_there_is_to_do(before: str, after: str) -> None:

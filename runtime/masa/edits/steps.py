@@ -39,6 +39,14 @@ _OBJECT = re.compile(
 """A preposition with nothing behind it names an action, as in `the forms take from, move to`, and gives no order."""
 
 
+_CONTRAST = re.compile(
+    r"(?:and |but )?(?:never|not)\s+(?:from|in(?:to)?|on(?:to)?|at|to|by|with(?:out)?|for|of|as|the|an?|its|their|your"
+    r"|this|that|these|those|more|less|just|only|after|before|all|both|every|any)\b",
+    re.IGNORECASE,
+)
+"""`…, never from memory`: the other half of the order before it, with no verb of its own."""
+
+
 def numbered(text: str) -> str:
     """Text whose top-level paragraphs of two or more steps are numbered lists; lists, code and headings stay.
 
@@ -195,4 +203,4 @@ def _plain_command(before: str, clause: str, sentence: str) -> bool:
         return False
     if re.search(r"\b(?:never|not|don['’]t|without|instead of|avoid)\b", before, re.IGNORECASE):
         return False
-    return is_imperative(clause) and _OBJECT.match(clause) is not None
+    return is_imperative(clause) and not _CONTRAST.match(clause) and _OBJECT.match(clause) is not None
