@@ -2,6 +2,7 @@
 
     python benchmarks/loss.py examples/banks/household.json examples/skills
     python benchmarks/loss.py ../shared/data/skillrl/*.json FOLDER... --json
+    python benchmarks/loss.py base.json --rewritten evolved-*.json     # also: how many of these rewrites pass the guard
 
 Every edit is forced on every skill of the banks and skill folders given, alone, and its output is judged twice: by the
 guard, and by a plain reading of its own that shares no code with either: the words of the source, in their order, that
@@ -191,11 +192,15 @@ def _names(run: list[str], named: str) -> bool:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", type=Path, metavar="FOLDER_OR_BANK")
+    parser.add_argument(
+        "--rewritten", nargs="+", type=Path, default=[], metavar="BANK", help="rewrites of the first bank, in free text"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     parser.add_argument("--examples", type=int, default=10, help="losses to show for each edit (default 10)")
     given = parser.parse_args(arguments)
     try:
         groups = [group for path in given.paths for group in load_bank(path).groups() if len(group)]
+        rewritten = passing(given.paths[0], given.rewritten)
     except MasaError as error:
         print(error, file=sys.stderr)
         return 2
@@ -208,11 +213,19 @@ def main(arguments: list[str]) -> int:
     control_tally = tallies["(control)"] = Tally()
     for group in groups:
         control(group, control_tally)
-    report(tallies, sum(map(len, groups)), given.json, given.examples)
+    report(tallies, sum(map(len, groups)), rewritten, given.json, given.examples)
     return 1 if any(tally.unseen or tally.unnamed for tally in tallies.values()) else 0
 
 
-def report(tallies: dict[str, Tally], skills: int, as_json: bool, examples: int) -> None:
+def passing(base: Path, rewritten: list[Path]) -> dict[str, int]:
+    """Of rewritten banks, the groups that the guard lets pass as free text, and all that the base has, too."""
+    sources = {group.key: group for group in load_bank(base).groups()}
+    pairs = [(sources.get(group.key), group) for path in rewritten for group in load_bank(path).groups() if len(group)]
+    verdicts = [not check(source, group) for source, group in pairs if source is not None]
+    return {"groups": len(verdicts), "passed": sum(verdicts)}
+
+
+def report(tallies: dict[str, Tally], skills: int, rewritten: dict[str, int], as_json: bool, examples: int) -> None:
     """Print the figures, and for people examples of what got through and of what was sent back for nothing."""
     if as_json:
         edits = {
@@ -229,9 +242,13 @@ def report(tallies: dict[str, Tally], skills: int, as_json: bool, examples: int)
             }
             for name, tally in tallies.items()
         }
-        print(json.dumps({"skills": skills, "edits": edits}, ensure_ascii=False, indent=2))
+        print(json.dumps({"skills": skills, "rewritten": rewritten, "edits": edits}, ensure_ascii=False, indent=2))
         return
-    print(f"{skills} skills\n")
+    print(f"{skills} skills")
+    if rewritten["groups"]:
+        share = rewritten["passed"] / rewritten["groups"]
+        print(f"{rewritten['passed']} of {rewritten['groups']} rewritten groups pass the guard ({share:.0%})")
+    print()
     heads = ("changed", "losses", "caught", "unseen", "sent back for nothing", "by request", "not named")
     print(f"{'edit':18}" + "".join(f"{head:>{max(8, len(head) + 2)}}" for head in heads))
     for name, tally in tallies.items():

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from skill_samples import groups, plans
 
 from masa.edits import PlannedGroup, apply_plan
-from masa.formats import load_bank
+from masa.formats import load_bank, save_bank
 from masa.guard import check
 from masa.guard.statements import lost_sentences
-from masa.skills import Group, Skill
+from masa.skills import GENERAL, Group, Skill
 
 ORDERS = (
     "Rebase onto main.",
@@ -132,3 +132,13 @@ def test_every_clause_that_is_taken_out_by_hand_is_caught(loss: ModuleType) -> N
     loss.control(Group("styles", tuple(Skill(name, name, text) for name, text in STYLES.items())), tally)
     assert tally.lost.total() > 40
     assert tally.unseen == []
+
+
+def test_the_share_of_rewritten_groups_that_pass_is_counted(loss: ModuleType, repository: Path, tmp_path: Path) -> None:
+    base, worse = repository / "examples" / "banks" / "household.json", tmp_path / "worse.json"
+    bank = load_bank(base)
+    count = len(list(bank.groups()))
+    general = replace(bank.general[0], principle="word " * 4000)
+    save_bank(bank.with_groups({GENERAL: Group(None, (general,))}), worse)
+    assert loss.passing(base, [base]) == {"groups": count, "passed": count}
+    assert loss.passing(base, [worse])["passed"] == count - 1
