@@ -239,7 +239,8 @@ def _share_head(model: Any) -> None:
 def _array(tensor: Any) -> NDArray[np.float32]:
     from onnx import numpy_helper
 
-    return numpy_helper.to_array(tensor)
+    array: NDArray[np.float32] = numpy_helper.to_array(tensor)
+    return array
 
 
 def _tensor(name: str, values: Any) -> Any:

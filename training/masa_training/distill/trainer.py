@@ -85,7 +85,8 @@ class StepTrainer(Trainer):
     """Trains on `Steps`; the loss of a step is the mean NLL per target token over all its rows."""
 
     def __init__(self, *, config: DistillConfig, validation: Sequence[Row], **kwargs: Any) -> None:
-        super().__init__(data_collator=_only, **kwargs)
+        collator: Any = _only  # of a Batch, which is no dict
+        super().__init__(data_collator=collator, **kwargs)
         self._config = config
         self._validation = validation
         self._computed = 0
