@@ -93,7 +93,8 @@ class Hub:
             return 403, {"error": f"You don't have the rights to create a model under {told['organization']}"}, ""
         known = name in self.repositories
         self.repositories.setdefault(name, {".gitattributes": b"*.gguf filter=lfs"})
-        self.private.setdefault(name, bool(told.get("private")))
+        # huggingface_hub 2 says it by `visibility`, earlier ones by `private`.
+        self.private.setdefault(name, bool(told.get("private")) or told.get("visibility") == "private")
         return (409 if known else 200), {"url": f"{self.url}/{name}"}, ""
 
     def _validate(self, content: str) -> tuple[int, Any, str]:
