@@ -225,7 +225,7 @@ def test_what_is_in_the_way_is_not_replaced(artifact: Path, tmp_path: Path) -> N
     assert str(mine) in refusal(artifact, mine, force=True)
     assert "not a package" in refusal(artifact, mine / "thesis.txt", force=True)
     other = verified(tmp_path / "other", name="other")
-    assert "is no package" in refusal(artifact, other, force=True), "another artifact"
+    assert "not a package" in refusal(artifact, other, force=True), "another artifact"
     made(other, tmp_path / "package")
     assert "holds another package; replace it with --force" in refusal(artifact, tmp_path / "package")
     made(artifact, tmp_path / "package", force=True)
