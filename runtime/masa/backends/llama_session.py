@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from masa.backends import Feed
-from masa.backends.llama_library import quiet
+from masa.backends.llama_library import give_memory_back, quiet
 from masa.errors import BackendError
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ class LlamaSession:
                 self._llama.llama_batch_free(self._batch)
             self._llama.llama_free(self._context)
             self._context = None
+            give_memory_back()
 
     def _forget(self, stream: int, start: int) -> None:
         if not self._context:
