@@ -292,7 +292,7 @@ def test_a_model_that_breaks_is_a_failed_proposal() -> None:
         ({"attempts": 0}, "attempts is 0; it must be at least 1"),
         ({"temperature": -1}, "temperature is -1"),
         ({"prices": [1]}, "give two numbers"),
-        ({"prices": "ab"}, "give two numbers"),
+        ({"prices": "ab"}, "prices"),
         ({"options": {"api_key": "sk-1"}}, "options has api_key; put the key into a variable"),
         ({"options": {"prices": [1, 2]}}, "options has prices; write them into teacher.prices"),
     ],
