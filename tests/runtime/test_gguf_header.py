@@ -158,7 +158,7 @@ def test_noise_behind_the_magic_number_is_a_format_error_or_an_empty_model(sampl
         (b"GGUF" + struct.pack("<IQQQ1sI", 3, 0, 1, 1, b"k", 77) + b"\0" * 99, "'k' has the unknown type 77"),
         (
             b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + struct.pack("<Q1sIB", 1, b"k", 0, 7) * 2 + b"\0" * 99,
-            "the metadata 'k' is there twice",
+            "the metadata 'k' occurs twice",
         ),
         (
             b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q1sI", 1, b"k", 9) + struct.pack("<IQ", 9, 1) * 9,

@@ -376,7 +376,7 @@ def test_cards_of_runs_may_be_given_in_files(tmp_path: Path) -> None:
     said = {s.backbone: s.request.card.get("weaknesses") for s in dataset.train}
     assert said["Toy-1B"] == "loses the thread" != said["Toy-2B"]
     assert dataset.info.cards["Toy-1B"]["weaknesses"] == "loses the thread"
-    with pytest.raises(TrainingError, match="names Toy-9B, of which there is no cell"):
+    with pytest.raises(TrainingError, match="names Toy-9B, for which there is no cell"):
         built(tmp_path, RUNS.replace("{runs: [one, two]}", sources.replace("Toy-1B", "Toy-9B")))
     with pytest.raises(TrainingError, match=r"sources.cards.Toy-1B is 3; a text"):
         built(tmp_path, RUNS.replace("{runs: [one, two]}", sources.replace("card.yaml", "3")))
