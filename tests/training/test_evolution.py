@@ -328,10 +328,11 @@ def test_a_run_goes_on_that_was_begun_before_a_setting_existed(whole: tuple[Evol
 
 
 class AllOrNothing(Reader):
-    """Numbered steps help it only where every skill that it is shown is numbered: no group alone makes a difference."""
+    """Numbered steps help it only where nearly every skill that it is shown is numbered: no group alone makes a
+    difference. One general skill has a condition for all it says, which `steps` leaves whole."""
 
     def liked(self, numbered: float) -> float:
-        return float(numbered == 1.0)
+        return float(numbered > 0.85)
 
 
 @pytest.fixture(scope="module")
@@ -348,7 +349,8 @@ def test_where_groups_only_matter_together_the_whole_bank_has_to_move(
     assert all(its["accepted"] == 0 for its in alone.searches.values()), "the plateau is one"
     evolved, folder = together
     assert evolved.searches[WHOLE]["accepted"] == 1 and next(iter(evolved.searches)) == WHOLE
-    assert {wording_of(skill) for group in evolved.bank.groups() for skill in group.skills} == {"stepwise"}
+    others = [s.skill_id for group in evolved.bank.groups() for s in group.skills if wording_of(s) != "stepwise"]
+    assert others == ["lkg_004"]
     better, _ = [row for row in evolved.test["differences"] if row["arm"] == "evolved"]
     assert better["verdict"] is True
     text = to_markdown(read_story(folder), "t")

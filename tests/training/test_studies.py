@@ -223,7 +223,7 @@ def test_cells_are_chosen_by_name_or_pattern_in_the_order_of_the_study(tmp_path:
     assert chosen("two-*", "one-seed0") == ["one-seed0", "two-seed0"] and chosen("*-seed0") == chosen(
         "two-*", "*-seed0"
     )
-    with pytest.raises(TrainingError, match=r"--only one-sed1: no cell .* did you mean one-seed1"):
+    with pytest.raises(TrainingError, match=r"--only one-sed1: .* no such cell; did you mean one-seed1"):
         made.select(["one-sed1"])
 
 
