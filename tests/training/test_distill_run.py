@@ -253,7 +253,9 @@ def test_a_disk_that_is_full_at_the_end_is_told_and_nothing_is_trained_again(
             run(tiny_config(base), tmp_path / "run")
     done = run(tiny_config(base), tmp_path / "run", resume=True)
     assert done.metrics["steps"] == 7
-    assert len(events(tmp_path / "run", "evaluated")) == 2, "step 0 and step 4, not a second time"
+    steps = [event["step"] for event in events(tmp_path / "run", "evaluated")]
+    # transformers 5 also evaluates after the last step.
+    assert steps in ([0, 4], [0, 4, 7]), "none a second time"
 
 
 def test_events_that_cannot_be_written_end_a_run_in_words(
