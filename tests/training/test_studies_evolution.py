@@ -120,7 +120,8 @@ def test_the_final_test_and_missing_episodes_are_never_flipped() -> None:
     missing = episode(outcome="missing", success=False)
     assert noise.told(played(0), missing) == missing
     told = noise.told(played(0), episode())
-    assert not told.success and told == episode(success=False), "nothing but the success is another"
+    flipped = replace(episode(), success=False, reward=1 - episode().reward)
+    assert told == flipped, "nothing but success and reward is another"
 
 
 class Seeing:
@@ -340,7 +341,7 @@ def test_only_the_teacher_is_told_another_card(reader: Forgetful, server: Server
     small(tmp_path / "c.yaml", rounds=1, backbone=backbone)
     folder = tmp_path / "study"
     arguments = [
-        "card",
+        "card-perturbation",
         tmp_path / "c.yaml",
         "-o",
         folder,
