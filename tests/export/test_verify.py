@@ -318,7 +318,7 @@ def test_mistakes_cost_one_sentence(made: Path, tmp_path: Path) -> None:
         ((*common, "--prompts", tmp_path / "bad.jsonl"), "line 1: no sample"),
         ((*common, "--prompts", tmp_path), "neither test.jsonl"),
         ((*common, "--threshold", "kll=1"), 'did you mean "kl"'),
-        ((*common, "--threshold", "kl=much"), "'much' is no number"),
+        ((*common, "--threshold", "kl=much"), "'much' is not a number"),
     ):
         done = run(*args)
         assert done.exit_code == 1 and message in done.stderr, done.output
