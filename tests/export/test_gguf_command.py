@@ -190,7 +190,7 @@ def test_an_importance_matrix_changes_what_is_kept_exact(made: Path, tmp_path: P
 
 def test_mistakes_cost_one_sentence(made: Path, tmp_path: Path) -> None:
     assert "no such folder" in refused(run(tmp_path / "none"))
-    assert "quantizes to no type of this name" in refused(run(made / "checkpoint", "--quant", "Q9"))
+    assert "has no such quantization type" in refused(run(made / "checkpoint", "--quant", "Q9"))
     assert "must be a name" in refused(run(made / "checkpoint", "--name", "Not A Name", "-o", tmp_path / "out"))
     assert "none.imatrix" in refused(run(made / "checkpoint", "--imatrix", tmp_path / "none.imatrix"))
     broken = tmp_path / "checkpoint"

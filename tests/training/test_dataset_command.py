@@ -66,7 +66,7 @@ def test_seed_and_base_win_over_the_configuration(cli: Cli, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("language: text", "langauge: text", "unknown key 'langauge'; did you mean 'language'?"),
+        ("language: text", "langauge: text", "unknown setting 'langauge'; did you mean 'language'?"),
         ("[heat]", "[haet]", "no cell has 'haet'; did you mean 'heat'?"),
         ("context_length: 20000", "context_length: 50", "samples do not fit"),
         ("base: banks/home/base.json", 'base: "{data}/base.json"', "give the folder with --data-dir or MASA_DATA"),

@@ -121,8 +121,8 @@ def test_a_teacher_that_cannot_be_asked_at_all_is_an_error_before_anything_is_pl
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"model": "operators", "modell": 1}, "unknown setting 'modell'; did you mean 'model'"),
-        ({"attempts": "many"}, "attempts is 'many'; a number belongs there"),
+        ({"model": "operators", "modell": 1}, "unknown setting 'teacher.modell'; did you mean 'model'"),
+        ({"attempts": "many"}, "teacher.attempts is .*; a whole number"),
         (["operators"], "teacher is .*; settings"),
     ],
 )
