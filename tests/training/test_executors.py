@@ -94,7 +94,14 @@ def test_cancelling_leaves_no_process() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `ray` is not installed")
 def test_a_local_ray_cluster_gives_the_same_episodes_as_this_process() -> None:
     some = jobs(6)
-    assert played(Ray(count=2), some) == played(InProcess(), some)
+    try:
+        episodes = played(Ray(count=2), some)
+    except TrainingError as error:
+        # Ray gives a raylet 30 fixed seconds to come up; a machine too slow for that says nothing about masa.
+        if "timed out during startup" not in str(error):
+            raise
+        pytest.skip(f"this machine is too busy for Ray: {error}")
+    assert episodes == played(InProcess(), some)
 
 
 @pytest.mark.parametrize(("address", "attempts"), [("", 3), ("127.0.0.1:6379", 1)])
