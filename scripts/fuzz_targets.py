@@ -298,11 +298,15 @@ def check_skill_md(data: bytes) -> None:
     wanted = [(s.title, changed.principle if n == place else s.principle) for n, s in enumerate(skills)]
     lost = bool(read != wanted)
     if b"<" in data:  # whether a tag on its own line swallows a heading below it depends on fences further down
-        # The text before the first heading has the folder's name as its title, and loses it when it joins a heading.
-        read_anywhere = Counter("".join(map("".join, read))) + Counter(skills[0].title)
-        lost = bool(Counter("".join(map("".join, wanted))) - read_anywhere)
+        # A heading that joins the text above it loses its line break, and the text before the first heading loses the
+        # folder's name, its title.
+        lost = bool(_letters(wanted) - _letters(read) - _letters([(skills[0].title, "")]))
     if lost:
         raise Loss("a SKILL.md with one changed section is read back otherwise than it was written")
+
+
+def _letters(skills: list[tuple[str, str]]) -> Counter[str]:
+    return Counter("".join("".join(map("".join, skills)).split()))
 
 
 def _check_skill_folder(data: bytes) -> None:
