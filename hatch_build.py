@@ -1,7 +1,7 @@
 """Puts `models/` into the wheel as `masa/_models`, and into nothing else.
 
 A static `force-include` would also copy the folder into editable installs, where the copy goes stale
-the moment a card changes; there `masa.resources` finds `models/` beside the source instead.
+the moment a card changes; there `masa.folders` finds `models/` beside the source instead.
 """
 
 from __future__ import annotations

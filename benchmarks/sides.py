@@ -25,7 +25,7 @@ from masa.cache import RewriteCache
 from masa.cards import ModelCard
 from masa.constraint import Constraint
 from masa.decoding import Job, Sampling, decode
-from masa.interpret import TEXT_GROWTH
+from masa.group_rewrite import TEXT_GROWTH
 from masa.languages import numbered, render_blocks, text_pattern
 from masa.prompt import ChatTemplate, Request, render_prompt
 from masa.rewriter import Rewriter

@@ -362,7 +362,7 @@ def fits(python: Path) -> bool:
 
 def built_wheel(environment: Environment, cmake_args: str) -> Path:
     """The wheel compiled with exactly these options, from the cache folder or from the compiler."""
-    from masa.resources import cache_dir
+    from masa.folders import cache_dir
 
     spec = LLAMA + llama_range()
     folder = cache_dir() / "wheels" / digest(spec, cmake_args, platform.machine(), *platform.libc_ver())[:16]

@@ -15,9 +15,9 @@ from masa.errors import MasaError
 from masa.files import write_atomic
 from masa.formats import load_bank
 from masa.formats.bank_json import dump_bank
+from masa_training.bank_groups import WHOLE, part, with_part
 from masa_training.environments import open_environment
 from masa_training.teacher.operators import plan_of
-from masa_training.whole_bank import WHOLE, part, with_part
 
 
 def main(arguments: list[str]) -> int:

@@ -635,7 +635,7 @@ class _Written:
 
     def __init__(self, language: str, number: int) -> None:
         from masa.facts import ActionForm, Facts
-        from masa.interpret import prepare
+        from masa.group_rewrite import prepare
         from masa.prompt import Request
 
         facts = Facts("kitchen", (ActionForm("go to {place}", "walk", "go to sink 1"), ActionForm("wash {object}")))
@@ -766,7 +766,7 @@ def check_text(data: bytes) -> None:
 
 def _accepted(written: _Written, answer: str) -> None:
     """The whole way of an answer: edits, guard, what became of each skill, and the cache."""
-    from masa.interpret import accept, from_cache, to_cache
+    from masa.group_rewrite import accept, from_cache, to_cache
 
     work = written.work
     result = accept(work, answer, ("<|im_start|>", "<|im_end|>"))

@@ -148,7 +148,7 @@ def _size(name: str) -> int:
 
 def test_masa_finds_its_models_in_an_unpacked_wheel(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     wheel.extractall(tmp_path)
-    code = "import masa, masa.resources; print(masa.__file__); print(masa.resources.models_dir())"
+    code = "import masa, masa.folders; print(masa.__file__); print(masa.folders.models_dir())"
     run = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

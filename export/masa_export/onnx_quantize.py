@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from masa.fields import did_you_mean
+from masa.json_fields import did_you_mean
 from masa_export.errors import ExportError
 from masa_export.onnx_graph import MICROSOFT
 

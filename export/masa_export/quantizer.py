@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masa.backends.llama_library import library
-from masa.fields import did_you_mean
 from masa.files import reason
 from masa.formats.gguf_header import is_gguf
+from masa.json_fields import did_you_mean
 from masa_export.errors import ExportError
 
 if TYPE_CHECKING:

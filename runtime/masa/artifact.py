@@ -18,8 +18,9 @@ from types import MappingProxyType
 
 from masa.checksums import verified_sha256
 from masa.errors import ArtifactError, FormatError
-from masa.fields import did_you_mean
 from masa.files import read_bytes, reason
+from masa.folders import data_dir, models_dir
+from masa.json_fields import did_you_mean
 from masa.manifest import (
     MANIFEST_NAME,
     FileEntry,
@@ -27,7 +28,6 @@ from masa.manifest import (
     PackagedEntry,
     parse_manifest,
 )
-from masa.resources import data_dir, models_dir
 
 PREVIOUS_SUFFIX = ".previous"
 """A pull moves the artifact it replaces to `.NAME.previous` for the moment of the swap."""

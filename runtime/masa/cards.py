@@ -169,7 +169,7 @@ def shipped_cards() -> Mapping[str, ModelCard]:
     Raises:
         CardError: if one of them is broken or two have the same name.
     """
-    from masa.resources import models_dir
+    from masa.folders import models_dir
 
     return load_cards(models_dir() / "cards")
 

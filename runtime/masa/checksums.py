@@ -16,7 +16,7 @@ from typing import Any
 
 from masa.errors import MasaError
 from masa.files import make_folder, parse_json, write_atomic
-from masa.resources import cache_dir
+from masa.folders import cache_dir
 
 _log = logging.getLogger(__name__)
 

@@ -63,7 +63,7 @@ def facts_from_json(value: Mapping[str, Any]) -> Facts:
 
 
 def template_to_json(template: ChatTemplate) -> dict[str, Any]:
-    """A chat template as manifests and checkpoints spell it; `masa.fields` reads it."""
+    """A chat template as manifests and checkpoints spell it; `masa.json_fields` reads it."""
     pieces = {name: [[segment.text, segment.control] for segment in getattr(template, name)] for name in _PIECES}
     return {**pieces, "stop": list(template.stop)}
 

@@ -272,7 +272,7 @@ def _installed(name: str) -> bool:
 
 
 def _folder(kind: Literal["data", "cache"]) -> Path:
-    from masa.resources import cache_dir, data_dir
+    from masa.folders import cache_dir, data_dir
 
     return data_dir() if kind == "data" else cache_dir()
 

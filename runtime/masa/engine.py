@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from masa.artifact import Artifact
 from masa.decoding import Completion, Job, Sampling, decode
 from masa.errors import BackendError, MasaError
-from masa.interpret import Work, accept, halves, joined, refuse
+from masa.group_rewrite import Work, accept, halves, joined, refuse
 from masa.languages import PARALLEL
 from masa.progress import Tracker
 from masa.prompt import ChatTemplate, render_prompt

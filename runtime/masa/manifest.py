@@ -14,8 +14,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from masa.errors import ArtifactError, FormatError
-from masa.fields import Fields, Segments, kind_of
 from masa.files import ParseError, decode, parse_json
+from masa.json_fields import Fields, Segments, kind_of
 from masa.languages import LANGUAGES
 from masa.prompt import PROMPT_VERSION
 

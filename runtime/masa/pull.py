@@ -39,9 +39,9 @@ from masa.download import (
 )
 from masa.errors import ArtifactError
 from masa.files import WriteError, make_folder, parse_json, reason, write_atomic
+from masa.folders import data_dir
 from masa.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from masa.packaged import fetch_packaged
-from masa.resources import data_dir
 from masa.weights import NamedWeights, list_weights, named_weights
 
 __all__ = ["Progress", "hub_endpoint", "pull", "pull_weights"]

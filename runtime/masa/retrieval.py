@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from masa.errors import BackendError, MasaError, UnknownNameError
-from masa.fields import did_you_mean
+from masa.json_fields import did_you_mean
 from masa.skills import Skill, SkillBank
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from masa.decoding import Sampling
 from masa.engine import Engine, check_lent, check_options
 from masa.errors import BackendError, MasaError, UnknownNameError
 from masa.estimate import Estimate, GroupEstimate, measure, seconds
-from masa.fields import did_you_mean
-from masa.interpret import Work, from_cache, prepare, refuse, to_cache
+from masa.group_rewrite import Work, from_cache, prepare, refuse, to_cache
+from masa.json_fields import did_you_mean
 from masa.languages import LANGUAGES, PARALLEL
 from masa.lazy import LazyBank
 from masa.progress import Progress, Tracker
@@ -194,7 +194,7 @@ class Rewriter:
         elif llama is not None:
             cache = False
         if cache is True:
-            from masa.resources import cache_dir
+            from masa.folders import cache_dir
 
             cache = RewriteCache(cache_dir() / "rewrites")
 

@@ -108,7 +108,7 @@ class SkillBank:
         for group in self.groups():
             if group.key == key:
                 return group
-        from masa.fields import did_you_mean
+        from masa.json_fields import did_you_mean
 
         known = [group.key for group in self.groups()]
         hint = did_you_mean(str(key), known) or f"; it has: {', '.join(known)}"

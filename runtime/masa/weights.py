@@ -12,10 +12,10 @@ from pathlib import Path
 
 from masa.artifact import damage, list_artifacts, load_artifact
 from masa.errors import ArtifactError, FormatError
-from masa.fields import Fields, did_you_mean
 from masa.files import read_bytes
+from masa.folders import data_dir, models_dir
+from masa.json_fields import Fields, did_you_mean
 from masa.manifest import FileEntry, PackagedEntry, load_object, packaged_entry
-from masa.resources import data_dir, models_dir
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from masa import checksums
 from masa.artifact import Artifact, find_artifact, list_artifacts, load_artifact, pulled_path, read_manifest
 from masa.checksums import verified_sha256
 from masa.errors import ArtifactError
+from masa.folders import cache_dir, data_dir, models_dir
 from masa.manifest import parse_manifest
-from masa.resources import cache_dir, data_dir, models_dir
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from masa.codec import (
 )
 from masa.errors import MasaError
 from masa.facts import ActionForm, Facts
-from masa.fields import Fields
+from masa.json_fields import Fields
 from masa.prompt import CHATML
 from masa.skills import Group, Skill
 

@@ -27,8 +27,8 @@ from masa import pull as pull_module
 from masa.artifact import find_artifact, list_artifacts, load_artifact
 from masa.errors import ArtifactError, MasaError
 from masa.files import WriteError
+from masa.folders import data_dir
 from masa.pull import pull
-from masa.resources import data_dir
 
 BIG = bytes(range(256)) * 1024 * 12  # three chunks
 FILES = {"weights.gguf": BIG, "adapter.gguf": ADAPTER, "data/tokenizer.json": b"{}"}

@@ -15,8 +15,8 @@ from masa.backbones import resolve_backbone
 from masa.cards import shipped_cards
 from masa.cli.pull import command
 from masa.errors import ArtifactError
+from masa.folders import data_dir
 from masa.pull import pull, pull_weights
-from masa.resources import data_dir
 from masa.weights import find_weights, list_weights, named_weights
 
 __all__ = ["home", "hub", "wheels"]  # fixtures of the pulls

@@ -12,8 +12,8 @@ import pytest
 
 from masa.cards import FIELDS, ModelCard, shipped_cards
 from masa.edits import WARN_KINDS, apply_plan
+from masa.group_rewrite import prepare
 from masa.guard import check
-from masa.interpret import prepare
 from masa.languages import MAX_WARNINGS, parse_plan, render_plan
 from masa.prompt import INSTRUCTIONS
 from masa.skills import Group, Skill

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from masa.cards import FIELDS
 from masa.edits import WARN_KINDS
 from masa.facts import ActionForm, Facts
-from masa.interpret import prepare
+from masa.group_rewrite import prepare
 from masa.languages import MAX_EDITS_PER_LINE, MAX_WARNINGS, parse_plan, render_plan
 from masa.prompt import Request
 from masa.skills import Group, Skill

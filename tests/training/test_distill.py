@@ -19,9 +19,9 @@ from masa.skills import Group, Skill
 from masa_training.dataset.folder import Dataset, DatasetInfo, load_dataset, write_dataset
 from masa_training.distill.config import PRESETS, DistillConfig, load_config
 from masa_training.distill.events import EventLog, read_events
-from masa_training.distill.planning import plan
 from masa_training.distill.run import StoppedError, distill
 from masa_training.distill.run_folder import last_checkpoint
+from masa_training.distill.schedule import plan
 from masa_training.errors import TrainingError
 from masa_training.samples import Sample
 from masa_training.settings import config_names, make

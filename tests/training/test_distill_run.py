@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 import masa_training.distill.run as running
+from masa_training.append_only import LOCK, writing
 from masa_training.distill.config import REPORTERS, SCHEDULES, DistillConfig
 from masa_training.distill.events import EventLog, read_events
 from masa_training.distill.run import StoppedError, train
 from masa_training.distill.run_folder import claim
 from masa_training.distill.trainer import HeldOut, Steps, StepTrainer
 from masa_training.errors import TrainingError
-from masa_training.journal import LOCK, writing
 from masa_training.settings import make
 from tests.training.tiny_checkpoint import tiny_base
 from tests.training.tiny_run import SOURCE, run, tiny_config, tiny_plan, together
@@ -264,7 +264,7 @@ def test_events_that_cannot_be_written_end_a_run_in_words(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("masa_training.journal.append_lines", full)
+    monkeypatch.setattr("masa_training.append_only.append_lines", full)
     with pytest.raises(
         TrainingError, match=r"events.jsonl: cannot be written \(No space left on device\); free some space"
     ):

@@ -18,6 +18,8 @@ from masa.formats.bank_json import dump_bank, loads_bank
 from masa.skills import GENERAL, SkillBank
 from masa_training.commands import downstream as commanding
 from masa_training.errors import TrainingError
+from masa_training.evaluate.banks.config import BANKS
+from masa_training.evaluate.banks.plot import plot
 from masa_training.evolution.run import evolve
 from masa_training.evolution.views.story import read_story
 from masa_training.models import ModelError, Reply, Request
@@ -26,8 +28,6 @@ from masa_training.rollouts.executors import InProcess
 from masa_training.studies.downstream import ReaderArms, arms_of, play, report, searched_banks
 from masa_training.studies.downstream_config import DownstreamConfig, ReaderConfig, load_downstream
 from masa_training.studies.downstream_table import to_markdown
-from masa_training.trials.config import BANKS
-from masa_training.trials.plot import plot
 
 from .test_evolution import OPTIONS, Reader
 from .test_evolution import config as evolve_config
@@ -338,7 +338,7 @@ def test_a_study_without_tasks_is_refused_before_anything_is_written(
         raise AssertionError("a rewriter was loaded")
 
     monkeypatch.setattr("masa_training.studies.downstream.Rewriter.load", none)
-    monkeypatch.setattr("masa_training.trials.running.choose_tasks", lambda *_: [])
+    monkeypatch.setattr("masa_training.evaluate.banks.running.choose_tasks", lambda *_: [])
     with pytest.raises(TrainingError, match="lookup: its test split has no tasks; choose another split"):
         arms_of(*load_downstream(str(study / "study.yaml")))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from masa.constraint import Constraint
-from masa.interpret import prepare
+from masa.group_rewrite import prepare
 from masa.prompt import Request
 from masa.skills import Group, Skill
 from masa_training.bases import open_base

@@ -19,10 +19,12 @@ import masa_training.evolution.run as running
 from masa.edits import apply_plan
 from masa.formats import load_bank
 from masa.skills import GENERAL
+from masa_training.bank_groups import WHOLE
 from masa_training.commands.evolve import command
 from masa_training.dataset.runs import read_runs
 from masa_training.environments import SPLITS, open_environment
 from masa_training.errors import TrainingError
+from masa_training.evaluate.banks.config import BANKS
 from masa_training.evolution import EvolveConfig, evolve_names, load_evolve
 from masa_training.evolution.run import Evolved, evolve
 from masa_training.evolution.run_folder import CONFIG, EVENTS, RESULT
@@ -33,8 +35,6 @@ from masa_training.evolution.views.story import read_story
 from masa_training.instruments.wording import wording_of
 from masa_training.models import ModelError, Reply, Request
 from masa_training.teacher import Asked, OperatorTeacher, Rewrite, TeacherError
-from masa_training.trials.config import BANKS
-from masa_training.whole_bank import WHOLE
 
 OPTIONS = {"size": 60}
 

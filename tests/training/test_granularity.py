@@ -17,6 +17,7 @@ from masa.cli import root
 from masa.skills import Skill, SkillBank
 from masa_training.environments.lookup import Lookup
 from masa_training.errors import TrainingError
+from masa_training.evaluate.banks.config import Backbone, Trial
 from masa_training.models import Request
 from masa_training.models.scripted import ScriptedModel
 from masa_training.rollouts import Arm, Episode, Job
@@ -24,7 +25,6 @@ from masa_training.statistics import Interval
 from masa_training.studies import granularity
 from masa_training.studies.granularity import comparison, make_arms, shipped_banks, study
 from masa_training.studies.granularity_table import to_markdown
-from masa_training.trials.config import Backbone, Trial
 
 Wins = Callable[[str, str, int], bool]
 """Whether a backbone (empty for the random policy) wins with an arm at the task of that number."""

@@ -26,18 +26,18 @@ from masa.artifact import load_artifact
 from masa.cards import load_card
 from masa.cli.application import Root
 from masa_training import bases
+from masa_training.append_only import writing
 from masa_training.checkpoint import BaseNote, Checkpoint, DatasetNote, write_checkpoint
 from masa_training.commands import pipeline as command_module
 from masa_training.dataset.folder import Dataset, load_dataset
-from masa_training.distill import planning
+from masa_training.distill import schedule as planning
 from masa_training.distill.config import DistillConfig
 from masa_training.distill.run_folder import Source, claim
 from masa_training.errors import TrainingError
-from masa_training.journal import writing
 from masa_training.models import ModelError, Reply, Request
 from masa_training.pipeline import load_pipeline, pipeline_names, process, stages
 from masa_training.pipeline.costs import Costs, playing, total, training
-from masa_training.pipeline.planning import plan_pipeline
+from masa_training.pipeline.forecast import plan_pipeline
 from masa_training.pipeline.process import TerminatedError, run_masa
 from masa_training.pipeline.record import EVENTS, Record, difference
 from masa_training.pipeline.run import Outcome, StageError, run_pipeline

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from masa_training.distill.config import DistillConfig
 from masa_training.errors import TrainingError
-from masa_training.evaluation.results import Results
-from masa_training.evaluation.running import make_plan
-from masa_training.evaluation.running import run as evaluate
+from masa_training.evaluate.rewriter.results import Results
+from masa_training.evaluate.rewriter.running import make_plan
+from masa_training.evaluate.rewriter.running import run as evaluate
 from masa_training.statistics import Interval
 from masa_training.studies.cells import write_cell
 from masa_training.studies.config import Measure

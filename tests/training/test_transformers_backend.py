@@ -19,14 +19,14 @@ from masa.cards import ModelCard
 from masa.constraint import Constraint
 from masa.decoding import Job, Sampling, decode
 from masa.errors import BackendError
-from masa.interpret import prepare
+from masa.group_rewrite import prepare
 from masa.languages import parse_plan
 from masa.prompt import CHATML, Request, render_prompt
 from masa.skills import Group, Skill, SkillBank
 from masa_training.bases import open_base
 from masa_training.checkpoint import BaseNote
 from masa_training.errors import TrainingError
-from masa_training.evaluation.scoring import Prompts, Score, score, tokenized
+from masa_training.evaluate.rewriter.scoring import Prompts, Score, score, tokenized
 from masa_training.transformers_backend import TransformersBackend, open_checkpoint, rewriter_for
 from tests.support import ScriptedBackend
 from tests.training.tiny import windowed_model

@@ -15,9 +15,9 @@ from typing import Any
 from masa_training.bases import open_base
 from masa_training.checkpoint import Checkpoint
 from masa_training.distill.config import DistillConfig
-from masa_training.distill.planning import Plan, lay_out
 from masa_training.distill.run import StoppedError, train
 from masa_training.distill.run_folder import Source
+from masa_training.distill.schedule import Plan, lay_out
 from masa_training.encoding import Encoded
 from masa_training.settings import make
 

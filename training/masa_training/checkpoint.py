@@ -17,9 +17,9 @@ from typing import Any
 from masa.checksums import verified_sha256
 from masa.codec import template_to_json
 from masa.errors import FormatError, MasaError
-from masa.fields import Fields
 from masa.files import parse_json, read_text, write_atomic
 from masa.formats.gguf_header import is_gguf
+from masa.json_fields import Fields
 from masa.prompt import SUPPORTED_VERSIONS, ChatTemplate, Segment
 from masa.weights import find_weights
 from masa_training.bases import Base, folder_sha256

@@ -10,7 +10,7 @@ from typing import Any
 from masa.backends.tokenizing import Tokenizer
 from masa.constraint import Constraint
 from masa.facts import Facts
-from masa.interpret import prepare
+from masa.group_rewrite import prepare
 from masa.prompt import ChatTemplate, Request, Segment, render_prompt
 from masa.skills import Group
 from masa_training.bases import Base

@@ -22,7 +22,7 @@ from masa_export.source import Source, open_source
 from masa_export.verify.outputs import Written
 from masa_training.bases import Base
 from masa_training.checkpoint import RECORD, read_record
-from masa_training.evaluation.scoring import PIECE, target_logits
+from masa_training.evaluate.rewriter.scoring import PIECE, target_logits
 
 if TYPE_CHECKING:
     import numpy as np

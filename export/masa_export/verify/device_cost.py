@@ -25,7 +25,7 @@ from masa.errors import FormatError, MasaError
 from masa.estimate import measure
 from masa.files import parse_json
 from masa.formats import load_bank
-from masa.interpret import prepare
+from masa.group_rewrite import prepare
 from masa.languages import PARALLEL
 from masa.manifest import Manifest
 from masa.progress import Tracker

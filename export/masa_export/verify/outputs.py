@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from masa.decoding import Sampling
 from masa.engine import Engine
-from masa.interpret import Work, prepare
+from masa.group_rewrite import Work, prepare
 from masa.progress import Tracker
 from masa.prompt import ChatTemplate, Prompt
 from masa.provenance import GroupResult, edit_distance

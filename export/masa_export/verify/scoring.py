@@ -16,7 +16,7 @@ from masa_export.errors import ExportError
 from masa_export.logits import Likeness, likeness, pool
 from masa_export.verify.checkpoint import AskedCheckpoint, Reader
 from masa_export.verify.samples import Sample
-from masa_training.evaluation.scoring import score_of, tokenized
+from masa_training.evaluate.rewriter.scoring import score_of, tokenized
 
 LEAST_GAP = 0.02
 """A checkpoint whose wrong cards cost fewer nats a token does not read the card: there is nothing to survive."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from masa.fields import did_you_mean
+from masa.json_fields import did_you_mean
 from masa_export.errors import ExportError
 
 

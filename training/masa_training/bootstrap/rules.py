@@ -20,7 +20,7 @@ from typing import Literal
 
 from masa.edits import EDITS, WARN_KINDS, EditCall, Plan, PlanLine
 from masa.facts import Facts
-from masa.interpret import prepare
+from masa.group_rewrite import prepare
 from masa.languages import MAX_EDITS_PER_LINE, MAX_WARNINGS
 from masa.model_names import parse_size
 from masa.prompt import Request

@@ -13,7 +13,7 @@ from masa_training.commands import episodes as shared
 SCORES = ("success", "reward")
 
 if TYPE_CHECKING:
-    from masa_training.trials.config import Trial
+    from masa_training.evaluate.banks.config import Trial
 
 
 @click.command(
@@ -66,8 +66,8 @@ def command(environment: str, as_json: bool, quiet: bool, **given: Any) -> None:
     come), report.json, report.csv, report.md and, where matplotlib is installed, report.svg.
     """
     from masa_training.errors import TrainingError
-    from masa_training.trials.report import report, to_markdown
-    from masa_training.trials.running import completed, tasks_of
+    from masa_training.evaluate.banks.report import report, to_markdown
+    from masa_training.evaluate.banks.running import completed, tasks_of
 
     trial = _trial(environment, given)
     aa = given["aa"]
@@ -95,9 +95,9 @@ def _same_banks(trial: Trial) -> list[tuple[str, str]]:
 
 def _trial(environment: str, given: dict[str, Any]) -> Trial:
     from masa_training.errors import TrainingError
+    from masa_training.evaluate.banks.config import FACTS_ONLY, NO_SKILL, RANDOM, Trial, bank_arm
+    from masa_training.evaluate.banks.running import offers_actions
     from masa_training.rollouts import Arm
-    from masa_training.trials.config import FACTS_ONLY, NO_SKILL, RANDOM, Trial, bank_arm
-    from masa_training.trials.running import offers_actions
 
     played = shared.played(given)
     offers = offers_actions(environment, played["options"], given["split"])

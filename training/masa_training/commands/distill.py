@@ -46,8 +46,8 @@ def command(
     """
     from masa_training.dataset.folder import load_dataset
     from masa_training.distill.config import load_config
-    from masa_training.distill.planning import plan
     from masa_training.distill.run import distill
+    from masa_training.distill.schedule import plan
 
     settings = load_config(config, [*overrides, *([f"seed={seed}"] if seed is not None else [])])
     dataset = load_dataset(dataset_folder)

@@ -162,7 +162,7 @@ def _run(
 def _tell_work(
     study: Study, cells: Sequence[StudyCell], output: Path, places: Places, *, as_json: bool, quiet: bool
 ) -> None:
-    from masa_training.distill.planning import plan
+    from masa_training.distill.schedule import plan
     from masa_training.studies.experiment import prepare, run_folder
     from masa_training.studies.running import state
 

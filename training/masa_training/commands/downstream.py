@@ -14,7 +14,7 @@ from masa.cli.progress import interrupt_line, interrupts, show_line
 from masa_training.commands import episodes as shared
 
 if TYPE_CHECKING:
-    from masa_training.trials.running import Progress
+    from masa_training.evaluate.banks.running import Progress
 
 
 @click.command(
@@ -43,12 +43,12 @@ def command(config: str, output: Path, overrides: tuple[str, ...], as_json: bool
     """
     from masa.files import make_folder, write_atomic
     from masa.formats.bank_json import dump_bank
+    from masa_training.evaluate.banks.plot import plot
     from masa_training.evolution.playing import fingerprint
     from masa_training.rollouts.executors import make_executor
     from masa_training.studies.downstream import arms_of, play, report
     from masa_training.studies.downstream_config import load_downstream
     from masa_training.studies.downstream_table import to_markdown
-    from masa_training.trials.plot import plot
 
     study, folder = load_downstream(config, overrides)
     show = _Shown(quiet=quiet or as_json)

@@ -16,9 +16,9 @@ from masa.cli.progress import interrupt_line, interrupts, show_line
 
 if TYPE_CHECKING:
     from masa_training.agents import AgentConfig
+    from masa_training.evaluate.banks.config import Trial
+    from masa_training.evaluate.banks.running import Progress
     from masa_training.rollouts import Episode
-    from masa_training.trials.config import Trial
-    from masa_training.trials.running import Progress
 
 CANCELLED = 130
 _KINDS = (".gguf", ".json", ".yaml", ".yml", ".onnx")
@@ -124,7 +124,7 @@ def played(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         TrainingError: if an option is not `key=value`.
     """
-    from masa_training.trials.config import Backbone, option
+    from masa_training.evaluate.banks.config import Backbone, option
 
     model_options = dict(map(option, given["model_options"]))
     options = dict(map(option, given["options"]))
@@ -168,8 +168,8 @@ def play(trial: Trial, folder: Path, given: Mapping[str, Any], *, quiet: bool) -
     Raises:
         TrainingError: if something cannot be played at all, or the folder holds another trial.
     """
+    from masa_training.evaluate.banks.running import run
     from masa_training.rollouts.executors import make_executor
-    from masa_training.trials.running import run
 
     executor = make_executor(given["executor"], workers=given["workers"], address=given["address"])
     show = _Shown(quiet=quiet)
@@ -212,8 +212,8 @@ def finish(folder: Path, told: Mapping[str, Any], text: str, *, cancelled: bool,
 
 def _write(folder: Path, told: Mapping[str, Any], text: str) -> None:
     from masa.files import write_atomic
-    from masa_training.trials.plot import plot
-    from masa_training.trials.report import to_csv
+    from masa_training.evaluate.banks.plot import plot
+    from masa_training.evaluate.banks.report import to_csv
 
     write_atomic(folder / "report.json", (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
     write_atomic(folder / "report.csv", to_csv(told).encode())

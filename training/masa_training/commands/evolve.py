@@ -176,7 +176,7 @@ def _estimated(told: dict[str, Any]) -> str:
 
 
 def _result(evolved: Evolved) -> str:
-    from masa_training.trials.report import to_markdown
+    from masa_training.evaluate.banks.report import to_markdown
 
     lines = []
     for key, its in evolved.searches.items():

@@ -10,7 +10,7 @@ import click
 from masa_training.commands import episodes as shared
 
 if TYPE_CHECKING:
-    from masa_training.trials.config import Trial
+    from masa_training.evaluate.banks.config import Trial
 
 
 @click.command(
@@ -62,9 +62,9 @@ def command(environment: str, as_json: bool, quiet: bool, **given: Any) -> None:
     report.json, report.csv, report.md and, where matplotlib is installed, report.svg. With --resume, more backbones may
     be added to a study.
     """
+    from masa_training.evaluate.banks.running import completed, tasks_of
     from masa_training.studies.granularity import study
     from masa_training.studies.granularity_table import to_markdown
-    from masa_training.trials.running import completed, tasks_of
 
     trial = _trial(environment, given)
     tasks = tasks_of(trial)
@@ -79,9 +79,9 @@ def command(environment: str, as_json: bool, quiet: bool, **given: Any) -> None:
 
 def _trial(environment: str, given: dict[str, Any]) -> Trial:
     from masa_training.errors import TrainingError
+    from masa_training.evaluate.banks.config import Trial
+    from masa_training.evaluate.banks.running import offers_actions
     from masa_training.studies.granularity import make_arms, shipped_banks
-    from masa_training.trials.config import Trial
-    from masa_training.trials.running import offers_actions
 
     if given["banks"] and given["stepwise"]:
         raise click.UsageError("--stepwise is of the shipped banks; add your own with --bank stepwise=FILE.")

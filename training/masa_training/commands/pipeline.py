@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from masa_training.evolution.run import Underway
     from masa_training.evolution.searching import Told
     from masa_training.pipeline.costs import Estimate
-    from masa_training.pipeline.planning import Plan
+    from masa_training.pipeline.forecast import Plan
     from masa_training.pipeline.run import Outcome
     from masa_training.pipeline.watch import Watch
     from masa_training.rollouts import Episode
@@ -75,7 +75,7 @@ def command(
     """
     from masa_training.errors import TrainingError
     from masa_training.pipeline import load_pipeline
-    from masa_training.pipeline.planning import plan_pipeline
+    from masa_training.pipeline.forecast import plan_pipeline
     from masa_training.pipeline.run import StageError, run_pipeline
     from masa_training.pipeline.stages import Work
     from masa_training.rollouts.executors import make_executor

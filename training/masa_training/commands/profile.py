@@ -113,9 +113,9 @@ def command(environment: str, as_json: bool, quiet: bool, **given: Any) -> None:
 
 
 def _config(environment: str, given: dict[str, Any]) -> ProfileConfig:
+    from masa_training.evaluate.banks.config import bank_arm, option
     from masa_training.profiling.config import ProfileConfig
     from masa_training.teacher.config import TeacherConfig
-    from masa_training.trials.config import bank_arm, option
 
     options = dict(map(option, given["options"]))
     if given["data_dir"]:

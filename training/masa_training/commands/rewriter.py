@@ -14,9 +14,9 @@ from masa.cli.output import clean, count, duration, write_json
 from masa.cli.progress import interrupt_line, interrupts, show_line
 
 if TYPE_CHECKING:
-    from masa_training.evaluation.results import Results
-    from masa_training.evaluation.running import Plan
-    from masa_training.evaluation.subject import Subject
+    from masa_training.evaluate.rewriter.results import Results
+    from masa_training.evaluate.rewriter.running import Plan
+    from masa_training.evaluate.rewriter.subject import Subject
 
 CANCELLED = 130
 _EVERY = 0.1
@@ -89,9 +89,9 @@ def command(
     as they come), report.json and report.md.
     """
     from masa_training.dataset.folder import load_dataset
-    from masa_training.evaluation.results import Results
-    from masa_training.evaluation.running import check_fit, make_plan
-    from masa_training.evaluation.subject import open_subject
+    from masa_training.evaluate.rewriter.results import Results
+    from masa_training.evaluate.rewriter.running import check_fit, make_plan
+    from masa_training.evaluate.rewriter.subject import open_subject
 
     loading = {name: options[name] for name in ("dtype", "device", "threads")}
     if options["threads"] and not dry_run:
@@ -133,7 +133,7 @@ def command(
 
 def _run(subjects: list[Subject], plan: Plan, results: Results, *, write: bool, quiet: bool) -> bool:
     """Evaluate every subject; whether that was cancelled."""
-    from masa_training.evaluation.running import run
+    from masa_training.evaluate.rewriter.running import run
 
     with interrupts("what is scored is kept, --resume continues from it") as cancel:
         for subject in subjects:
@@ -149,8 +149,8 @@ def _run(subjects: list[Subject], plan: Plan, results: Results, *, write: bool, 
 
 def _write_report(folder: Path, plan: Plan, results: Results, models: list[str], *, write: bool) -> dict[str, Any]:
     from masa.files import write_atomic
-    from masa_training.evaluation.markdown import to_markdown
-    from masa_training.evaluation.report import report
+    from masa_training.evaluate.rewriter.markdown import to_markdown
+    from masa_training.evaluate.rewriter.report import report
 
     found = report(plan, results, models=models, write=write)
     write_atomic(folder / "report.json", (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
@@ -159,7 +159,7 @@ def _write_report(folder: Path, plan: Plan, results: Results, models: list[str],
 
 
 def _tell_work(subjects: list[Subject], plan: Plan, results: Results, *, write: bool, as_json: bool) -> None:
-    from masa_training.evaluation.running import workload
+    from masa_training.evaluate.rewriter.running import workload
 
     rows = {}
     for subject in subjects:

@@ -15,7 +15,7 @@ from masa.cli.progress import interrupts
 
 if TYPE_CHECKING:
     from masa_training.checkpoint import Checkpoint
-    from masa_training.distill.planning import Plan
+    from masa_training.distill.schedule import Plan
 
 _OPTIONS = (
     click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder."),

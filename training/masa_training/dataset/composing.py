@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from masa.edits import EDITS, EditCall, Plan, PlanLine, apply_plan
 from masa.facts import Facts
-from masa.interpret import prepare
+from masa.group_rewrite import prepare
 from masa.languages import MAX_WARNINGS, ParseError, parse_plan, render_plan
 from masa.prompt import Request
 from masa.skills import Group

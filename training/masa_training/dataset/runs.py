@@ -7,11 +7,11 @@ from pathlib import Path
 
 from masa.languages import ParseError
 from masa.skills import Group
+from masa_training.bank_groups import unchanging
 from masa_training.dataset.cells import STAGES, EvolvedCell, Found, Intermediate, Omissions, Stage, describe
 from masa_training.dataset.composing import composed, leads_to, parse_recorded
 from masa_training.dataset.events import Node, Run, read_run
 from masa_training.samples import Cell
-from masa_training.whole_bank import unchanging
 
 
 def read_runs(

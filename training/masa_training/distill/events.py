@@ -10,8 +10,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from masa.files import parse_json
+from masa_training.append_only import append_records, whole_lines
 from masa_training.distill import processes
-from masa_training.journal import append_records, whole_lines
 
 
 class EventLog:

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from masa.files import parse_json
 from masa.prompt import PROMPT_VERSION
+from masa_training.append_only import writing
 from masa_training.checkpoint import BaseNote, Checkpoint, DatasetNote, read_checkpoint, write_checkpoint
 from masa_training.distill.config import DistillConfig
-from masa_training.distill.planning import Plan, plan
 from masa_training.distill.run_folder import EVENTS, Source, claim, last_checkpoint, release
+from masa_training.distill.schedule import Plan, plan
 from masa_training.errors import TrainingError
-from masa_training.journal import writing
 
 if TYPE_CHECKING:
     from masa_training.dataset.folder import Dataset

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from masa.files import parse_json, parse_yaml, write_atomic
+from masa_training.append_only import is_empty
 from masa_training.checkpoint import RECORD
 from masa_training.distill.config import DistillConfig
 from masa_training.errors import TrainingError
-from masa_training.journal import is_empty
 from masa_training.settings import make
 
 RUN, EVENTS = "config.yaml", "events.jsonl"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from masa.facts import Facts
-from masa.resources import cache_dir
+from masa.folders import cache_dir
 from masa_training.environments.alfworld_data import GameFile, Games, Listed, find_games
 from masa_training.environments.alfworld_interface import BESIDE, TASK_TYPES, interface_facts, name_entities
 from masa_training.environments.protocol import Split, Step, Task

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from masa.facts import Facts
-from masa.resources import cache_dir
+from masa.folders import cache_dir
 from masa_training.environments.alfworld_interface import (
     TASK_TYPES,
     domain,

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from masa.skills import GENERAL
 from masa_training.agents import AgentConfig
+from masa_training.bank_groups import WHOLE
 from masa_training.models.keys import check_keyless
 from masa_training.rollouts.episodes import Score
 from masa_training.search import Acceptance, FixedPaired, SequentialPaired, Strict
@@ -27,7 +28,6 @@ from masa_training.settings import (
     settings,
 )
 from masa_training.teacher.config import OPERATORS, TeacherConfig
-from masa_training.whole_bank import WHOLE
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs" / "evolve"
 

@@ -10,9 +10,9 @@ from typing import Any
 from masa.edits import Plan
 from masa.languages import ParseError, render_plan
 from masa.skills import Group, SkillBank
+from masa_training.bank_groups import WHOLE, homes, plans_by_group, scattered, unchanging
 from masa_training.dataset.composing import parse_recorded
 from masa_training.search import Proposal, Trace, Verdict
-from masa_training.whole_bank import WHOLE, homes, plans_by_group, scattered, unchanging
 
 Node = dict[str, Any]
 

@@ -15,8 +15,11 @@ from masa.files import write_atomic
 from masa.formats import load_bank
 from masa.formats.bank_json import dump_bank
 from masa.skills import GENERAL, Group, SkillBank
+from masa_training.append_only import writing
+from masa_training.bank_groups import WHOLE, climbs, homes, with_part
 from masa_training.environments import Environment, Task, open_environment
 from masa_training.errors import TrainingError
+from masa_training.evaluate.banks.config import BANKS, choose_tasks
 from masa_training.evolution.budget import CANCELLED, Meter
 from masa_training.evolution.cards import card_of, teacher_card
 from masa_training.evolution.config import EvolveConfig
@@ -28,15 +31,12 @@ from masa_training.evolution.searching import GroupSearch, Told
 from masa_training.evolution.testing import final_test
 from masa_training.evolution.tree_tasks import Elsewhere, TreeWork, fits_a_task, incumbent, searched_as_task
 from masa_training.evolution.trees import held, shared, side_by_side, trees_at_a_time
-from masa_training.journal import writing
 from masa_training.models import Model, open_model
 from masa_training.profiling.tasks import without_profile_tasks
 from masa_training.rollouts import Episode
 from masa_training.rollouts.executors import Executor, Ray
 from masa_training.search import SearchStopped, State, Trace
 from masa_training.teacher import Teacher, opened_teacher
-from masa_training.trials.config import BANKS, choose_tasks
-from masa_training.whole_bank import WHOLE, climbs, homes, with_part
 
 
 @dataclass(frozen=True, slots=True)

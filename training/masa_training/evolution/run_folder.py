@@ -19,14 +19,14 @@ from masa.codec import group_from_json, group_to_json
 from masa.errors import FormatError
 from masa.files import make_folder, parse_json, parse_yaml, read_text, write_atomic
 from masa.skills import Group
+from masa_training.append_only import append_records, is_empty, whole_lines
+from masa_training.bank_groups import WHOLE
 from masa_training.errors import TrainingError
 from masa_training.evolution.config import EvolveConfig
 from masa_training.evolution.ledger import Played
-from masa_training.journal import append_records, is_empty, whole_lines
 from masa_training.rollouts import Episode
 from masa_training.search import Event, Proposal, event_from_json, event_to_json
 from masa_training.teacher.config import TeacherConfig
-from masa_training.whole_bank import WHOLE
 
 EVENTS, CONFIG = "events.jsonl", "config.yaml"
 FORMAT = 1

@@ -9,6 +9,7 @@ from typing import Any
 from masa.facts import Facts
 from masa.languages import render_plan
 from masa.skills import Group, SkillBank
+from masa_training.bank_groups import climbs, part, with_part
 from masa_training.environments import Task
 from masa_training.evolution.config import EvolveConfig
 from masa_training.evolution.ledger import Ledger
@@ -26,7 +27,6 @@ from masa_training.search import (
 )
 from masa_training.teacher import Asked, Seen, Teacher, TeacherError
 from masa_training.teacher.protocol import words_of
-from masa_training.whole_bank import climbs, part, with_part
 
 
 @dataclass(frozen=True, slots=True)

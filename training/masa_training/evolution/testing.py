@@ -8,11 +8,11 @@ from typing import Any
 
 from masa.skills import SkillBank
 from masa_training.environments import Task
+from masa_training.evaluate.banks.config import NO_SKILL, Backbone, Trial, choose_tasks
+from masa_training.evaluate.banks.report import report
 from masa_training.evolution.config import EvolveConfig
 from masa_training.evolution.playing import Arena
 from masa_training.rollouts import Arm, Job
-from masa_training.trials.config import NO_SKILL, Backbone, Trial, choose_tasks
-from masa_training.trials.report import report
 
 BASE, EVOLVED = "base", "evolved"
 

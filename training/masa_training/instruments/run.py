@@ -8,9 +8,9 @@ from pathlib import Path
 
 from masa_training.bases import open_base
 from masa_training.checkpoint import RECORD, Checkpoint
-from masa_training.distill.planning import Plan, lay_out
 from masa_training.distill.run import Report, train
 from masa_training.distill.run_folder import Source, check_same
+from masa_training.distill.schedule import Plan, lay_out
 from masa_training.errors import TrainingError
 from masa_training.instruments.config import InstrumentConfig
 from masa_training.instruments.conversations import conversations

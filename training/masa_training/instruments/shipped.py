@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from masa.fields import did_you_mean
-from masa.resources import models_dir
+from masa.folders import models_dir
+from masa.json_fields import did_you_mean
 from masa_training.checkpoint import RECORD
 from masa_training.errors import TrainingError
 

@@ -54,7 +54,7 @@ def _of_dataset(work: Work) -> list[str]:
 
 def _of_distill(work: Work) -> list[str]:
     from masa_training.bases import open_base
-    from masa_training.distill.planning import plan
+    from masa_training.distill.schedule import plan
 
     config, found = work.config.distill, []
     for name, spec in (("base", config.base), ("reference", config.reference)):

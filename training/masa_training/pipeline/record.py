@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from masa.files import make_folder, parse_json
+from masa_training.append_only import append_records, is_empty, whole_lines
 from masa_training.errors import TrainingError
-from masa_training.journal import append_records, is_empty, whole_lines
 
 EVENTS = "stages.jsonl"
 

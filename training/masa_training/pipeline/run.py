@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from masa.errors import MasaError
+from masa_training.append_only import writing
 from masa_training.errors import TrainingError
-from masa_training.journal import writing
 from masa_training.pipeline.checks import missing
 from masa_training.pipeline.config import settings_of
 from masa_training.pipeline.record import Ended, Record, difference

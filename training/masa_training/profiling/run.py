@@ -12,9 +12,10 @@ from typing import Any
 from masa.cards import ModelCard, dump_card
 from masa.facts import Facts
 from masa.files import write_atomic
+from masa_training.append_only import writing
 from masa_training.environments import Task, open_environment
 from masa_training.errors import TrainingError
-from masa_training.journal import writing
+from masa_training.evaluate.banks.report import figures_of
 from masa_training.models import Model
 from masa_training.models.keys import with_key
 from masa_training.profiling.cards import card_of_backbone, check_card, with_weaknesses
@@ -23,7 +24,6 @@ from masa_training.profiling.tasks import profile_tasks
 from masa_training.rollouts import Arm, Episode, Job, Record, WorkerSpec
 from masa_training.rollouts.executors import Executor, InProcess
 from masa_training.teacher import Seen, Summary, Watched, attribute, opened_summarizer
-from masa_training.trials.report import figures_of
 
 CARD, REPORT = "card.yaml", "profile.json"
 _ARM = "profile"

@@ -25,8 +25,11 @@ from masa.provenance import RewriteResult, SkillStatus
 from masa.rewriter import Rewriter
 from masa.skills import GENERAL, SkillBank
 from masa_training.agents import AgentConfig
+from masa_training.bank_groups import WHOLE, with_part
 from masa_training.environments import open_environment
 from masa_training.errors import TrainingError
+from masa_training.evaluate.banks.config import BANKS, Backbone, Trial
+from masa_training.evaluate.banks.running import Progress, run, tasks_of
 from masa_training.evolution.cards import card_fields
 from masa_training.evolution.playing import fingerprint
 from masa_training.evolution.views.story import read_story
@@ -34,9 +37,6 @@ from masa_training.rollouts import Arm, Episode
 from masa_training.rollouts.executors import Cancel, Executor
 from masa_training.studies.downstream_config import DownstreamConfig, ReaderConfig, folder_name
 from masa_training.studies.granularity import comparison
-from masa_training.trials.config import BANKS, Backbone, Trial
-from masa_training.trials.running import Progress, run, tasks_of
-from masa_training.whole_bank import WHOLE, with_part
 
 NO_SKILL, START, FACTS, ONE_SHOT = "no skills", "start", "facts only", "one-shot"
 GENERAL_ONLY, TREES_ONLY, EVOLVED = "general search only", "task-specific search only", "evolved"

@@ -14,9 +14,9 @@ from masa.errors import CardError
 from masa_training.agents import AgentConfig
 from masa_training.environments import Split
 from masa_training.errors import TrainingError
+from masa_training.evaluate.banks.running import file_name
 from masa_training.models.keys import check_keyless
 from masa_training.settings import Count, make, nearest, overridden, read_yaml, settings
-from masa_training.trials.running import file_name
 
 
 @settings

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from masa_training.evaluate.banks.report import reward_in_words
 from masa_training.studies import card_given, feedback_noise
 from masa_training.tables import NOTHING, bracketed, table
-from masa_training.trials.report import reward_in_words
 
 _TITLES: Mapping[str, str] = {
     feedback_noise.KIND: "Feedback noise: outcomes told wrongly to search and teacher",

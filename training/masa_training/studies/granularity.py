@@ -16,10 +16,10 @@ from typing import Any
 
 from masa.skills import SkillBank
 from masa_training.errors import TrainingError
+from masa_training.evaluate.banks.config import BANKS, RANDOM, Trial, bank_arm
+from masa_training.evaluate.banks.report import Episodes, report
 from masa_training.rollouts import Arm, Episode
 from masa_training.statistics import Value, cluster_bootstrap, mean
-from masa_training.trials.config import BANKS, RANDOM, Trial, bank_arm
-from masa_training.trials.report import Episodes, report
 
 NONE = "none"
 GRANULARITIES = ("concise", "moderate", "detailed")

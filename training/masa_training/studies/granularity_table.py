@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from masa_training.evaluate.banks.config import RANDOM
 from masa_training.studies.granularity import NONE
 from masa_training.tables import NOTHING, bracketed, table
-from masa_training.trials.config import RANDOM
 
 _BOUNDS = ("estimate", "low", "high")
 

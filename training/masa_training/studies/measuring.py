@@ -1,6 +1,6 @@
 """From the rows of an evaluation to what a cell of a study keeps: its table, and sums by cluster.
 
-The scoring, the arms and the table of one cell are those of `masa_training.evaluation`.
+The scoring, the arms and the table of one cell are those of `masa_training.evaluate.rewriter`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from masa_training.dataset.folder import Dataset
-from masa_training.evaluation.arms import cluster
-from masa_training.evaluation.report import MOST_CARDS, report
-from masa_training.evaluation.results import Results
-from masa_training.evaluation.running import Plan, check_fit, make_plan, run
-from masa_training.evaluation.subject import BASE, TRAINED, open_subject
+from masa_training.evaluate.rewriter.arms import cluster
+from masa_training.evaluate.rewriter.report import MOST_CARDS, report
+from masa_training.evaluate.rewriter.results import Results
+from masa_training.evaluate.rewriter.running import Plan, check_fit, make_plan, run
+from masa_training.evaluate.rewriter.subject import BASE, TRAINED, open_subject
 from masa_training.studies.config import Measure
 
 Sums = dict[str, Any]

@@ -11,13 +11,13 @@ from typing import Any
 from masa.facts import Facts
 from masa.languages import numbered, render_blocks
 from masa.skills import Group
+from masa_training.bank_groups import WHOLE
 from masa_training.models import Message
 from masa_training.rollouts import Turn
 from masa_training.teacher.answers import KINDS, Attribution
 from masa_training.teacher.claims import LONGEST
 from masa_training.teacher.config import TeacherConfig
 from masa_training.teacher.protocol import Asked, Seen, Watched, words_of
-from masa_training.whole_bank import WHOLE
 
 _FIRST, _LAST = 6, 14
 """Steps of a long episode that are shown from its beginning and from its end."""

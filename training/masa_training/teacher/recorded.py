@@ -14,8 +14,8 @@ from typing import Any
 from masa.codec import group_from_json, group_to_json, skills_to_json
 from masa.files import parse_json
 from masa.languages import render_plan
+from masa_training.append_only import append_records, whole_lines
 from masa_training.errors import TrainingError
-from masa_training.journal import append_records, whole_lines
 from masa_training.teacher.protocol import Asked, Rewrite, Teacher, TeacherError
 
 

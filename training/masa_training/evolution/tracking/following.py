@@ -17,6 +17,7 @@ from typing import Any
 
 from masa.errors import FormatError, MasaError
 from masa.files import parse_json, read_text, write_atomic
+from masa_training.bank_groups import climbs
 from masa_training.errors import TrainingError
 from masa_training.evolution.config import BudgetConfig, EvolveConfig
 from masa_training.evolution.counting import in_numbers
@@ -26,7 +27,6 @@ from masa_training.evolution.tracking.protocol import Ending, Parameter, Table, 
 from masa_training.evolution.tracking.to_mlflow import MLflow
 from masa_training.evolution.tracking.to_wandb import WandB
 from masa_training.search import Evaluation, Proposal, Verdict
-from masa_training.whole_bank import climbs
 
 TRACKERS: Mapping[str, Callable[[], Tracker]] = {"mlflow": MLflow, "wandb": WandB}
 RECORD = "tracking.json"

@@ -7,10 +7,10 @@ import time
 from typing import TYPE_CHECKING
 
 from masa.cli.output import clean, duration
+from masa_training.bank_groups import named
 from masa_training.evolution.views.numbers import amount
 from masa_training.evolution.views.standing import Row, Standing, Used
 from masa_training.tables import NOTHING
-from masa_training.whole_bank import named
 
 if TYPE_CHECKING:
     from rich.console import Console, Group

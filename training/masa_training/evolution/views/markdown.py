@@ -8,12 +8,12 @@ from pathlib import Path
 
 from masa.files import write_atomic
 from masa.skills import Skill
+from masa_training.evaluate.banks.report import to_markdown as tested
 from masa_training.evolution.views import numbers
 from masa_training.evolution.views.drawings import state_of, states
 from masa_training.evolution.views.story import GroupStory, Story, read_story
 from masa_training.search import Proposal
 from masa_training.tables import bracketed, table
-from masa_training.trials.report import to_markdown as tested
 
 MARKDOWN = "report.md"
 

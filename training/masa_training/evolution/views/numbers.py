@@ -7,14 +7,14 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, fields
 
 from masa.skills import GENERAL
+from masa_training.bank_groups import WHOLE, climbs
+from masa_training.evaluate.banks.config import NO_SKILL
 from masa_training.evolution.config import BudgetConfig
 from masa_training.evolution.ledger import Played
 from masa_training.evolution.views.story import GroupStory, Story
 from masa_training.rollouts import Episode
 from masa_training.search import Evaluation, Proposal
 from masa_training.statistics import cluster_bootstrap, mean, paired_differences
-from masa_training.trials.config import NO_SKILL
-from masa_training.whole_bank import WHOLE, climbs
 
 Estimate = Mapping[str, float | None]
 """estimate, low, high; the bounds are None where there is no interval."""

@@ -16,13 +16,13 @@ from typing import Any
 
 from masa.files import write_atomic
 from masa.skills import Group
+from masa_training.bank_groups import named
 from masa_training.evolution.views import numbers
 from masa_training.evolution.views.differences import Difference, difference
 from masa_training.evolution.views.drawings import Curve, Tree, curve, state_of, states, tree
 from masa_training.evolution.views.story import GroupStory, Story, read_story
 from masa_training.search import Node, Proposal
 from masa_training.tables import NOTHING, bracketed
-from masa_training.whole_bank import named
 
 REPORT = "report.html"
 SCRIPT = """

@@ -8,11 +8,11 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from masa.skills import GENERAL, Group
+from masa_training.bank_groups import WHOLE
 from masa_training.evolution.config import BudgetConfig
 from masa_training.evolution.ledger import Played
 from masa_training.evolution.views.drawings import states
 from masa_training.search import State
-from masa_training.whole_bank import WHOLE
 
 if TYPE_CHECKING:
     from masa_training.evolution.run import Underway

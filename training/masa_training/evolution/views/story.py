@@ -10,6 +10,7 @@ from typing import Any
 from masa.errors import FormatError
 from masa.files import parse_json, parse_yaml, read_bytes, read_text
 from masa.skills import Group
+from masa_training.bank_groups import climbs
 from masa_training.errors import TrainingError
 from masa_training.evolution.ledger import Played
 from masa_training.evolution.run_folder import (
@@ -24,7 +25,6 @@ from masa_training.evolution.run_folder import (
 from masa_training.rollouts import Episode
 from masa_training.rollouts.episodes import Score, reward_of
 from masa_training.search import State
-from masa_training.whole_bank import climbs
 
 
 @dataclass(slots=True)

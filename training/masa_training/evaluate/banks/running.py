@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from masa.files import make_folder
+from masa_training.append_only import is_empty, writing
 from masa_training.environments import SPLITS, Split, Task, open_environment
 from masa_training.errors import TrainingError
-from masa_training.journal import is_empty, writing
+from masa_training.evaluate.banks.config import Trial, choose_tasks, jobs_of
 from masa_training.rollouts import Episode, Record
 from masa_training.rollouts.executors import Cancel, Executor
-from masa_training.trials.config import Trial, choose_tasks, jobs_of
 
 
 @dataclass(frozen=True, slots=True)

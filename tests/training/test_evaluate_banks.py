@@ -13,14 +13,14 @@ import pytest
 
 from masa.skills import Skill, SkillBank
 from masa_training.agents import AgentConfig
+from masa_training.append_only import writing
 from masa_training.environments import Task
 from masa_training.errors import TrainingError
-from masa_training.journal import writing
+from masa_training.evaluate.banks import running
+from masa_training.evaluate.banks.config import Backbone, Trial, choose_tasks, jobs_of, option
+from masa_training.evaluate.banks.report import report, to_csv, to_markdown
 from masa_training.models import Request
 from masa_training.rollouts import Arm, Episode, Job, Player, WorkerSpec
-from masa_training.trials import running
-from masa_training.trials.config import Backbone, Trial, choose_tasks, jobs_of, option
-from masa_training.trials.report import report, to_csv, to_markdown
 from tests.training.corridor import Corridor, Walker
 
 BANK = SkillBank((Skill("g1", "Right", "Walk to the right."),), {})

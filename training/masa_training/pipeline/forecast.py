@@ -144,7 +144,7 @@ def _distill(
 ) -> tuple[dict[str, Any], str, Estimate]:
     config = work.config.distill
     if exact:
-        from masa_training.distill.planning import plan
+        from masa_training.distill.schedule import plan
 
         planned = plan(config, load_dataset(work.folder / "dataset"))
         most = {"steps": len(planned.steps), "tokens": planned.computed}

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masa_training.evaluation.arms import ARMS, TREE, breakdown_tags, cluster, value_of
-from masa_training.evaluation.generation import pairs
-from masa_training.evaluation.results import Results
-from masa_training.evaluation.running import Plan
-from masa_training.evaluation.subject import TRAINED
+from masa_training.evaluate.rewriter.arms import ARMS, TREE, breakdown_tags, cluster, value_of
+from masa_training.evaluate.rewriter.generation import pairs
+from masa_training.evaluate.rewriter.results import Results
+from masa_training.evaluate.rewriter.running import Plan
+from masa_training.evaluate.rewriter.subject import TRAINED
 from masa_training.samples import Sample
 from masa_training.statistics import Interval, Statistic, cluster_bootstrap, f1, ratio_of_sums
 

@@ -11,8 +11,8 @@ import torch
 from masa.prompt import CHATML, render_prompt
 from masa_training.encoding import encode
 from masa_training.errors import TrainingError
-from masa_training.evaluation.arms import breakdown_tags, chosen, cluster, pool_of, variants
-from masa_training.evaluation.scoring import SLOTS, score, tokenized
+from masa_training.evaluate.rewriter.arms import breakdown_tags, chosen, cluster, pool_of, variants
+from masa_training.evaluate.rewriter.scoring import SLOTS, score, tokenized
 from masa_training.transformers_backend import TransformersBackend
 from tests.support import ScriptedBackend
 from tests.training.evaluation_samples import LikingBackend, card_reader, sample, samples

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from masa_training.append_only import LOCK, append_lines, is_empty, whole_lines, writing
 from masa_training.errors import TrainingError
-from masa_training.journal import LOCK, append_lines, is_empty, whole_lines, writing
 
 fcntl = pytest.importorskip("fcntl")
 
@@ -68,7 +68,7 @@ def test_a_second_writer_is_refused_by_number_and_nothing_is_left_behind(tmp_pat
 WRITER = """
 import os, subprocess, sys, time
 from pathlib import Path
-from masa_training.journal import writing
+from masa_training.append_only import writing
 
 with writing(Path(sys.argv[1])):
     child = os.fork()

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from masa.edits import EDITS, WARN_KINDS, EditCall, Plan, PlanLine, apply_plan, available_edits
 from masa.formats import load_bank
 from masa.skills import GENERAL, Skill, SkillBank
+from masa_training.bank_groups import WHOLE, homes, part, plans_by_group, scattered, unchanging, with_part
 from masa_training.errors import TrainingError
-from masa_training.trials.config import BANKS
-from masa_training.whole_bank import WHOLE, homes, part, plans_by_group, scattered, unchanging, with_part
+from masa_training.evaluate.banks.config import BANKS
 
 RESHAPING = ("drop", "merge-up", "first", "warn")
 

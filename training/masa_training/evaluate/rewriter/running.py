@@ -11,11 +11,11 @@ from masa.engine import Engine
 from masa.prompt import render_prompt
 from masa_training.dataset.folder import SPLITS, Dataset
 from masa_training.errors import TrainingError
-from masa_training.evaluation.arms import Pool, Variant, chosen, pool_of, variants
-from masa_training.evaluation.generation import generate
-from masa_training.evaluation.results import Results
-from masa_training.evaluation.scoring import SLOTS, Prompts, score, tokenized
-from masa_training.evaluation.subject import Subject
+from masa_training.evaluate.rewriter.arms import Pool, Variant, chosen, pool_of, variants
+from masa_training.evaluate.rewriter.generation import generate
+from masa_training.evaluate.rewriter.results import Results
+from masa_training.evaluate.rewriter.scoring import SLOTS, Prompts, score, tokenized
+from masa_training.evaluate.rewriter.subject import Subject
 from masa_training.samples import Sample
 
 Progress = Callable[[str, float, float], None]

@@ -14,11 +14,11 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from masa_training.decisions import Decision, false_accept_rate, minimum_detectable_effect, paired
+from masa_training.evaluate.banks.config import NO_SKILL, Trial
 from masa_training.rollouts import Episode
 from masa_training.rollouts.episodes import reward_of
 from masa_training.statistics import Value, cluster_bootstrap, mean
 from masa_training.tables import NOTHING, bracketed, table
-from masa_training.trials.config import NO_SKILL, Trial
 
 Episodes = Mapping[str, Sequence[Episode]]
 """By backbone; the random policy's under the name ""."""

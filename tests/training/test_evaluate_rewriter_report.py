@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
+from masa.group_rewrite import prepare, refuse
 from masa.guard import Violation
-from masa.interpret import prepare, refuse
 from masa_training.errors import TrainingError
-from masa_training.evaluation.arms import variants
-from masa_training.evaluation.generation import compare_plans, row_of
-from masa_training.evaluation.markdown import to_markdown
-from masa_training.evaluation.report import report
-from masa_training.evaluation.results import Results
-from masa_training.evaluation.running import Plan, check_fit, make_plan, run, workload
+from masa_training.evaluate.rewriter.arms import variants
+from masa_training.evaluate.rewriter.generation import compare_plans, row_of
+from masa_training.evaluate.rewriter.markdown import to_markdown
+from masa_training.evaluate.rewriter.report import report
+from masa_training.evaluate.rewriter.results import Results
+from masa_training.evaluate.rewriter.running import Plan, check_fit, make_plan, run, workload
 from masa_training.samples import Sample
 from tests.training.evaluation_samples import PLANS, LikingBackend, card_reader, dataset, sample, samples, subject
 
@@ -101,7 +101,7 @@ def test_a_rewriter_that_ignores_the_card_is_found_out() -> None:
 
 def test_without_an_effect_the_interval_excludes_zero_about_as_often_as_it_says() -> None:
     plan = make_plan(dataset(samples(20)), "test", wrong_cards=2)
-    from masa_training.evaluation.report import _difference, _Judge, _scores
+    from masa_training.evaluate.rewriter.report import _difference, _Judge, _scores
 
     wrong = 0
     for seed in range(100):
@@ -281,7 +281,7 @@ def test_a_full_disk_is_one_sentence_and_what_it_did_not_take_does_not_count(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     results = Results(tmp_path, SETTINGS)
-    monkeypatch.setattr("masa_training.journal.append_lines", full)
+    monkeypatch.setattr("masa_training.append_only.append_lines", full)
     with pytest.raises(TrainingError, match=r"results.jsonl: cannot be written \(No space left .* --resume"):
         results.add([{"model": "trained", "sample": "s", "generated": {}}])
     assert not results.generated("trained", "s") and not results.rows

@@ -8,7 +8,7 @@ from typing import Any
 
 from masa.decoding import Sampling
 from masa.engine import Engine
-from masa.interpret import Work, accept, prepare
+from masa.group_rewrite import Work, accept, prepare
 from masa.languages import ParseError, parse_plan
 from masa.progress import Tracker
 from masa.prompt import ChatTemplate, render_prompt

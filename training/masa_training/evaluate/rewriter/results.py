@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from masa.files import make_folder, parse_json, read_text, write_atomic
+from masa_training.append_only import append_records, whole_lines
 from masa_training.errors import TrainingError
-from masa_training.journal import append_records, whole_lines
 
 ROWS, SETTINGS = "results.jsonl", "evaluation.json"
 FORMAT = 2

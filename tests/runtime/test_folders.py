@@ -9,7 +9,7 @@ import pytest
 
 import masa
 from masa.errors import MasaError
-from masa.resources import cache_dir, data_dir, models_dir
+from masa.folders import cache_dir, data_dir, models_dir
 
 
 def run_in_copy(package: Path, code: str) -> str:
@@ -25,7 +25,7 @@ def run_in_copy(package: Path, code: str) -> str:
     return result.stdout.strip() or result.stderr.strip()
 
 
-SHOW = "from masa.resources import models_dir; print(models_dir())"
+SHOW = "from masa.folders import models_dir; print(models_dir())"
 
 
 def test_the_checkout_has_the_shipped_models() -> None:
