@@ -644,6 +644,14 @@ def test_doctor_reports_advises_and_fails_where_rewriting_would(cli: Cli, monkey
     assert cli("doctor", "--cmake-args").stdout == "-DX=ON\n"
 
 
+def test_a_rewrite_is_shown_as_one_page(rewrite: Cli, here: Path) -> None:
+    assert rewrite("--html", "report.html", "-q").exit_code == 0
+    page = (here / "report.html").read_text("utf-8")
+    assert "Title of g2" in page and "edited: steps" in page and "<ins>1. </ins>" in page and "<script" not in page
+    one_error(rewrite("--html", "nowhere/report.html"), "nowhere")
+    one_error(rewrite("--html", "."), "is no file")
+
+
 # --- help and completion -----------------------------------------------------------------------------------
 
 COMMANDS = ("rewrite", "card", "select", "inspect", "variants", "pull", "doctor")

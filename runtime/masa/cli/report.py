@@ -14,6 +14,7 @@ from masa.cli.output import clean, count, duration, table, wrap
 
 if TYPE_CHECKING:
     from masa.estimate import Estimate
+    from masa.html_report import Change, Section
     from masa.provenance import GroupResult, RewriteResult, SkillFate
     from masa.skills import Skill
 
@@ -60,6 +61,51 @@ def summary_text(result: RewriteResult) -> str:
     if note:
         lines.append(click.style("Note: ", fg="yellow") + f"{clean(result.artifact)} {note}")
     return "\n".join(lines)
+
+
+def html_text(result: RewriteResult, bank: str) -> str:
+    """The whole report as one HTML page, for `masa.html_report`'s readers."""
+    from masa.html_report import render_page
+
+    lines = [f"{bank}, rewritten for {result.card}. {_totals(result)}."]
+    note = _note(result)
+    lines += [f"{result.artifact} {note}"] if note else []
+    return render_page(f"Skills for {result.card}", lines, html_sections(result.groups))
+
+
+def html_sections(groups: Sequence[GroupResult]) -> list[Section]:
+    """A section of an HTML page for each group: every skill before and after, the edits, and what the guard said."""
+    from masa.html_report import Section
+
+    sections = []
+    for group in groups:
+        figures = (
+            f"{count(len(group.source), 'skill')} before, {len(group.output)} after; {group.tokens:,} tokens written"
+        )
+        lines = [figures + (" (cached)." if group.cached else "."), *([group.reason] if group.reason else [])]
+        lines += [f"The guard ({violation.rule}): {violation.message}" for violation in group.violations]
+        good = True if group.status == "rewritten" else None if group.status == "kept" else False
+        sections.append(Section(group.key, group.status, good, lines, changes=tuple(_changes(group))))
+    return sections
+
+
+def _changes(group: GroupResult) -> Iterator[Change]:
+    from masa.html_report import Change
+
+    for place, skill in enumerate(group.output.skills):
+        fates = [fate for fate in group.fates if place in fate.outputs]
+        before = "\n\n".join(_shown(group.source.skills[fate.number - 1]) for fate in fates)
+        lost = [f"lost: {sentence}" for fate in fates for sentence in fate.lost]
+        yield Change(skill.title, before, _shown(skill), _said(fates), lost)
+    for fate in group.fates:
+        if not fate.outputs:
+            gone = group.source.skills[fate.number - 1]
+            yield Change(gone.title, _shown(gone), "", _said([fate]), [f"lost: {sentence}" for sentence in fate.lost])
+
+
+def _shown(skill: Skill) -> str:
+    when = f"When: {skill.when_to_apply}" if skill.when_to_apply else ""
+    return "\n\n".join(part for part in (skill.title, when, skill.principle) if part)
 
 
 def _note(result: RewriteResult) -> str:
@@ -158,6 +204,11 @@ def _lost(fates: Sequence[SkillFate]) -> Iterator[str]:
 
 def _title(skill: Skill, fates: Sequence[SkillFate]) -> str:
     name = f"{clean(skill.skill_id)} " if skill.skill_id else ""
+    return f"   {name}{click.style(clean(skill.title), bold=True)}  {click.style(f'[{_said(fates)}]', dim=True)}"
+
+
+def _said(fates: Sequence[SkillFate]) -> str:
+    """What became of the skills that an output was made of, in a few words."""
     words = []
     for fate in fates:
         edits = [edit for edit in fate.edits if edit not in _STRUCTURAL]
@@ -169,9 +220,7 @@ def _title(skill: Skill, fates: Sequence[SkillFate]) -> str:
             word += ", nothing to change by"
         words.append(f"{word}: {', '.join(edits)}" if edits else word)
     said = " + ".join(words) if len(fates) > 1 else (words[0] if words else "new")
-    if len(fates) > 1:
-        said = f"merged from {said}"
-    return f"   {name}{click.style(clean(skill.title), bold=True)}  {click.style(f'[{said}]', dim=True)}"
+    return f"merged from {said}" if len(fates) > 1 else said
 
 
 def _before_after(sources: Sequence[Skill], skill: Skill) -> Iterator[str]:

@@ -24,8 +24,9 @@ from masa.cli.loading import (
 )
 from masa.cli.output import clean, write_json
 from masa.cli.progress import RewriteProgress, interrupts
-from masa.cli.rewrite_checks import STDOUT, check_output
+from masa.cli.rewrite_checks import STDOUT, check_output, check_page
 from masa.errors import MasaError
+from masa.files import write_atomic
 
 if TYPE_CHECKING:
     from masa.cards import ModelCard
@@ -123,6 +124,7 @@ class _Written:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
 @click.option("--dry-run", is_flag=True, help="Estimate tokens and time without rewriting.")
 @click.option("--diff/--no-diff", default=True, help="Show every skill before and after. [default: diff]")
+@click.option("--html", metavar="FILE", type=click.Path(), help="Write the report as one HTML page, too.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no report; errors only.")
 def command(
     bank: str,
@@ -137,6 +139,7 @@ def command(
     strict: bool,
     as_json: bool,
     dry_run: bool,
+    html: str | None,
     **options: Any,
 ) -> None:
     """Rewrite BANK for the model that will read it.
@@ -152,6 +155,7 @@ def command(
     original = load_bank_file(bank, strict=strict)
     tell_problems(original.bank)
     check_output(original, output, as_json)
+    check_page(html)
     request: dict[str, Any] = {
         "task": options["task"],
         "environment": options["environment"],
@@ -186,6 +190,8 @@ def command(
                 if not options["no_cache"]:
                     raise MasaError(f"{error}; the finished groups are in the cache") from error
                 raise
+    if html is not None:
+        write_atomic(html, report.html_text(result, bank).encode("utf-8"))
     # The bank itself may be on stdout: then the report goes to the other stream.
     aside = output == STDOUT
     if as_json:
