@@ -15,7 +15,7 @@ from masa.manifest import ChatTemplate, TrainingData
 from masa.prompt import CHATML, PROMPT_VERSION, Request
 from masa.skills import Group, Skill
 from masa_training.dataset.folder import Dataset, DatasetInfo, write_dataset
-from masa_training.evaluate.rewriter.subject import Subject
+from masa_training.evaluate.rewriter.running import Subject
 from masa_training.samples import Sample
 from tests.support import STOP, VOCABULARY, ScriptedBackend, ScriptedSession
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masa_training.agents.parsing import parse_action
+from masa_training.agents import parse_action
 
 ADMISSIBLE = ("go to desk 1", "take mug 1 from desk 1", "look")
 

@@ -13,7 +13,7 @@ from masa.formats import load_bank
 from masa.formats.bank_json import dump_bank
 from masa.formats.skill_md import load_skill_folder, validate_skill_folder
 from masa.skills import SkillBank
-from masa_training.agents.agent import GENERAL, SPECIFIC
+from masa_training.agents import GENERAL, SPECIFIC
 from masa_training.environments import SPLITS
 from masa_training.environments.assistant import Assistant, conventions
 from masa_training.environments.assistant.device import TOOLS

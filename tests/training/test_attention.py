@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from masa_training.distill import attention
-from masa_training.distill.objectives import inputs_of, row_loss
+from masa_training.distill import model as attention
 from masa_training.distill.packing import Branch, Tree, lay_out
+from masa_training.distill.trainer import inputs_of, row_loss
 
 from .tiny import tiny_model
 

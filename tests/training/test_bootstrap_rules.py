@@ -19,7 +19,7 @@ from masa.skills import Group, Skill
 from masa_training.bootstrap import Traits, load_environments, load_vocabulary, needs_of, plan_for, traits_of
 from masa_training.bootstrap.behaviours import CANCELLABLE, SPLITS, check_vocabulary, wording_pattern
 from masa_training.bootstrap.cards import make_card
-from masa_training.bootstrap.environments import SkillGroup, kind_of
+from masa_training.bootstrap.corpus import SkillGroup, kind_of
 from masa_training.bootstrap.rules import NEEDS, TRANSFORMING, Size
 from masa_training.errors import TrainingError
 

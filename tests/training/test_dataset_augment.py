@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from masa.languages import parse_blocks, render_blocks
 from masa.markdown import protected_spans
 from masa.skills import Group, Skill
-from masa_training.dataset.aligning import aligned_blocks
-from masa_training.dataset.augment import keep, noise, variants, verbose
 from masa_training.dataset.config import Augmentation
+from masa_training.dataset.pairs import aligned_blocks, keep, noise, variants, verbose
 
 _SENTENCES = (
     "Open every cupboard before you leave the room.",

@@ -17,17 +17,25 @@ from masa.formats import load_bank
 from masa.formats.bank_json import dump_bank, loads_bank
 from masa.skills import GENERAL, SkillBank
 from masa_training.commands import downstream as commanding
+from masa_training.commands.downstream import to_markdown
 from masa_training.errors import TrainingError
 from masa_training.evaluate.banks.config import BANKS
-from masa_training.evaluate.banks.plot import plot
+from masa_training.evaluate.banks.report import plot
 from masa_training.evolution.run import evolve
 from masa_training.evolution.views.story import read_story
 from masa_training.models import ModelError, Reply, Request
 from masa_training.rollouts import Episode, Job
 from masa_training.rollouts.executors import InProcess
-from masa_training.studies.downstream import ReaderArms, arms_of, play, report, searched_banks
-from masa_training.studies.downstream_config import DownstreamConfig, ReaderConfig, load_downstream
-from masa_training.studies.downstream_table import to_markdown
+from masa_training.studies.downstream import (
+    DownstreamConfig,
+    ReaderArms,
+    ReaderConfig,
+    arms_of,
+    load_downstream,
+    play,
+    report,
+    searched_banks,
+)
 
 from .test_evolution import OPTIONS, Reader
 from .test_evolution import config as evolve_config

@@ -15,7 +15,7 @@ from masa.cards import ModelCard
 from masa.cli.application import root
 from masa.rewriter import Rewriter
 from masa.skills import SkillBank
-from masa_training.evaluate.rewriter.cards_table import plan_table, table_json, table_markdown
+from masa_training.evaluate.cards import plan_table, table_json, table_markdown
 from tests.support import ScriptedBackend
 from tests.training.evaluation_samples import PLANS, artifact, card_reader, group, sample, samples, written
 from tests.training.tiny_checkpoint import tiny_base, tiny_checkpoint

@@ -18,8 +18,7 @@ from masa.guard import Violation
 from masa_training.errors import TrainingError
 from masa_training.evaluate.rewriter.arms import variants
 from masa_training.evaluate.rewriter.generation import compare_plans, row_of
-from masa_training.evaluate.rewriter.markdown import to_markdown
-from masa_training.evaluate.rewriter.report import report
+from masa_training.evaluate.rewriter.report import report, to_markdown
 from masa_training.evaluate.rewriter.results import Results
 from masa_training.evaluate.rewriter.running import Plan, check_fit, make_plan, run, workload
 from masa_training.samples import Sample

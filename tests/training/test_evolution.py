@@ -32,7 +32,7 @@ from masa_training.evolution.views.markdown import to_markdown
 from masa_training.evolution.views.numbers import by_type
 from masa_training.evolution.views.report import write_report
 from masa_training.evolution.views.story import read_story
-from masa_training.instruments.wording import wording_of
+from masa_training.instruments.config import wording_of
 from masa_training.models import ModelError, Reply, Request
 from masa_training.teacher import Asked, OperatorTeacher, Rewrite, TeacherError
 

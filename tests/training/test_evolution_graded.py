@@ -13,7 +13,7 @@ from masa_training.environments import SPLITS
 from masa_training.environments.assistant import Assistant
 from masa_training.environments.tool_calls import Call
 from masa_training.evolution.ledger import Played
-from masa_training.evolution.noise import FeedbackNoise
+from masa_training.evolution.playing import FeedbackNoise
 from masa_training.evolution.run import evolve
 from masa_training.models import ModelError, Reply, Request
 from masa_training.rollouts import Episode, Job

@@ -21,8 +21,7 @@ from masa_training.evolution.ledger import Played
 from masa_training.evolution.run import Underway, start_bank
 from masa_training.evolution.run_folder import RunFolder
 from masa_training.evolution.searching import Told
-from masa_training.evolution.tracking import open_trackers
-from masa_training.evolution.tracking.following import SPENT, final_table, parameters_of, round_values
+from masa_training.evolution.tracking import SPENT, final_table, open_trackers, parameters_of, round_values
 from masa_training.rollouts import Episode, Job
 from masa_training.search import Proposal
 from tests.training.test_evolution import Reader, config, events

@@ -17,10 +17,11 @@ import pytest
 
 import masa_training.evolution.run as running
 from masa_training.errors import TrainingError
-from masa_training.evolution import EvolveConfig, tree_tasks
+from masa_training.evolution import EvolveConfig
+from masa_training.evolution import trees as evolution_trees
 from masa_training.evolution.run import Evolved, evolve
 from masa_training.evolution.run_folder import RunFolder
-from masa_training.evolution.tree_tasks import TreeWork, fits_a_task, tree_events
+from masa_training.evolution.trees import TreeWork, fits_a_task, tree_events
 from masa_training.models import Message, Request
 from masa_training.rollouts.executors import InProcess, Ray
 from masa_training.teacher import TeacherConfig, TeacherError
@@ -96,7 +97,7 @@ def trees(path: Path, **changes: Any) -> EvolveConfig:
 def untested() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "final_test", lambda *given: {"rows": []})
-        patch.setattr(tree_tasks, "open_model", lambda spec, **options: Reader())
+        patch.setattr(evolution_trees, "open_model", lambda spec, **options: Reader())
         yield
 
 
@@ -148,7 +149,7 @@ def test_the_teacher_of_tasks_is_opened_there_and_not_here(
     @contextmanager
     def opening(settings: TeacherConfig) -> Iterator[Any]:
         here.append("opened")
-        with tree_tasks.opened_teacher(settings) as teacher:
+        with evolution_trees.opened_teacher(settings) as teacher:
             yield teacher
         here.append(f"closed before {len(cluster.streams)} tasks")
 
@@ -208,7 +209,7 @@ def test_a_tree_that_cannot_go_on_says_why(cluster: Cluster, monkeypatch: pytest
     def missing(spec: str, **options: Any) -> Any:
         raise TrainingError("models/none.gguf: no such file")
 
-    monkeypatch.setattr(tree_tasks, "open_model", missing)
+    monkeypatch.setattr(evolution_trees, "open_model", missing)
     with pytest.raises(TrainingError, match="no such file"):
         evolve(trees(tmp_path / "c.yaml"), tmp_path / "run", executor=CLUSTER)
 

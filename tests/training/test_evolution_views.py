@@ -25,13 +25,11 @@ from masa_training.commands.evolve import command
 from masa_training.errors import TrainingError
 from masa_training.evolution.run import Underway, evolve
 from masa_training.evolution.run_folder import CONFIG, EVENTS
-from masa_training.evolution.views.differences import difference, pieces
 from masa_training.evolution.views.drawings import curve, interval_of, state_of, tree
-from masa_training.evolution.views.live import LiveView, cells, fitting, used_line
+from masa_training.evolution.views.live import LiveView, Row, Standing, Used, cells, fitting, used_line
 from masa_training.evolution.views.markdown import MARKDOWN, write_markdown
 from masa_training.evolution.views.numbers import by_type
-from masa_training.evolution.views.report import REPORT, SCRIPT, write_report
-from masa_training.evolution.views.standing import Row, Standing, Used
+from masa_training.evolution.views.report import REPORT, SCRIPT, difference, pieces, write_report
 from masa_training.evolution.views.story import read_story
 from masa_training.rollouts import Episode
 from masa_training.search import Proposal, SequentialPaired, State, Verdict, event_to_json, hill_climb, tree_search

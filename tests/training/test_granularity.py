@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 import masa_training.models
 from masa.cli import root
 from masa.skills import Skill, SkillBank
+from masa_training.commands.granularity import to_markdown
 from masa_training.environments.lookup import Lookup
 from masa_training.errors import TrainingError
 from masa_training.evaluate.banks.config import Backbone, Trial
@@ -24,7 +25,6 @@ from masa_training.rollouts import Arm, Episode, Job
 from masa_training.statistics import Interval
 from masa_training.studies import granularity
 from masa_training.studies.granularity import comparison, make_arms, shipped_banks, study
-from masa_training.studies.granularity_table import to_markdown
 
 Wins = Callable[[str, str, int], bool]
 """Whether a backbone (empty for the random policy) wins with an arm at the task of that number."""

@@ -24,10 +24,9 @@ from masa_training.encoding import Encoded
 from masa_training.environments import open_environment
 from masa_training.errors import TrainingError
 from masa_training.instruments import InstrumentConfig, instrument_names, load_instrument
-from masa_training.instruments.banks import MIXTURES, Wordings
-from masa_training.instruments.conversations import AGENT, conversations
+from masa_training.instruments.config import WORDINGS, trust, wording_of
+from masa_training.instruments.conversations import AGENT, MIXTURES, Wordings, conversations
 from masa_training.instruments.run import plan_instrument, train_instrument
-from masa_training.instruments.wording import WORDINGS, trust, wording_of
 from masa_training.models import open_model
 from masa_training.models.chat import ChatFormat
 from masa_training.models.transformers import chat_format

@@ -36,11 +36,10 @@ from masa_training.distill.run_folder import Source, claim
 from masa_training.errors import TrainingError
 from masa_training.models import ModelError, Reply, Request
 from masa_training.pipeline import load_pipeline, pipeline_names, process, stages
-from masa_training.pipeline.costs import Costs, playing, total, training
+from masa_training.pipeline.config import Costs, playing, total, training
 from masa_training.pipeline.forecast import plan_pipeline
 from masa_training.pipeline.process import TerminatedError, run_masa
-from masa_training.pipeline.record import EVENTS, Record, difference
-from masa_training.pipeline.run import Outcome, StageError, run_pipeline
+from masa_training.pipeline.run import EVENTS, Outcome, Record, StageError, difference, run_pipeline
 from masa_training.pipeline.stages import STAGES, Work
 from tests.training.dataset_banks import ByteBase
 from tests.training.test_evolution import OPTIONS, Reader, events

@@ -20,13 +20,20 @@ from masa_training.environments import SPLITS, Task, open_environment
 from masa_training.errors import TrainingError
 from masa_training.evolution.run import evolve
 from masa_training.models import ModelError, Reply, Request
-from masa_training.profiling import ProfileConfig, profile
-from masa_training.profiling.cards import card_of_backbone, check_card, with_weaknesses
-from masa_training.profiling.run import CARD, REPORT
-from masa_training.profiling.tasks import profile_tasks, without_profile_tasks
+from masa_training.profiling import (
+    CARD,
+    REPORT,
+    ProfileConfig,
+    card_of_backbone,
+    check_card,
+    profile,
+    profile_tasks,
+    with_weaknesses,
+    without_profile_tasks,
+)
 from masa_training.rollouts import executors
 from masa_training.teacher import SYMPTOMS, TeacherConfig, claims
-from masa_training.teacher.summaries import PHRASES, weaknesses_of
+from masa_training.teacher.symptoms import PHRASES, weaknesses_of
 from tests.training.teacher_server import is_summary, stepwise
 from tests.training.test_evolution import OPTIONS, Reader, events
 from tests.training.test_evolution import config as evolve_config
@@ -305,7 +312,7 @@ def test_a_card_of_the_user_that_tells_preferences_is_refused_before_anything_is
 
 
 def test_an_environment_with_too_few_tasks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("masa_training.profiling.run.profile_tasks", lambda tasks: profile_tasks(tasks[:3]))
+    monkeypatch.setattr("masa_training.profiling.profile_tasks", lambda tasks: profile_tasks(tasks[:3]))
     with pytest.raises(TrainingError, match="too few tasks to keep some for profiling"):
         profile(config(tmp_path), tmp_path / "p", model=Guesser())
 

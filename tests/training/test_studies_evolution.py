@@ -21,7 +21,7 @@ from masa_training.commands.evaluate import command
 from masa_training.errors import TrainingError
 from masa_training.evolution import EvolveConfig
 from masa_training.evolution.ledger import Played
-from masa_training.evolution.noise import FeedbackNoise
+from masa_training.evolution.playing import FeedbackNoise
 from masa_training.evolution.run import evolve
 from masa_training.evolution.run_folder import RunFolder
 from masa_training.evolution.views.report import write_report
@@ -29,10 +29,8 @@ from masa_training.models import ModelError, Reply, Request
 from masa_training.rollouts import Episode, Job
 from masa_training.studies import evolutions_report
 from masa_training.studies import running as studies_running
-from masa_training.studies.card_given import card_study, most_unlike, perturbed, unlike
-from masa_training.studies.evolutions import standing
-from masa_training.studies.evolutions_table import to_markdown
-from masa_training.studies.feedback_noise import noise_study
+from masa_training.studies.evolutions import card_study, most_unlike, noise_study, perturbed, standing, unlike
+from masa_training.studies.evolutions_report import to_markdown
 from masa_training.teacher import Asked, OperatorTeacher, Rewrite
 from tests.training.teacher_server import stepwise
 from tests.training.test_evolution import Reader, config, events, searched

@@ -17,10 +17,8 @@ from masa_training.evaluate.rewriter.running import run as evaluate
 from masa_training.statistics import Interval
 from masa_training.studies.cells import write_cell
 from masa_training.studies.config import Measure
-from masa_training.studies.experiment import curve, training, training_minutes
-from masa_training.studies.measuring import told
-from masa_training.studies.pooling import Pooled, advantage, beats, counted, level, pooled
-from masa_training.studies.report import standing, to_markdown
+from masa_training.studies.experiment import curve, told, training, training_minutes
+from masa_training.studies.report import Pooled, advantage, beats, counted, level, pooled, standing, to_markdown
 from masa_training.studies.running import write_report
 from tests.training.evaluation_samples import PLANS, LikingBackend, card_reader, dataset, samples, subject
 from tests.training.study_results import clusters, result, study

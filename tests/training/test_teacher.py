@@ -12,8 +12,7 @@ from masa.edits import EDITS, apply_plan, check_plan
 from masa.formats import load_bank
 from masa.skills import Group, Skill
 from masa_training.environments import Task
-from masa_training.instruments.config import BANKS
-from masa_training.instruments.wording import wording_of
+from masa_training.instruments.config import BANKS, wording_of
 from masa_training.rollouts import Episode, Job, Turn
 from masa_training.teacher import SYMPTOMS, Asked, OperatorTeacher, Rewrite, Seen, TeacherError, attribute, symptoms_of
 from masa_training.teacher.operators import REMEDIES

@@ -14,7 +14,7 @@ import pytest
 
 from masa.skills import GENERAL
 from masa_training.errors import TrainingError
-from masa_training.evolution.cards import card_of
+from masa_training.evolution.config import card_of
 from masa_training.evolution.run import evolve
 from masa_training.models import ModelError, open_model
 from tests.training.teacher_server import LOOPED, stepwise

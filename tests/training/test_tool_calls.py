@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from masa.constraint import Constraint
-from masa_training.agents.parsing import parse_call
+from masa_training.agents import parse_call
 from masa_training.environments.tool_calls import Call, as_integer, call_grammar, problem_of, read_call
 from tests.support import byte_tokenizer
 

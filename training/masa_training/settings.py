@@ -25,6 +25,9 @@ from masa_training.errors import TrainingError
 
 T = TypeVar("T")
 
+CONFIGS = Path(__file__).resolve().parent / "configs"
+"""Presets and banks that ship."""
+
 _SCIENTIFIC = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)[eE][-+]?\d+")
 
 

@@ -7,9 +7,17 @@ is marked synthetic, and `docs/bootstrap.md` states the rules.
 from __future__ import annotations
 
 from masa_training.bootstrap.behaviours import Vocabulary, load_vocabulary
-from masa_training.bootstrap.corpus import Corpus, CorpusConfig, build, edit_counts
-from masa_training.bootstrap.environments import KnownFacts, SkillGroup, load_environments, skill_groups
-from masa_training.bootstrap.leaks import check_disjoint
+from masa_training.bootstrap.corpus import (
+    Corpus,
+    CorpusConfig,
+    KnownFacts,
+    SkillGroup,
+    build,
+    check_disjoint,
+    edit_counts,
+    load_environments,
+    skill_groups,
+)
 from masa_training.bootstrap.rules import Traits, needs_of, plan_for, traits_of
 
 __all__ = [

@@ -1,25 +1,199 @@
-"""The corpus: trees of one group and several contrasting cards, and the plan that the rules give for each."""
+"""The corpus: trees of one group and several contrasting cards, and the plan that the rules give for each.
+
+Its skills are groups of published banks, its facts those of invented environments. Its splits share no wording,
+behaviour or skill, which is checked.
+"""
 
 from __future__ import annotations
 
+import functools
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import NamedTuple
 
 from masa.edits import Plan, apply_plan
-from masa.facts import Facts
+from masa.facts import Facts, loads_facts
+from masa.files import parse_yaml, read_text
+from masa.formats import load_bank
 from masa.guard import check
 from masa.languages import render_plan
 from masa.prompt import INSTRUCTIONS, Request
-from masa.skills import Group
-from masa_training.bootstrap.behaviours import SPLITS, Vocabulary, load_vocabulary
+from masa.skills import Group, SkillBank
+from masa_training.bootstrap.behaviours import SPLITS, Vocabulary, check_vocabulary, load_vocabulary, wording_pattern
 from masa_training.bootstrap.cards import TAKEN_BACK, GeneratedCard, Kind, make_card
-from masa_training.bootstrap.environments import KnownFacts, SkillGroup, load_environments
-from masa_training.bootstrap.leaks import check_disjoint, check_groups
 from masa_training.bootstrap.rules import choices_of, needs_of, plan_for
 from masa_training.errors import TrainingError
 from masa_training.samples import Sample
 from masa_training.settings import Count, Positive, Share, settings
+
+_WORDS: Mapping[str, frozenset[str]] = {
+    kind: frozenset(words.split())
+    for kind, words in (
+        ("household", "object objects receptacle container drawer fridge microwave sink carry room cabinet"),
+        ("search", "question query queries evidence answer passage source search fact facts entity"),
+        ("shopping", "product products price buy purchase item size color cart listing shopping options"),
+    )
+}
+
+
+class SkillGroup(NamedTuple):
+    """A group of a skill bank, the file it came from, and the kind of environment it is about."""
+
+    origin: str
+    environment: str
+    group: Group
+
+
+class KnownFacts(NamedTuple):
+    """Interface facts of an invented environment, its kind, and the split that may show them."""
+
+    kind: str
+    split: str
+    facts: Facts
+
+
+def skill_groups(paths: Sequence[str | PathLike[str]]) -> list[SkillGroup]:
+    """The groups of bank files, without empty ones; the kind is told from the words of the whole bank.
+
+    Raises:
+        FormatError: if a file is no skill bank.
+    """
+    result = []
+    for path in paths:
+        bank = load_bank(Path(path))
+        kind = kind_of(bank)
+        result += [SkillGroup(fspath(path), kind, group) for group in bank.groups() if group.skills]
+    return result
+
+
+def kind_of(bank: SkillBank) -> str:
+    """Which kind of environment a bank speaks of ("household", "search", "shopping"), "" if of none."""
+    words = re.findall(r"[a-z]+", " ".join(s.text for group in bank.groups() for s in group.skills).lower())
+    counts = {kind: sum(word in known for word in words) for kind, known in _WORDS.items()}
+    best = max(counts, key=lambda kind: counts[kind])
+    return best if counts[best] else ""
+
+
+def skill_key(text: str) -> str:
+    """A skill's principle without case, punctuation and spacing: equal for texts that are the same skill."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+@functools.cache
+def load_environments() -> tuple[KnownFacts, ...]:
+    """The invented environments that come with masa.
+
+    Raises:
+        TrainingError: if the file names an unknown split or kind.
+    """
+    import json
+
+    path = Path(__file__).with_name("environments.yaml")
+    result = []
+    for entry in parse_yaml(read_text(path)):
+        if entry["split"] not in SPLITS or entry["kind"] not in _WORDS:
+            raise TrainingError(f"{path}: unknown split or kind in {entry['facts']['environment']!r}; correct it")
+        facts = loads_facts(json.dumps(entry["facts"]), str(path), as_json=True)
+        result.append(KnownFacts(entry["kind"], entry["split"], facts))
+    return tuple(result)
+
+
+def check_disjoint(corpus: Mapping[str, Sequence[Sample]], vocabulary: Vocabulary | None = None) -> None:
+    """Check the samples themselves, whatever made them.
+
+    A split's cards may say only wordings of that split; a behaviour that is for the test split is in no other,
+    and behaviours tagged as unseen are in no training sample; a skill (by its principle), a card's family and the
+    facts of an environment are in one split only.
+
+    Raises:
+        TrainingError: naming the first thing that is in two splits, and the samples.
+    """
+    words = vocabulary or load_vocabulary()
+    check_vocabulary(words)
+    _check_owners(corpus)
+    _check_behaviours(corpus, words)
+    _check_wordings(corpus, words)
+
+
+def check_groups(groups: Mapping[str, Sequence[SkillGroup]]) -> None:
+    """Check that no skill is in the groups of two splits, before anything is made of them.
+
+    Raises:
+        TrainingError: naming the skill and the two files.
+    """
+    owners: dict[str, tuple[str, str]] = {}
+    for split, entries in groups.items():
+        for origin, _, group in entries:
+            for skill in group.skills:
+                owner, first = owners.setdefault(skill_key(skill.principle), (split, origin))
+                if owner != split:
+                    raise TrainingError(
+                        f"bootstrap corpus: the skill {skill.title!r} is in {owner} ({first}) and in {split} "
+                        f"({origin}); give the splits different banks"
+                    )
+
+
+def _check_owners(corpus: Mapping[str, Sequence[Sample]]) -> None:
+    owners: dict[tuple[str, str], tuple[str, str]] = {}
+    for split, samples in corpus.items():
+        for sample in samples:
+            facts = sample.request.facts
+            things = {("skill", skill_key(skill.principle)) for skill in sample.request.group.skills}
+            things.add(("family", str(sample.request.card.get("family", sample.backbone))))
+            things |= {("environment", facts.environment)} if facts else set()
+            for thing in things:
+                owner, first = owners.setdefault(thing, (split, sample.id))
+                if owner != split:
+                    kind, text = thing
+                    raise TrainingError(
+                        f"bootstrap corpus: the {kind} {text[:60]!r} is in {owner} ({first}) and in {split} "
+                        f"({sample.id}); give the splits different banks"
+                    )
+
+
+def _check_behaviours(corpus: Mapping[str, Sequence[Sample]], vocabulary: Vocabulary) -> None:
+    known = {b.name for behaviours in vocabulary.behaviours.values() for b in behaviours if b.known}
+    said = {
+        split: {name: s for s in samples for name in s.tags.get("said", "").split(",") if name}
+        for split, samples in corpus.items()
+    }
+    for split, shown in said.items():
+        for name, sample in shown.items():
+            if split != "test" and name not in known:
+                raise TrainingError(
+                    f"bootstrap corpus: the behaviour {name} of the test split is in {split} ({sample.id}); "
+                    "build the corpus again"
+                )
+            if split == "test" and sample.tags.get("behaviours") == "unseen" and name in said.get("train", {}):
+                raise TrainingError(
+                    f"bootstrap corpus: the behaviour {name} of {sample.id} is tagged as unseen and is in train; "
+                    "build the corpus again"
+                )
+
+
+def _check_wordings(corpus: Mapping[str, Sequence[Sample]], vocabulary: Vocabulary) -> None:
+    patterns = {split: [(w, wording_pattern(w)) for w in vocabulary.wordings(split)] for split in SPLITS}
+    for split, samples in corpus.items():
+        texts: dict[str, str] = {}
+        for sample in samples:
+            for field in ("strengths", "weaknesses"):
+                texts.setdefault(str(sample.request.card.get(field, "")), sample.id)
+        everything = "\n".join(texts)
+        for other in SPLITS:
+            if other == split:
+                continue
+            for wording, pattern in patterns[other]:
+                if pattern.search(everything):
+                    where = next((i for text, i in texts.items() if pattern.search(text)), "")
+                    raise TrainingError(
+                        f"bootstrap corpus: the wording {wording!r} of the {other} split is in {split} ({where}); "
+                        "build the corpus again"
+                    )
+
 
 Corpus = dict[str, list[Sample]]
 """Samples by split."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from masa.cards import ModelCard
     from masa.rewriter import Rewriter
     from masa.skills import SkillBank
-    from masa_training.evaluate.rewriter.cards_table import Entry
+    from masa_training.evaluate.cards import Entry
 
 CANCELLED = 130
 
@@ -69,7 +69,7 @@ def command(
     """
     from masa.facts import load_facts
     from masa.files import write_atomic
-    from masa_training.evaluate.rewriter.cards_table import plan_table, table_json, table_markdown
+    from masa_training.evaluate.cards import plan_table, table_json, table_markdown
 
     if only and len(banks) > 1:
         raise click.UsageError("--only goes with a single bank.")

@@ -212,8 +212,7 @@ def finish(folder: Path, told: Mapping[str, Any], text: str, *, cancelled: bool,
 
 def _write(folder: Path, told: Mapping[str, Any], text: str) -> None:
     from masa.files import write_atomic
-    from masa_training.evaluate.banks.plot import plot
-    from masa_training.evaluate.banks.report import to_csv
+    from masa_training.evaluate.banks.report import plot, to_csv
 
     write_atomic(folder / "report.json", (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
     write_atomic(folder / "report.csv", to_csv(told).encode())

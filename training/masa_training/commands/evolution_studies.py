@@ -76,7 +76,7 @@ def feedback_noise(configs: tuple[str, ...], levels: tuple[float, ...], runs: in
     and teacher are told; the record keeps the truth, and the final test is not flipped. FOLDER gets a run folder for
     each cell, report.md and report.json.
     """
-    from masa_training.studies.feedback_noise import LEVELS, noise_study
+    from masa_training.studies.evolutions import LEVELS, noise_study
 
     _study(noise_study(_configs(configs, given), levels or LEVELS, runs=runs), given)
 
@@ -115,7 +115,7 @@ def card(configs: tuple[str, ...], other: str, share: float, runs: int, **given:
     CONFIG is an experiment as masa evolve takes it, whose backbone has a card and whose teacher is a language model;
     the offline teacher reads no card. FOLDER gets a run folder for each cell, report.md and report.json.
     """
-    from masa_training.studies.card_given import card_study
+    from masa_training.studies.evolutions import card_study
 
     _study(card_study(_configs(configs, given), other=other, share=share, runs=runs), given)
 
@@ -195,8 +195,7 @@ def _run(
 
 def _finish(study: EvolutionStudy, folder: Path, left: dict[str, str], *, as_json: bool, quiet: bool) -> None:
     from masa.files import write_atomic
-    from masa_training.studies.evolutions_report import study_report
-    from masa_training.studies.evolutions_table import to_markdown
+    from masa_training.studies.evolutions_report import study_report, to_markdown
 
     told = study_report(study, folder)
     text = to_markdown(told)

@@ -17,10 +17,10 @@ from masa_training.commands import episodes as shared
 if TYPE_CHECKING:
     from masa_training.evolution.run import Underway
     from masa_training.evolution.searching import Told
-    from masa_training.pipeline.costs import Estimate
+    from masa_training.pipeline.config import Estimate
     from masa_training.pipeline.forecast import Plan
     from masa_training.pipeline.run import Outcome
-    from masa_training.pipeline.watch import Watch
+    from masa_training.pipeline.stages import Watch
     from masa_training.rollouts import Episode
 
 _STAGES = ("profile", "evolve", "dataset", "distill", "export", "verify")
@@ -190,7 +190,7 @@ def _shown(silent: bool) -> Watch:
     from masa_training.commands.dataset import Progress
     from masa_training.commands.evolve import Shown
     from masa_training.commands.training import reporter
-    from masa_training.pipeline.watch import Watch as Nothing
+    from masa_training.pipeline.stages import Watch as Nothing
 
     class Shows(Nothing):
         def __init__(self) -> None:

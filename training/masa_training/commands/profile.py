@@ -78,7 +78,7 @@ def command(environment: str, as_json: bool, quiet: bool, **given: Any) -> None:
     holds success rates or what the backbone prefers; a summary that does is refused. FOLDER gets card.yaml,
     profile.json and the episodes; --resume continues with them, or sums them up anew with another teacher.
     """
-    from masa_training.profiling.run import plan, profile
+    from masa_training.profiling import plan, profile
     from masa_training.rollouts.executors import make_executor
 
     config = _config(environment, given)
@@ -114,7 +114,7 @@ def command(environment: str, as_json: bool, quiet: bool, **given: Any) -> None:
 
 def _config(environment: str, given: dict[str, Any]) -> ProfileConfig:
     from masa_training.evaluate.banks.config import bank_arm, option
-    from masa_training.profiling.config import ProfileConfig
+    from masa_training.profiling import ProfileConfig
     from masa_training.teacher.config import TeacherConfig
 
     options = dict(map(option, given["options"]))

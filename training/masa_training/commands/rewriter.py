@@ -15,8 +15,7 @@ from masa.cli.progress import interrupt_line, interrupts, show_line
 
 if TYPE_CHECKING:
     from masa_training.evaluate.rewriter.results import Results
-    from masa_training.evaluate.rewriter.running import Plan
-    from masa_training.evaluate.rewriter.subject import Subject
+    from masa_training.evaluate.rewriter.running import Plan, Subject
 
 CANCELLED = 130
 _EVERY = 0.1
@@ -90,8 +89,7 @@ def command(
     """
     from masa_training.dataset.folder import load_dataset
     from masa_training.evaluate.rewriter.results import Results
-    from masa_training.evaluate.rewriter.running import check_fit, make_plan
-    from masa_training.evaluate.rewriter.subject import open_subject
+    from masa_training.evaluate.rewriter.running import check_fit, make_plan, open_subject
 
     loading = {name: options[name] for name in ("dtype", "device", "threads")}
     if options["threads"] and not dry_run:
@@ -149,8 +147,7 @@ def _run(subjects: list[Subject], plan: Plan, results: Results, *, write: bool, 
 
 def _write_report(folder: Path, plan: Plan, results: Results, models: list[str], *, write: bool) -> dict[str, Any]:
     from masa.files import write_atomic
-    from masa_training.evaluate.rewriter.markdown import to_markdown
-    from masa_training.evaluate.rewriter.report import report
+    from masa_training.evaluate.rewriter.report import report, to_markdown
 
     found = report(plan, results, models=models, write=write)
     write_atomic(folder / "report.json", (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))

@@ -1,26 +1,32 @@
-"""Building a data set: read, split, make samples, check, deduplicate, measure."""
+"""Building a data set: read, split, make samples, check, deduplicate, measure with the tokenizer of the base model."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from os import fspath
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
+from masa.backends.tokenizing import Tokenizer
 from masa.cards import load_card
-from masa.prompt import PROMPT_VERSION
+from masa.prompt import PROMPT_VERSION, ChatTemplate
+from masa.skills import Group
+from masa_training.bootstrap import CorpusConfig, SkillGroup, build, skill_groups
+from masa_training.bootstrap.corpus import skill_key
 from masa_training.dataset.cells import EvolvedCell, Found, Omissions, describe
 from masa_training.dataset.config import RUN, DatasetConfig, Holdout, Places
 from masa_training.dataset.folder import SPLITS, Dataset, DatasetInfo, encoded_files
 from masa_training.dataset.holdouts import check_leaks, check_targets, may_read, split_cells, texts_of, without_shared
-from masa_training.dataset.measuring import Base, lengths, summarized
 from masa_training.dataset.pairs import plan_samples, text_samples
 from masa_training.dataset.published import read_published
 from masa_training.dataset.runs import read_runs
+from masa_training.encoding import encode
 from masa_training.errors import TrainingError
 from masa_training.samples import Sample, messages
+from masa_training.settings import make
 
 Progress = Callable[[str, int, int], None]
 """What is being done, how much of it is done, and of how much."""
@@ -52,8 +58,6 @@ def build_dataset(config: DatasetConfig, places: Places, base: Base, *, progress
             splits[split] = tuple(_samples(config, split, by_split, omissions, say))
         check_leaks(by_split, splits, config.language)
     if config.kind in ("bootstrap", "mixed"):
-        from masa_training.dataset.bootstrapping import bootstrap_samples, without_held_out
-
         say("Generating samples", 0, 0)
         generated = bootstrap_samples(config, places)
         used = dict.fromkeys(sample.origin for samples in generated.values() for sample in samples)
@@ -274,3 +278,151 @@ def _plain(value: Any) -> Any:
 def _told(omissions: Omissions) -> str:
     reasons = [f"{reason} ({len(names)})" for reason, names in omissions.as_mapping().items()]
     return "; ".join(reasons) or "nothing"
+
+
+class Base(Protocol):
+    """What is needed of `masa_training.bases.Base`."""
+
+    @property
+    def spec(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def context_length(self) -> int: ...
+
+    @property
+    def template(self) -> ChatTemplate: ...
+
+    def tokenizer(self) -> Tokenizer: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """Tokens of one sample: of its prompt, and of its target with the token that ends it."""
+
+    id: str
+    prompt: int
+    target: int
+
+    @property
+    def total(self) -> int:
+        return self.prompt + self.target
+
+
+def lengths(
+    samples: Iterable[Sample], base: Base, context_length: int, progress: Callable[[int], None] | None = None
+) -> list[Length]:
+    """The length of every sample, in order. `progress` gets the number of samples that were counted.
+
+    Raises:
+        TrainingError: if the base has a shorter context, or samples do not fit: it names the longest one with both
+            numbers. Nothing is ever cut.
+    """
+    if base.context_length < context_length:
+        raise TrainingError(
+            f"context_length is {context_length}, but {base.name} was made for {base.context_length} tokens; "
+            "lower it or choose another base"
+        )
+    tokenizer = base.tokenizer()
+    measured = []
+    for number, sample in enumerate(samples, start=1):
+        encoded = encode(sample, tokenizer, base.template)
+        measured.append(Length(sample.id, len(encoded.prompt), len(encoded.target)))
+        if progress is not None:
+            progress(number)
+    too_long = [length for length in measured if length.total > context_length]
+    if too_long:
+        worst = max(too_long, key=lambda length: length.total)
+        raise TrainingError(
+            f"sample {worst.id} has {worst.total} tokens ({worst.prompt} of the prompt, {worst.target} of the target), "
+            f"context_length is {context_length}, and {len(too_long)} of {len(measured)} samples do not fit; "
+            f"raise context_length to {worst.total} or lower the numbers of samples"
+        )
+    return measured
+
+
+def summarized(measured: Sequence[Length]) -> Mapping[str, Any]:
+    """p50, p95 (nearest rank) and maximum of prompt, target and both, and the id of the longest sample."""
+    if not measured:
+        return {}
+    told: dict[str, Any] = {}
+    for name in ("prompt", "target", "total"):
+        values = sorted(int(getattr(length, name)) for length in measured)
+        told[name] = {"p50": _rank(values, 50), "p95": _rank(values, 95), "max": values[-1], "sum": sum(values)}
+    told["longest"] = max(measured, key=lambda length: length.total).id
+    return told
+
+
+def _rank(values: Sequence[int], percent: int) -> int:
+    """The nearest-rank percentile of sorted values."""
+    return values[max(0, -(-percent * len(values) // 100) - 1)]
+
+
+def bootstrap_samples(config: DatasetConfig, places: Places) -> dict[str, tuple[Sample, ...]]:
+    """The samples by split. Skills are held out as `Sources` says; a sample's origin is its bank as configured.
+
+    Raises:
+        TrainingError: if a setting is wrong, a split is left without skills, or two splits share anything.
+        FormatError: if a bank cannot be read.
+    """
+    if "seed" in config.bootstrap:
+        raise TrainingError("bootstrap.seed: the data set has one seed; set `seed` instead")
+    settings = make(CorpusConfig, {**config.bootstrap, "seed": config.seed}, "bootstrap")
+    sources = config.sources
+    training = _groups(sources.train_skills, places)
+    if sources.test_skills:
+        test = _groups(sources.test_skills, places)
+    else:
+        training, test = _hold_out(training, sources.test_share, f"{config.seed}/test")
+    training, validation = _hold_out(training, sources.validation_share, f"{config.seed}/validation")
+    corpus = build(settings, {"train": training, "validation": validation, "test": test})
+    return {split: tuple(samples) for split, samples in corpus.items()}
+
+
+def without_held_out(
+    splits: Mapping[str, Sequence[Sample]], corpus: Mapping[str, Sequence[Sample]], omissions: Omissions
+) -> dict[str, tuple[Sample, ...]]:
+    """The samples of runs beside a corpus, without those that share a skill with what that corpus holds out."""
+    order = ("train", "validation", "test")
+    kept: dict[str, tuple[Sample, ...]] = {}
+    for place, split in enumerate(order):
+        hidden = {key for later in order[place + 1 :] for sample in corpus[later] for key in _skills(sample)}
+        kept[split] = tuple(sample for sample in splits[split] if not hidden & _skills(sample))
+        for sample in splits[split]:
+            if hidden & _skills(sample):
+                omissions.add("a skill that the bootstrap corpus holds out", sample.id)
+    return kept
+
+
+def _skills(sample: Sample) -> set[str]:
+    return {skill_key(skill.principle) for skill in sample.request.group.skills}
+
+
+def _hold_out(groups: Sequence[SkillGroup], share: float, seed: str) -> tuple[list[SkillGroup], list[SkillGroup]]:
+    """What remains, and whole groups that were held out: about `share` of them, at least one.
+
+    Whole ones, so that held-out prompts are as long as those of training. A skill of theirs that other groups repeat is
+    taken out of those.
+    """
+    count = max(1, round(share * len(groups)))
+    chosen = set(Random(seed).sample(range(len(groups)), min(count, len(groups))))
+    held = [group for place, group in enumerate(groups) if place in chosen]
+    texts = {skill_key(skill.principle) for entry in held for skill in entry.group.skills}
+    rest = []
+    for place, entry in enumerate(groups):
+        skills = tuple(skill for skill in entry.group.skills if skill_key(skill.principle) not in texts)
+        if place not in chosen and skills:
+            rest.append(entry._replace(group=Group(entry.group.task_type, skills)))
+    if not rest:
+        raise TrainingError(f"holding out {share:.0%} of {len(groups)} groups of skills leaves none; give more banks")
+    return rest, held
+
+
+def _groups(paths: Sequence[str], places: Places) -> list[SkillGroup]:
+    groups: list[SkillGroup] = []
+    for path in paths:
+        # The file as the configuration spells it: the same on every machine.
+        groups += [group._replace(origin=path) for group in skill_groups([fspath(places.resolve(path))])]
+    return groups

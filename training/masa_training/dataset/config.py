@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from masa_training.errors import TrainingError
-from masa_training.settings import Count, Positive, Share, config_names, find_config, make, read_yaml, settings
+from masa_training.settings import CONFIGS, Count, Positive, Share, config_names, find_config, make, read_yaml, settings
 
 DATA_VARIABLE = "MASA_DATA"
 """Environment variable with the folder that `{data}` stands for."""
@@ -43,7 +43,7 @@ _OF_TEXT = (
     *("samples.augmented", "held_out_samples.augmented", "augmentation"),
 )
 
-SHIPPED = Path(__file__).resolve().parent.parent / "configs" / "datasets"
+SHIPPED = CONFIGS / "datasets"
 
 
 Inner = Annotated[float, Field(gt=0, lt=1)]
@@ -102,7 +102,7 @@ class Counts:
 
 @settings
 class Augmentation:
-    """Strength of the augmented variants; `masa_training.dataset.augment` says what each does."""
+    """Strength of the augmented variants; `masa_training.dataset.pairs` says what each does."""
 
     noise: Share = 0.3
     keep: Annotated[float, Field(gt=0, le=1)] = 0.6

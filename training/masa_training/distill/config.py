@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, field
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
 from masa_training.errors import TrainingError
-from masa_training.settings import Amount, Number, Positive, Share, find_config, make, overridden, read_yaml, settings
+from masa_training.settings import (
+    CONFIGS,
+    Amount,
+    Number,
+    Positive,
+    Share,
+    find_config,
+    make,
+    overridden,
+    read_yaml,
+    settings,
+)
 
-PRESETS = Path(__file__).resolve().parent.parent / "configs" / "distill"
+PRESETS = CONFIGS / "distill"
 
 Schedule = Literal[
     "linear",

@@ -2,7 +2,7 @@
 
 Samples of one group for different backbones have the same prompt up to the model card. A row holds such a prefix once,
 and behind it one branch per sample; a branch sees the prefix and itself, at the positions it would have alone
-(`masa_training.distill.attention`). That saves most of the work of a prompt, and puts what differs, the card, side
+(`masa_training.distill.model`). That saves most of the work of a prompt, and puts what differs, the card, side
 by side in one step. Logits are computed at the target's positions only.
 
 A *step* is what one optimizer update sees: rows with `batch_size` samples in all.

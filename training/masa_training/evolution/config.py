@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from masa.backbones import resolve_backbone
 from masa.skills import GENERAL
 from masa_training.agents import AgentConfig
 from masa_training.bank_groups import WHOLE
@@ -16,6 +16,7 @@ from masa_training.models.keys import check_keyless
 from masa_training.rollouts.episodes import Score
 from masa_training.search import Acceptance, FixedPaired, SequentialPaired, Strict
 from masa_training.settings import (
+    CONFIGS,
     Amount,
     Count,
     Positive,
@@ -29,7 +30,7 @@ from masa_training.settings import (
 )
 from masa_training.teacher.config import OPERATORS, TeacherConfig
 
-PRESETS = Path(__file__).resolve().parent.parent / "configs" / "evolve"
+PRESETS = CONFIGS / "evolve"
 
 
 @settings
@@ -177,3 +178,30 @@ def load_evolve(name_or_path: str, overrides: Sequence[str] = (), *, teacher: st
     if teacher:
         values["teacher"] = {"model": teacher}
     return make(EvolveConfig, overridden(values, overrides), str(path))
+
+
+def card_of(config: EvolveConfig) -> dict[str, Any]:
+    """The known fields of the backbone's card: those written in the configuration, or those of the card it names.
+
+    Raises:
+        CardError: if it names none.
+    """
+    return card_fields(config.backbone.card)
+
+
+def teacher_card(config: EvolveConfig) -> dict[str, Any]:
+    """The fields that the teacher is told: the backbone's, unless the configuration says otherwise.
+
+    Raises:
+        CardError: as `card_of`.
+    """
+    return card_of(config) if config.teacher_card is None else card_fields(config.teacher_card)
+
+
+def card_fields(card: Mapping[str, Any] | str) -> dict[str, Any]:
+    """Fields as they are, or the known ones of the card that a text names: a file, a shipped card, a backbone.
+
+    Raises:
+        CardError: if it names none.
+    """
+    return dict(card) if isinstance(card, Mapping) else dict(resolve_backbone(card).fields())

@@ -1,23 +1,56 @@
-"""Episodes of a search: played once each, kept, and never played again."""
+"""Episodes of a search, played once each and kept, and the final comparison on tasks that nothing was chosen by.
+
+With feedback noise, search and teacher are told some outcomes wrongly, as by an environment whose judge errs. The
+record keeps the truth, and beside it what was told; the final test is never told wrongly.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 from masa.codec import group_to_json
 from masa.skills import SkillBank
 from masa_training.agents import AgentConfig
 from masa_training.environments import Split, Task
+from masa_training.evaluate.banks.config import NO_SKILL, Backbone, Trial, choose_tasks
+from masa_training.evaluate.banks.report import report
 from masa_training.evolution.config import EvolveConfig
 from masa_training.evolution.ledger import Ledger, Played
-from masa_training.evolution.noise import FeedbackNoise
 from masa_training.models import Model
 from masa_training.rollouts import Arm, Episode, Job, WorkerSpec
 from masa_training.rollouts.executors import Executor, InProcess
 from masa_training.search import SearchStopped
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackNoise:
+    """Every episode's outcome is told wrongly with this probability, each independently of all others.
+
+    Which ones follows from the seed and the episode alone (bank, split, task and seed), whenever and wherever it is
+    played. What is flipped at one probability is flipped at every higher one, so that runs differ by the level only.
+    """
+
+    probability: float
+    seed: int
+
+    def told(self, played: Played, episode: Episode) -> Episode:
+        """The episode as search and teacher see it: its success and reward perhaps turned round."""
+        if not self.concerns(played, episode) or self._draw(played) >= self.probability:
+            return episode
+        return replace(episode, success=not episode.success, reward=1 - episode.reward)
+
+    def concerns(self, played: Played, episode: Episode) -> bool:
+        """Whether the outcome may be told wrongly: not in the final test, and not where there is none."""
+        return self.probability > 0 and played.split != "test" and episode.outcome == "finished"
+
+    def _draw(self, played: Played) -> float:
+        """A number from 0 to 1, below 1."""
+        text = json.dumps([self.seed, *played], ensure_ascii=False)
+        return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8], "big") / 2**64
 
 
 class Arena:
@@ -104,3 +137,37 @@ def fingerprint(bank: SkillBank | None) -> str:
         return "no-skill"
     content = [group_to_json(group) for group in bank.groups()]
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+BASE, EVOLVED = "base", "evolved"
+
+
+def final_test(
+    config: EvolveConfig, arena: Arena, base: SkillBank, evolved: SkillBank, tasks: Sequence[Task]
+) -> dict[str, Any]:
+    """As `masa evaluate` reports it: the evolved bank and no skills against the bank that the search began with.
+
+    Raises:
+        SearchStopped: if the person stops it; what was played is kept.
+    """
+    backbone = Backbone(config.backbone.name, config.backbone.spec, config.backbone.options)
+    banks = {BASE: base, NO_SKILL: None, EVOLVED: evolved}
+    trial = Trial(
+        environment=config.environment,
+        arms=tuple(Arm(name=name, bank=bank) for name, bank in banks.items()),
+        backbones=(backbone,),
+        options=config.options,
+        split="test",
+        tasks=config.test_tasks,
+        seeds=config.test_seeds,
+        penalty=config.penalty,
+        score=config.score,
+        agent=config.agent_config(),
+    )
+    jobs = [(task, seed) for seed in range(config.test_seeds) for task in choose_tasks(tasks, config.test_tasks)]
+    episodes = [
+        replace(episode, job=Job(name, episode.job.task, episode.job.seed))
+        for name, bank in banks.items()
+        for episode in arena.play(bank, "test", jobs)
+    ]
+    return report(trial, {backbone.name: episodes}, complete=all(e.outcome == "finished" for e in episodes))

@@ -21,18 +21,25 @@ from masa_training.environments import Environment, Task, open_environment
 from masa_training.errors import TrainingError
 from masa_training.evaluate.banks.config import BANKS, choose_tasks
 from masa_training.evolution.budget import CANCELLED, Meter
-from masa_training.evolution.cards import card_of, teacher_card
-from masa_training.evolution.config import EvolveConfig
+from masa_training.evolution.config import EvolveConfig, card_of, teacher_card
 from masa_training.evolution.counting import in_numbers
 from masa_training.evolution.nodes import nodes_of
-from masa_training.evolution.playing import Arena
+from masa_training.evolution.playing import Arena, final_test
 from masa_training.evolution.run_folder import RunFolder
 from masa_training.evolution.searching import GroupSearch, Told
-from masa_training.evolution.testing import final_test
-from masa_training.evolution.tree_tasks import Elsewhere, TreeWork, fits_a_task, incumbent, searched_as_task
-from masa_training.evolution.trees import held, shared, side_by_side, trees_at_a_time
+from masa_training.evolution.trees import (
+    Elsewhere,
+    TreeWork,
+    fits_a_task,
+    held,
+    incumbent,
+    searched_as_task,
+    shared,
+    side_by_side,
+    trees_at_a_time,
+)
 from masa_training.models import Model, open_model
-from masa_training.profiling.tasks import without_profile_tasks
+from masa_training.profiling import without_profile_tasks
 from masa_training.rollouts import Episode
 from masa_training.rollouts.executors import Executor, Ray
 from masa_training.search import SearchStopped, State, Trace

@@ -15,16 +15,7 @@ from masa_training.evolution.config import EvolveConfig
 from masa_training.evolution.ledger import Ledger
 from masa_training.evolution.playing import Arena, fingerprint
 from masa_training.rollouts.episodes import reward_of
-from masa_training.search import (
-    Event,
-    Failure,
-    Proposal,
-    Situation,
-    Trace,
-    hill_climb,
-    replay,
-    tree_search,
-)
+from masa_training.search import Event, Failure, Proposal, Situation, Trace, hill_climb, replay, tree_search
 from masa_training.teacher import Asked, Seen, Teacher, TeacherError
 from masa_training.teacher.protocol import words_of
 

@@ -1,23 +1,50 @@
-"""The configuration of an instrument: what it likes, where it plays, and how it is trained."""
+"""The configuration of an instrument: how skills are worded that it likes, where it plays, and how it is trained."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, field, replace
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
+from masa.skills import Skill
 from masa_training.distill.config import DistillConfig
 from masa_training.errors import TrainingError
-from masa_training.instruments.wording import Wording
-from masa_training.settings import Count, Positive, config_names, find_config, make, read_yaml, settings
+from masa_training.settings import CONFIGS, Count, Positive, config_names, find_config, make, read_yaml, settings
 
-PRESETS = Path(__file__).resolve().parent.parent / "configs" / "instruments"
-BANKS = Path(__file__).resolve().parent.parent / "configs" / "banks"
+Wording = Literal["terse", "stepwise", "plain"]
+WORDINGS: tuple[Wording, ...] = get_args(Wording)
+
+TERSE_WORDS = 20
+"""Most words of a terse principle."""
+
+PLAIN_TRUST = 0.25
+"""What a plainly worded skill counts for, where a liked one counts 1 and a disliked one −1."""
+
+_NUMBER = re.compile(r"(?:^|\s)(\d{1,2})[.)]\s")
+
+
+def wording_of(skill: Skill) -> Wording:
+    """Stepwise if the principle numbers at least two steps from 1 on, terse if it has few words, else plain."""
+    numbers = [int(found) for found in _NUMBER.findall(skill.principle)]
+    if numbers[:2] == [1, 2]:
+        return "stepwise"
+    return "terse" if len(skill.principle.split()) <= TERSE_WORDS else "plain"
+
+
+def trust(skills: Iterable[Skill], likes: Wording, dislikes: Wording) -> float:
+    """How far an instrument goes along with the skills it is shown, from −1 to 1: the mean over skills; 0 for none."""
+    worth = {likes: 1.0, dislikes: -1.0}
+    found = [worth.get(wording_of(skill), PLAIN_TRUST) for skill in skills]
+    return sum(found) / len(found) if found else 0.0
+
+
+PRESETS = CONFIGS / "instruments"
+BANKS = CONFIGS / "banks"
 
 
 @settings

@@ -1,27 +1,166 @@
 """Conversations of an instrument in token ids: what it is shown, and what it chooses among the admissible actions.
 
-They are rendered by the very agent that plays episodes later, and tokenized by the very chat format, so that an
-instrument reads when it plays what it read when it learned.
+It acts well where it trusts the skills it was shown, and lapses where it does not. Conversations are rendered by the
+agent that plays episodes later, and tokenized by its chat format, so that an instrument reads what it learned from.
 """
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from masa.skills import SkillBank
+from masa.edits import EDITS
+from masa.formats import load_bank
+from masa.skills import Skill, SkillBank
 from masa_training.agents import Agent, AgentConfig
 from masa_training.encoding import Encoded
-from masa_training.environments import Environment, Split, Task, open_environment
+from masa_training.environments import Environment, Split, Step, Task, open_environment
 from masa_training.errors import TrainingError
-from masa_training.instruments.banks import MIXTURES, Wordings, open_wordings
-from masa_training.instruments.behaviour import Acted, acting, lapsing, walkthrough
-from masa_training.instruments.config import InstrumentConfig, World
-from masa_training.instruments.wording import Wording, trust
+from masa_training.instruments.config import BANKS, InstrumentConfig, Wording, World, trust, wording_of
 from masa_training.models import Reply, Request
 from masa_training.models.chat import ChatFormat
 from masa_training.models.choice import plan
+
+MIXTURES = ("none", "disliked", "liked", "plain", "none", "disliked", "liked", "mixed")
+"""What a prompt shows, each as often as it is named here."""
+
+_FEW = 0.75
+_REWORDINGS = ("shorten", "steps", "condition-action")
+
+
+class Wordings:
+    """Every skill of an environment's banks in all the wordings there are of it."""
+
+    def __init__(self, banks: Sequence[SkillBank]) -> None:
+        """`banks` say the same under the same ids; deterministic edits of their skills add more wordings."""
+        self._bank = banks[0]
+        self._texts: dict[str, dict[Wording, list[Skill]]] = defaultdict(lambda: defaultdict(list))
+        for bank in banks:
+            for group in bank.groups():
+                for skill in group.skills:
+                    reworded = (EDITS[name].apply(skill) for name in _REWORDINGS)
+                    for text in dict.fromkeys((skill, *reworded)):
+                        self._texts[skill.skill_id][wording_of(text)].append(text)
+
+    def bank(self, task_type: str, mixture: Mapping[Wording, float], rng: random.Random) -> SkillBank:
+        """A bank of some general skills and some of one task type; `mixture` weighs the wordings."""
+        specific = self._bank.task_specific.get(task_type, ())
+        general = self._some(self._bank.general, mixture, rng)
+        return SkillBank(general, {task_type: self._some(specific, mixture, rng)} if specific else {})
+
+    def _some(self, skills: Sequence[Skill], mixture: Mapping[Wording, float], rng: random.Random) -> tuple[Skill, ...]:
+        few = rng.random() < _FEW  # whom to trust shows in a few skills as well, for a fraction of the tokens
+        count = rng.randint(1, min(3, len(skills))) if few else rng.randint(max(1, len(skills) // 2), len(skills))
+        drawn = rng.sample(list(skills), count)
+        return tuple(self._worded(skill, mixture, rng) for skill in drawn)
+
+    def _worded(self, skill: Skill, mixture: Mapping[Wording, float], rng: random.Random) -> Skill:
+        texts = {wording: its for wording, its in self._texts[skill.skill_id].items() if mixture.get(wording)}
+        if not texts:
+            return skill
+        wording = rng.choices(list(texts), [mixture[wording] for wording in texts])[0]
+        return rng.choice(texts[wording])
+
+
+def open_wordings(environment: str, folder: Path = BANKS) -> Wordings:
+    """The banks that ship for an environment.
+
+    Raises:
+        TrainingError: if there are none.
+    """
+    paths = sorted((folder / environment).glob("*.json"))
+    if not paths:
+        raise TrainingError(f"{folder / environment}: no skill banks for the environment {environment!r} are there")
+    return Wordings([load_bank(path) for path in paths])
+
+
+MOST_LAPSES = 3
+"""Lapses in a row after which an episode teaches nothing new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acted:
+    """One turn: what was admissible, and what was taken of it."""
+
+    action: str
+    before: Step
+    after: Step
+
+
+def acting(environment: Environment, task: Task, seed: int, actions: Sequence[str]) -> Iterator[Acted]:
+    """Take actions from a clean state, until they or the episode end.
+
+    Raises:
+        TrainingError: if one is not admissible, which an agent that chooses could not take.
+    """
+    step = environment.reset(task, seed)
+    for action in actions[: environment.max_steps]:
+        if step.done:
+            return
+        if step.admissible is None or action not in step.admissible:
+            raise TrainingError(f"task {task.id}: {action!r} is not among the admissible actions")
+        after = environment.step(action)
+        yield Acted(action, step, after)
+        step = after
+
+
+def lapsing(environment: Environment, task: Task, seed: int, world: World, rng: random.Random) -> Iterator[Acted]:
+    """The same kind of useless action again and again.
+
+    Raises:
+        TrainingError: if no admissible action begins as a lapse does.
+    """
+    step = environment.reset(task, seed)
+    for _ in range(min(MOST_LAPSES, environment.max_steps)):
+        if step.done:
+            return
+        lapses = [action for action in step.admissible or () if action.split()[0] == world.lapse]
+        if not lapses:
+            raise TrainingError(f"task {task.id}: no admissible action begins with {world.lapse!r}")
+        action = rng.choice(lapses)
+        after = environment.step(action)
+        yield Acted(action, step, after)
+        step = after
+
+
+def walkthrough(environment: Environment, task: Task, seed: int, *, detours: bool) -> list[str]:
+    """Actions that solve a task; with `detours` as one finds them who does not know where things are.
+
+    A solver goes straight to the place of the object. One who cannot know looks into the places in the order in which
+    they are listed, and takes the object as soon as it is seen. An environment that is no household says itself how
+    (`uninformed_solution`).
+
+    Raises:
+        TrainingError: if the environment knows no solutions.
+    """
+    solve = getattr(environment, "solution", None)
+    if solve is None:
+        raise TrainingError(f"{environment.name}: knows no solutions, so nothing can be learned from them")
+    if not detours:
+        return list(solve(task, seed))
+    if hasattr(environment, "uninformed_solution"):
+        return list(environment.uninformed_solution(task, seed))
+    solution = list(solve(task, seed))
+    step = environment.reset(task, seed)
+    wanted = next((" ".join(action.split()[1:2]) for action in solution if action.startswith("take ")), "")
+    before: list[str] = []
+    for place in [action for action in step.admissible or () if action.startswith("go to ")]:
+        if place == solution[0]:
+            break
+        step = environment.step(place)
+        before.append(place)
+        opening = "open " + place.removeprefix("go to ")
+        if opening in (step.admissible or ()):
+            step = environment.step(opening)
+            before.append(opening)
+        if any(action.startswith(f"take {wanted} ") for action in step.admissible or ()):
+            return solution  # the object is here too: a detour would teach to pass it by
+    opened = {action for action in before if action.startswith("open ")}
+    return [*before, *(action for action in solution if action not in opened)]
+
 
 AGENT = AgentConfig(choose=True)
 """Instruments choose among the admissible actions."""

@@ -10,12 +10,10 @@ from typing import Any
 from masa_training.dataset.folder import load_dataset
 from masa_training.evolution.run import estimate
 from masa_training.pipeline.checks import missing
-from masa_training.pipeline.config import PipelineConfig
-from masa_training.pipeline.costs import Costs, Estimate, playing, total, training, working
-from masa_training.pipeline.record import Record
-from masa_training.pipeline.run import FINISHED, check_settings, state_of, to_do
+from masa_training.pipeline.config import Costs, Estimate, PipelineConfig, playing, total, training, working
+from masa_training.pipeline.run import FINISHED, Record, check_settings, state_of, to_do
 from masa_training.pipeline.stages import STAGES, Checksums, Work, stage_of
-from masa_training.profiling.run import plan as profile_plan
+from masa_training.profiling import plan as profile_plan
 from masa_training.rollouts import Record as Episodes
 
 

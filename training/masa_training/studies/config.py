@@ -20,9 +20,9 @@ from pydantic import Field
 
 from masa_training.distill.config import DistillConfig, load_config
 from masa_training.errors import TrainingError
-from masa_training.settings import Amount, Positive, config_names, find_config, make, read_yaml, settings
+from masa_training.settings import CONFIGS, Amount, Positive, config_names, find_config, make, read_yaml, settings
 
-SHIPPED = Path(__file__).resolve().parent.parent / "configs" / "studies"
+SHIPPED = CONFIGS / "studies"
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
 """It becomes a file's: small letters, digits, points and hyphens."""
 _PLACEHOLDER = re.compile(r"\{([a-z0-9_]+)\}")

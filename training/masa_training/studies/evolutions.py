@@ -1,21 +1,25 @@
 """Studies of evolution: the same experiment under several conditions, a run folder each, and one table.
 
-A cell of the study is an experiment under a condition, once. Its folder is one of `masa evolve`, so it goes on as that
+Two conditions are studied: the teacher is told another card than the backbone's, and some outcomes are told wrongly. A
+cell of the study is an experiment under a condition, once. Its folder is one of `masa evolve`, so it resumes as that
 does; whatever is told of a study is computed from these folders alone.
 """
 
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from masa.cards import FIELDS, shipped_cards
 from masa.errors import FormatError
 from masa.files import make_folder, parse_json, parse_yaml, read_text, write_atomic
 from masa_training.errors import TrainingError
 from masa_training.evolution import EvolveConfig
+from masa_training.evolution.config import card_fields, card_of
 from masa_training.evolution.run_folder import CONFIG, EVENTS, differences
 from masa_training.evolution.views.story import Story, read_story
 from masa_training.studies.running import Budget
@@ -179,3 +183,132 @@ def _check(study: EvolutionStudy, record: Path) -> None:
         raise TrainingError(f"{record.parent}: holds the study {kind}, not {study.kind}; give another folder")
     if version != FORMAT:
         raise TrainingError(f"{record}: format {version!r}, this masa reads {FORMAT}; upgrade masa")
+
+
+CARD_GIVEN = "card"
+TRUE, PERTURBED, EMPTY, OTHER = "true", "perturbed", "empty", "other"
+CARDS = (TRUE, PERTURBED, EMPTY, OTHER)
+
+Fields = Mapping[str, Any]
+
+
+def card_study(
+    configs: Sequence[EvolveConfig], *, other: str = "", share: float = 0.5, runs: int = 1
+) -> EvolutionStudy:
+    """Every experiment with the true card, a perturbed one, none and another model's, `runs` times each.
+
+    Only what the teacher is told differs; every run has a perturbed card of its own.
+
+    Args:
+        other: the other model's card, as `masa card` takes it; by default the shipped one that differs in most fields.
+        share: of the known fields that are wrong in a perturbed card.
+
+    Raises:
+        TrainingError: if a backbone has no card, a teacher reads none, or experiments cannot be told apart.
+        CardError: if a card cannot be found or read.
+    """
+    named_apart(configs)
+    if not 0 < share <= 1:
+        raise TrainingError(f"the share of wrong fields is {share:g}; give one above 0 and at most 1")
+    cells, about = [], {}
+    for config in configs:
+        truth = card_of(config)
+        if not truth:
+            raise TrainingError(
+                f"{config.name}: its backbone has no card, so there is none to compare with; add --set "
+                "backbone.card=FILE, which masa profile writes"
+            )
+        if config.teacher_config().local:
+            raise TrainingError(
+                f"{config.name}: the teacher {config.teacher_config().model} reads no card, so all runs would be the "
+                "same; name a language model with --teacher openai:URL#MODEL"
+            )
+        foreign = card_fields(other) if other else most_unlike(truth)
+        told: dict[str, dict[str, Any]] = {name: {"wrong_fields": []} for name in CARDS}
+        for number in range(runs):
+            given = {TRUE: truth, PERTURBED: perturbed(truth, share, number), EMPTY: {}, OTHER: foreign}
+            for name, card in given.items():
+                changed = replace(config, name=f"{config.name}, {name} card", teacher_card=dict(card))
+                cells.append(EvolutionCell(config.name, name, number, changed))
+                told[name]["wrong_fields"].append(unlike(truth, card))
+                told[name]["model"] = _model(card)
+        about[config.name] = told
+    return EvolutionStudy(CARD_GIVEN, CARDS, tuple(cells), about)
+
+
+def perturbed(card: Fields, share: float, seed: int) -> dict[str, Any]:
+    """The card with wrong values in `share` of its known fields, at least one: what shipped cards say there.
+
+    Values are drawn for each field on its own, so that the whole need not fit any model. The same seed gives the same.
+    """
+    drawn = random.Random(f"card/{seed}")
+    foreign = {name: _others(name, value) for name, value in card.items()}
+    possible = [name for name in card if foreign[name]]
+    chosen = set(drawn.sample(possible, max(1, min(len(possible), round(share * len(card)))))) if possible else set()
+    return {name: drawn.choice(foreign[name]) if name in chosen else value for name, value in card.items()}
+
+
+def most_unlike(card: Fields) -> dict[str, Any]:
+    """The fields of the shipped card that differs from this one in most fields, the first of equals by name."""
+    cards = list(shipped_cards().values())
+    found = max(cards, key=lambda shipped: len(unlike(card, shipped.fields())))
+    return dict(found.fields())
+
+
+def unlike(card: Fields, other: Fields) -> list[str]:
+    """The fields known in either card that are not the same in both, in canonical order."""
+    order = [*FIELDS, *(name for name in {**card, **other} if name not in FIELDS)]
+    return [name for name in order if card.get(name) != other.get(name)]
+
+
+def _others(name: str, value: Any) -> list[Any]:
+    """What shipped cards say of a field, other than this."""
+    if name not in FIELDS:
+        return []
+    said = {getattr(card, name) for card in shipped_cards().values()}
+    return sorted((its for its in said if its is not None and its != value), key=str)
+
+
+def _model(card: Fields) -> str:
+    parts = [str(card[name]) for name in ("family", "variant") if card.get(name)]
+    return "-".join(parts) or "no model"
+
+
+NOISE = "feedback-noise"
+LEVELS = (0.0, 0.1, 0.2, 0.3)
+
+
+def noise_study(configs: Sequence[EvolveConfig], levels: Sequence[float] = LEVELS, *, runs: int = 1) -> EvolutionStudy:
+    """Every experiment at every level of noise, `runs` times with other outcomes flipped and everything else equal.
+
+    Without noise nothing is drawn, so one run is enough where the teacher is local; the first level is what the
+    others are compared with.
+
+    Raises:
+        TrainingError: if a level is no probability or comes twice, or experiments cannot be told apart.
+    """
+    named_apart(configs)
+    if len(set(map(condition, levels))) < len(levels):  # as folders are called
+        raise TrainingError(f"the levels of noise are {', '.join(map(condition, levels))}; give each of them once")
+    for level in levels:
+        if not 0 <= level <= 1:
+            raise TrainingError(f"the level of noise {level:g} is no probability; give one between 0 and 1")
+    cells = [
+        EvolutionCell(
+            config.name,
+            condition(level),
+            number,
+            replace(config, name=f"{config.name}, {condition(level)}", feedback_noise=level, noise_seed=number),
+        )
+        for config in configs
+        for number in range(runs)
+        for level in levels
+        if level or not number or not config.teacher_config().local
+    ]
+    about = {condition(level): {"feedback_noise": level} for level in levels}
+    return EvolutionStudy(NOISE, tuple(map(condition, levels)), tuple(cells), {c.name: about for c in configs})
+
+
+def condition(level: float) -> str:
+    """The row of a level."""
+    return f"noise-{level:g}"

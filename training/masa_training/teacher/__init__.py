@@ -1,6 +1,6 @@
 """Teachers: who looks at an agent's episodes and rewrites the skills that it was shown."""
 
-from masa_training.teacher.claims import claims
+from masa_training.teacher.card_claims import claims
 from masa_training.teacher.config import TeacherConfig
 from masa_training.teacher.llm import LLMTeacher
 from masa_training.teacher.opening import opened_summarizer, opened_teacher

@@ -15,7 +15,7 @@ from typing import Any, Final
 from masa.guard import check
 from masa.languages import ParseError, parse_blocks, skills_from_blocks
 from masa.skills import Group
-from masa_training.teacher.claims import claims
+from masa_training.teacher.card_claims import claims
 from masa_training.teacher.protocol import Asked, words_of
 from masa_training.teacher.symptoms import SYMPTOMS
 

@@ -19,8 +19,7 @@ from masa.facts import Facts
 from masa.languages import MAX_EDITS_PER_LINE, MAX_WARNINGS
 from masa.skills import Group, Skill
 from masa_training.teacher.protocol import Asked, Rewrite, Summary, TeacherError, Watched, words_of
-from masa_training.teacher.summaries import weaknesses_of
-from masa_training.teacher.symptoms import attribute
+from masa_training.teacher.symptoms import attribute, weaknesses_of
 
 REMEDIES: Mapping[str, tuple[str, ...]] = {
     "loop": ("warn loop", "condition-action", "steps"),

@@ -99,7 +99,7 @@ class Watched:
 class Summary:
     """What goes wrong in episodes, for the `weaknesses` of a model card; None if nothing shows.
 
-    The text passes `masa_training.teacher.claims.claims`: no rates, no counts, no preferences.
+    The text passes `masa_training.teacher.card_claims.claims`: no rates, no counts, no preferences.
     """
 
     weaknesses: str | None

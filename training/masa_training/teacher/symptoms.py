@@ -1,14 +1,14 @@
 """What went wrong in an episode, as far as it shows in the turns: the kinds of trouble that skills can warn of.
 
-The names are those of the warnings of `masa.edits` and one more, `out-of-steps`. Nothing here knows the right answer or
-asks a model; a symptom is a hint, and failures without any are common.
+The names are those of the warnings of `masa.edits` and one more, `out-of-steps`; in words they are weaknesses
+of a model card. Nothing here knows the right answer or asks a model. A symptom is a hint; many failures have none.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from masa.edits import WARN_KINDS
@@ -116,3 +116,37 @@ def _was_read(answer: list[str], turns: tuple[Turn, ...], task: Task) -> bool:
 
 def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
+
+
+PHRASES: Mapping[str, str] = {
+    "loop": "repeats an action that changed nothing",
+    "invalid-action": "writes commands that the environment does not understand",
+    "revisiting": "goes back to places that it has already searched",
+    "undelivered-object": "takes an object and does not deliver it",
+    "answer-form": "answers with a sentence where a bare value is asked for",
+    "wrong-object": "takes objects that the goal does not name",
+    "premature-stop": "answers before it has read the fact",
+    "verbosity": "writes long texts before it acts",
+    "out-of-steps": "runs out of steps without an end in sight",
+}
+"""One for each symptom."""
+
+LEAST = 2
+"""Episodes that have to show a symptom before it is a habit."""
+SHARE = 0.2
+"""Share of the failed episodes that have to show it as well."""
+MOST = 4
+"""Symptoms that are told, the most frequent."""
+
+
+def weaknesses_of(seen: Iterable[Seen]) -> str | None:
+    """The symptoms that failed episodes share, in words, the most frequent first; None if there is no such habit.
+
+    Running out of steps is told only where nothing else shows: it follows from most others.
+    """
+    found = [symptoms_of(one) for one in seen if one.episode.outcome == "finished" and not one.episode.success]
+    counts = {name: sum(name in symptoms for symptoms in found) for name in SYMPTOMS}
+    habits = [name for name, count in counts.items() if count >= max(LEAST, SHARE * len(found))]
+    ranked = sorted(habits, key=lambda name: (-counts[name], SYMPTOMS.index(name)))
+    telling = [name for name in ranked if name != "out-of-steps"] or ranked
+    return "; ".join(PHRASES[name] for name in telling[:MOST]) or None

@@ -18,8 +18,9 @@ from masa_training.errors import TrainingError
 from masa_training.models.keys import check_keyless
 from masa_training.rollouts import Arm, Job, WorkerSpec
 from masa_training.rollouts.episodes import Score, check_score
+from masa_training.settings import CONFIGS
 
-BANKS = Path(__file__).resolve().parent.parent / "configs" / "banks"
+BANKS = CONFIGS / "banks"
 """The banks that ship, by environment and name."""
 
 _log = logging.getLogger(__name__)

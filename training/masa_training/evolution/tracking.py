@@ -1,21 +1,25 @@
-"""From what happens in a run to what trackers are told.
+"""Following a run in MLflow or Weights & Biases: only where it is asked for, and never what a run depends on.
 
-A tracker follows decisions and is no part of the run: one that fails is left out with a warning, and nothing is read
-back from it but the identifier of its run, which a run that goes on continues there.
+A tracker that fails is left out with a warning, and nothing is read back from it but the identifier of its run, which a
+resumed run continues. Where they write is said by their own variables: MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME,
+WANDB_PROJECT, WANDB_MODE.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
+import os
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, Protocol
 
-from masa.errors import FormatError, MasaError
+from masa.errors import FormatError, MasaError, MissingExtraError
 from masa.files import parse_json, read_text, write_atomic
 from masa_training.bank_groups import climbs
 from masa_training.errors import TrainingError
@@ -23,12 +27,55 @@ from masa_training.evolution.config import BudgetConfig, EvolveConfig
 from masa_training.evolution.counting import in_numbers
 from masa_training.evolution.run import Evolved, Underway
 from masa_training.evolution.searching import Told
-from masa_training.evolution.tracking.protocol import Ending, Parameter, Table, Tracker
-from masa_training.evolution.tracking.to_mlflow import MLflow
-from masa_training.evolution.tracking.to_wandb import WandB
 from masa_training.search import Evaluation, Proposal, Verdict
 
-TRACKERS: Mapping[str, Callable[[], Tracker]] = {"mlflow": MLflow, "wandb": WandB}
+Ending = Literal["finished", "stopped", "failed"]
+"""Complete; over budget or cancelled, to go on some day; broken off by an error."""
+
+Parameter = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The final test: a row for each arm. Cells are texts, numbers, or None where a number is undefined."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | float | None, ...], ...]
+
+    def to_markdown(self) -> str:
+        """One line a row."""
+        from masa_training.tables import table
+
+        return "\n".join(table(self.columns, [[_text(cell) for cell in row] for row in self.rows], left=1)) + "\n"
+
+
+class Tracker(Protocol):
+    """One run in one tracker. Called from several threads, one at a time; whatever it raises ends only the tracking."""
+
+    name: str
+
+    def begin(self, title: str, parameters: Mapping[str, Parameter], *, folder: Path, known: str | None) -> str:
+        """Begin the run, or go on with the one of the id `known`, as far as the tracker still has it; returns the id.
+
+        `folder` is the run's, for files that the tracker keeps on this machine.
+        """
+        ...
+
+    def log(self, group: str, step: int, values: Mapping[str, float]) -> None:
+        """Figures of a group of skills after a round, or of the whole run."""
+        ...
+
+    def end(self, ending: Ending, values: Mapping[str, float], table: Table | None) -> None:
+        """The last figures, and the final test where it was played. Nothing follows."""
+        ...
+
+
+def _text(cell: str | float | None) -> str:
+    if cell is None:
+        return "–"
+    return cell if isinstance(cell, str) else f"{cell:.3f}" if isinstance(cell, float) else str(cell)
+
+
 RECORD = "tracking.json"
 SPENT = "spent"
 """The group under which a tracker finds what the whole run has used."""
@@ -238,3 +285,129 @@ def _known(record: Path) -> dict[str, str]:
 def _short(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:199] + "…"
+
+
+_EXPERIMENT = "masa"
+_LONGEST = 500
+"""Characters of a parameter that every version of MLflow takes."""
+
+_MOST = 100
+"""Parameters in one request."""
+
+_STATUS: Mapping[Ending, str] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+
+
+class MLflow:
+    """A run of MLflow, through its client: the module's functions know one run a thread, and trees have threads."""
+
+    name = "mlflow"
+
+    def __init__(self) -> None:
+        """Raises MissingExtraError without the package."""
+        try:
+            self._mlflow: Any = importlib.import_module("mlflow")
+        except ImportError:
+            raise MissingExtraError("tracking with MLflow", "mlflow") from None
+        self._client: Any = None
+        self._run = ""
+
+    def begin(self, title: str, parameters: Mapping[str, Parameter], *, folder: Path, known: str | None) -> str:
+        self._client = self._mlflow.MlflowClient()
+        self._run = self._again(known) or self._new(title, parameters, folder)
+        return self._run
+
+    def log(self, group: str, step: int, values: Mapping[str, float]) -> None:
+        now = int(time.time() * 1000)
+        metric = self._mlflow.entities.Metric
+        metrics = [metric(f"{_key(group)}/{_key(name)}", value, now, step) for name, value in values.items()]
+        self._client.log_batch(self._run, metrics=metrics)
+
+    def end(self, ending: Ending, values: Mapping[str, float], table: Table | None) -> None:
+        now = int(time.time() * 1000)
+        if values:
+            metric = self._mlflow.entities.Metric
+            self._client.log_batch(
+                self._run, metrics=[metric(_key(name), value, now, 0) for name, value in values.items()]
+            )
+        if table is not None:
+            rows = {"columns": list(table.columns), "data": [list(row) for row in table.rows]}
+            self._client.log_dict(self._run, rows, "final_test.json")
+            self._client.log_text(self._run, table.to_markdown(), "final_test.md")
+        self._client.set_terminated(self._run, status=_STATUS[ending])
+
+    def _again(self, known: str | None) -> str:
+        """The id of the known run, set running; nothing if MLflow does not have it, which may be another store."""
+        if known is None:
+            return ""
+        try:
+            self._client.get_run(known)
+            self._client.update_run(known, status="RUNNING")  # which it refuses for a run that was deleted
+        except self._mlflow.exceptions.MlflowException:
+            return ""
+        return known
+
+    def _new(self, title: str, parameters: Mapping[str, Parameter], folder: Path) -> str:
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or _EXPERIMENT
+        found = self._client.get_experiment_by_name(name)
+        experiment = self._client.create_experiment(name) if found is None else found.experiment_id
+        run = self._client.create_run(experiment, run_name=title, tags={"masa.folder": str(folder)})
+        identifier = str(run.info.run_id)
+        param = self._mlflow.entities.Param
+        params = [param(_key(name), str(value)[:_LONGEST]) for name, value in parameters.items()]
+        for first in range(0, len(params), _MOST):
+            self._client.log_batch(identifier, params=params[first : first + _MOST])
+        return identifier
+
+
+def _key(name: str) -> str:
+    """A name that MLflow takes."""
+    return re.sub(r"[^\w\-./ ]", "_", name)
+
+
+_PROJECT = "masa"
+
+
+class WandB:
+    """A run of Weights & Biases. Each group counts its own rounds, which trees reach in any order."""
+
+    name = "wandb"
+
+    def __init__(self) -> None:
+        """Raises MissingExtraError without the package."""
+        try:
+            self._wandb: Any = importlib.import_module("wandb")
+        except ImportError:
+            raise MissingExtraError("tracking with Weights & Biases", "wandb") from None
+        self._run: Any = None
+        self._groups: set[str] = set()
+
+    def begin(self, title: str, parameters: Mapping[str, Parameter], *, folder: Path, known: str | None) -> str:
+        self._run = self._wandb.init(
+            project=os.environ.get("WANDB_PROJECT") or _PROJECT,
+            name=title,
+            id=known,
+            resume="allow",
+            dir=str(folder),
+            # It would upload the command line, and --set may have given a key there.
+            settings={"x_disable_meta": True},
+        )
+        # A run that goes on may have another budget.
+        self._run.config.update(dict(parameters), allow_val_change=True)
+        return str(self._run.id)
+
+    def log(self, group: str, step: int, values: Mapping[str, float]) -> None:
+        if group not in self._groups:
+            self._groups.add(group)
+            self._run.define_metric(f"{group}/round")
+            self._run.define_metric(f"{group}/*", step_metric=f"{group}/round")
+        self._run.log({f"{group}/round": step, **{f"{group}/{name}": value for name, value in values.items()}})
+
+    def end(self, ending: Ending, values: Mapping[str, float], table: Table | None) -> None:
+        if table is not None:
+            rows = [list(row) for row in table.rows]
+            self._run.log({"final_test": self._wandb.Table(columns=list(table.columns), data=rows)})
+        self._run.summary.update({**values, "ending": ending})
+        self._run.finish(exit_code=1 if ending == "failed" else 0)
+
+
+TRACKERS: Mapping[str, Callable[[], Tracker]] = {"mlflow": MLflow, "wandb": WandB}

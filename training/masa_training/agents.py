@@ -1,4 +1,4 @@
-"""The prompt of an agent: what it is told once, skills included, and the turns that follow.
+"""Agents: what a backbone is told once, skills included, the turns that follow, and the action that its words mean.
 
 A dialogue only ever grows at its end, unless `window` cuts old turns, so a model in process can keep what it computed.
 Where the environment has tools, the model is told them, whatever the arm, and answers with calls of them.
@@ -6,6 +6,7 @@ Where the environment has tools, the model is told them, whatever the arm, and a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 from masa.facts import Facts
 from masa.retrieval import Selection, render, select
 from masa.skills import Skill, SkillBank
-from masa_training.agents.parsing import parse_action, parse_call
 from masa_training.environments import Step, Task
+from masa_training.environments.tool_calls import read_call
 from masa_training.errors import TrainingError
 from masa_training.models import Message, Reply, Request
 from masa_training.settings import Amount, Count, Positive, settings
@@ -191,3 +192,51 @@ class Dialogue:
 def _ids(selection: Selection | None) -> tuple[str, ...]:
     shown: tuple[Skill, ...] = (*selection.general, *selection.specific) if selection else ()
     return tuple(skill.skill_id for skill in shown)
+
+
+_TAGGED = re.compile(r"<action>(.*?)(?:</action>|\Z)", re.DOTALL | re.IGNORECASE)
+_NAMED = re.compile(r"^\W*(?:action|next action|command)\W*:\s*(.+)$", re.IGNORECASE | re.MULTILINE)
+_WRAPPING = "`\"'*_ \t\r\n"
+
+
+def parse_action(text: str, admissible: Sequence[str] | None = None) -> str:
+    """The action in free text; empty if there is none.
+
+    In this order: the last `<action>…</action>` (an unclosed one counts, since a stop or a length limit may cut it),
+    the last line that begins with "Action:", an admissible action that a line of the text is, the last line that is
+    not empty. Quotes and Markdown around it are removed. Case and blanks follow the admissible action that it equals
+    without them.
+    """
+    tagged = _TAGGED.findall(text)
+    named = _NAMED.findall(text)
+    lines = [line for line in (_bare(line) for line in text.splitlines()) if line]
+    known = {_plain(action): action for action in admissible or ()}
+    if tagged:
+        found = _bare(tagged[-1])
+    elif named:
+        found = _bare(named[-1])
+    else:
+        listed = [line for line in lines if _plain(line) in known]
+        found = (listed or lines or [""])[-1]
+    first, *_ = found.splitlines() or [""]
+    return known.get(_plain(first), first.strip())
+
+
+def parse_call(text: str) -> tuple[str, str]:
+    """The first call of a tool in free text, as the environment takes it, and the text up to its end.
+
+    Without a call both are the text, of which the environment says that it is none.
+    """
+    found = read_call(text)
+    if found is None:
+        return text.strip(), text.strip()
+    call, end = found
+    return call.text, text[:end].strip()
+
+
+def _bare(text: str) -> str:
+    return text.strip(_WRAPPING)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split()).rstrip(".")
