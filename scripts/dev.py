@@ -71,13 +71,17 @@ class Environment:
 
 
 MAIN = Environment(
-    "main", ROOT / ".venv", ("llama", "onnx", "training", "export", "dev"), ("alfworld", "ray"), LOCKS / "main.txt"
+    "main",
+    ROOT / ".venv",
+    ("llama", "onnx", "mcp", "training", "export", "dev"),
+    ("alfworld", "ray"),
+    LOCKS / "main.txt",
 )
 # optimum-onnx needs transformers 4.57.
 ONNX_EXPORT = Environment(
     "onnx-export",
     ROOT / ".venv-onnx-export",
-    ("llama", "onnx", "training", "export-onnx", "dev"),
+    ("llama", "onnx", "mcp", "training", "export-onnx", "dev"),
     (),
     LOCKS / "onnx-export.txt",
 )

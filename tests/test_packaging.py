@@ -22,6 +22,7 @@ EXTRAS = {
     "llama",
     "onnx",
     "onnx-gpu",
+    "mcp",
     "training",
     "alfworld",
     "ray",

@@ -33,6 +33,7 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
         "select": "masa.cli.selection",
         "inspect": "masa.cli.inspection",
         "variants": "masa.cli.variants",
+        "mcp": "masa.cli.mcp",
         "pull": "masa.cli.pull",
         "doctor": "masa.cli.doctor",
     },
