@@ -32,7 +32,7 @@ from masa import Rewriter, load_bank, resolve_backbone
 from masa.artifact import Artifact, load_artifact
 from masa.errors import MasaError
 from masa.progress import Progress
-from masa.prompt import INSTRUCTIONS, ChatTemplate, Prompt, Request, render_prompt
+from masa.prompt import INSTRUCTIONS, Prompt, Request, render_prompt
 from masa.skills import Group
 
 _OWN_BANK = Path(__file__).resolve().parent.parent / "examples" / "banks" / "household.json"
@@ -217,7 +217,7 @@ def _masa(job: Mapping[str, Any], groups: Sequence[Group]) -> dict[str, Any]:
 
 
 def _prompts(job: Mapping[str, Any], groups: Sequence[Group]) -> Iterator[tuple[Group, Prompt]]:
-    template = ChatTemplate.from_artifact(load_artifact(job["tokenizing"], verify=False))
+    template = load_artifact(job["tokenizing"], verify=False).chat_template
     card = resolve_backbone(job["card"]).fields()
     for group in groups:
         yield group, render_prompt(Request(group, card, _TASK, _ENVIRONMENT), "plan", template)
@@ -279,7 +279,7 @@ def _chat(job: Mapping[str, Any], groups: Sequence[Group]) -> dict[str, Any]:
 
 def _said(job: Mapping[str, Any], prompt: Prompt) -> tuple[str, str]:
     """The system and the user message of a prompt, without the template's pieces."""
-    template = ChatTemplate.from_artifact(load_artifact(job["tokenizing"], verify=False))
+    template = load_artifact(job["tokenizing"], verify=False).chat_template
     asked = prompt.shared[len(template.before_system) + 1 + len(template.before_user) :]
     segments = (*asked, *prompt.own[: len(prompt.own) - len(template.before_assistant)])
     return INSTRUCTIONS["plan"], "".join(segment.text for segment in segments)

@@ -27,7 +27,7 @@ from masa.constraint import Constraint
 from masa.decoding import Job, Sampling, decode
 from masa.group_rewrite import TEXT_GROWTH
 from masa.languages import numbered, render_blocks, text_pattern
-from masa.prompt import ChatTemplate, Request, render_prompt
+from masa.prompt import Request, render_prompt
 from masa.rewriter import Rewriter
 from masa.skills import Group, SkillBank
 
@@ -111,7 +111,7 @@ class TextLoop(Side):
         self.name, self._setting, self._content, self._most = name, setting, content, most
         # Nothing is fast-forwarded: `forced` would write a text that has only one form without asking the model.
         self._sampling = sampling or Sampling(forced=False)
-        self._template = ChatTemplate.from_artifact(load_artifact("smollm2-135m", verify=False))
+        self._template = load_artifact("smollm2-135m", verify=False).chat_template
         self._borrowed = backend
         self.backend: LlamaBackend | None = backend
         self.lengths: list[int] = []

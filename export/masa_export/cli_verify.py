@@ -13,7 +13,7 @@ from masa_export.cli_shared import FILE, base_option, output_options, plain, und
 
 if TYPE_CHECKING:
     from masa_export.verify.report import Report
-    from masa_export.verify.run import Plan
+    from masa_export.verify.run import Check
 
 
 @click.command(
@@ -92,11 +92,11 @@ def verify(
     """
     from masa_export.errors import ExportError
     from masa_export.verify.report import to_json, write_report, write_summary
-    from masa_export.verify.run import Settings, make_plans, verify_all
+    from masa_export.verify.run import Settings, make_checks, verify_all
 
     folders = _folders(artifacts, output)
     with watching(quiet or as_json) as watch:
-        plans = make_plans(artifacts, against, Settings(**options))
+        plans = make_checks(artifacts, against, Settings(**options))
         if dry_run:
             if as_json:
                 told = [_plan_json(plan) for plan in plans]
@@ -156,7 +156,7 @@ def _report(report: Report) -> str:
     return f"{head}\n{under(figures, [*details(report), *report.problems, end])}"
 
 
-def _plan_json(plan: Plan) -> dict[str, Any]:
+def _plan_json(plan: Check) -> dict[str, Any]:
     return {
         "dry_run": True,
         **plain(plan.subject),
@@ -165,7 +165,7 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _plan_text(plan: Plan) -> str:
+def _plan_text(plan: Check) -> str:
     subject = plan.subject
     limits = {**plan.defaults, **plan.given}
     told = ", ".join(f"{name}={limit:g}" for name, limit in limits.items() if limit is not None)

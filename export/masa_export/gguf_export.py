@@ -13,7 +13,7 @@ from masa.formats.gguf_header import GgufHeader, read_header
 from masa_export.artifacts import ArtifactSettings, Made, aside, put_in_place, write_manifest
 from masa_export.converter import convert, find_converter
 from masa_export.errors import ExportError
-from masa_export.gguf_plan import Output, Plan, make_plan
+from masa_export.gguf_plan import Output, Outputs, planned_outputs
 from masa_export.logit_check import Merged, check_merged, measure_merged, why_unproven
 from masa_export.logits import gguf_logits, likeness
 from masa_export.merge import gguf_changes, merge_folder, merge_into_gguf
@@ -78,7 +78,7 @@ def export_gguf(folder: Path, settings: GgufSettings, watch: Watch | None = None
         read_importance(settings.importance)
     where = settings.output or folder / DEFAULT_FOLDER
     watch.stage("Asking llama.cpp for the sizes …")
-    plan = make_plan(
+    plan = planned_outputs(
         source,
         settings.quantizations,
         folder=where,
@@ -110,7 +110,7 @@ class _Work:
 
     source: Source
     settings: GgufSettings
-    plan: Plan
+    plan: Outputs
     watch: Watch
     unproven: str | None
 

@@ -38,7 +38,7 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Outputs:
     """The outputs, and bytes: needed at most at one moment, and free."""
 
     outputs: tuple[Output, ...]
@@ -51,7 +51,7 @@ class Plan:
         return tuple(dict.fromkeys(output.source for output in self.outputs if not output.made.kept))
 
 
-def make_plan(
+def planned_outputs(
     source: Source,
     quantizations: Sequence[str],
     *,
@@ -60,7 +60,7 @@ def make_plan(
     via: str,
     importance: Path | None = None,
     force: bool = False,
-) -> Plan:
+) -> Outputs:
     """What exporting into `folder` means; `force` makes finished outputs again.
 
     Raises:
@@ -104,7 +104,7 @@ def make_plan(
     # While the converter works, the merged folder lies beside the GGUF that it writes.
     copies = 1 if source.gguf is not None else 2
     merged = max((copies * sizes[output.source].tensor_bytes for output in made), default=0)
-    return Plan(tuple(outputs), merged + sum(output.made.bytes for output in made), _free(folder))
+    return Outputs(tuple(outputs), merged + sum(output.made.bytes for output in made), _free(folder))
 
 
 def _marks_of(artifact: Artifact) -> Mapping[str, Any]:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from masa.artifact import Artifact, list_artifacts, load_artifact
 from masa.formats.gguf_header import GgufHeader, read_header
-from masa.prompt import ChatTemplate
 from masa_export.adapter import rotary_heads, tensor_names
 from masa_export.artifacts import aside, put_in_place
 from masa_export.errors import ExportError
@@ -138,7 +137,7 @@ def _write(
         base=BaseNote(base, spec, str(artifact.weights_path), "gguf", weights.sha256),
         language=artifact.language,
         prompt_version=artifact.prompt_version,
-        template=ChatTemplate.from_artifact(artifact),
+        template=artifact.chat_template,
         context_length=artifact.context_length,
         dataset=DatasetNote(
             name=training.dataset or header.text("masa.dataset") or "unknown",

@@ -1,4 +1,4 @@
-"""How skills, groups, interface facts and chat templates are written as JSON values, and read back.
+"""How skills, groups, plans, interface facts and chat templates are written as JSON values, and read back.
 
 Caches, data sets, checkpoints, recordings and run folders hold them so. Reading accepts every form that was ever
 written, and refuses what is of another one with a KeyError, TypeError or ValueError, for the caller to place.
@@ -6,11 +6,13 @@ written, and refuses what is of another one with a KeyError, TypeError or ValueE
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from masa.edits.plan import EditCall, Plan, PlanLine
 from masa.facts import ActionForm, Facts
-from masa.prompt import ChatTemplate
+from masa.json_fields import Fields
+from masa.prompt import ChatTemplate, Segment
 from masa.skills import Group, Skill
 
 _SKILL = ("skill_id", "title", "principle", "when_to_apply")
@@ -42,6 +44,20 @@ def group_from_json(value: Mapping[str, Any]) -> Group:
     return Group(task_type, skills_from_json(value["skills"]))
 
 
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """For each skill the list of its edits, spelled as in the plan language, and the kinds of the warnings added."""
+    return {"edits": [[str(call) for call in line.edits] for line in plan.lines], "warnings": list(plan.warnings)}
+
+
+def plan_from_json(value: Mapping[str, Any]) -> Plan:
+    """The inverse of `plan_to_json`; whether there are such edits is not looked at."""
+    lines = []
+    for number, edits in enumerate(value["edits"], start=1):
+        words = [_text(edit).partition(" ") for edit in edits]
+        lines.append(PlanLine(number, tuple(EditCall(name, argument or None) for name, _, argument in words)))
+    return Plan(tuple(lines), tuple(map(_text, value["warnings"])))
+
+
 def facts_to_json(facts: Facts) -> dict[str, Any]:
     """Environment, rules and examples, and a list of three texts for each action: form, meaning, example."""
     return {
@@ -63,9 +79,17 @@ def facts_from_json(value: Mapping[str, Any]) -> Facts:
 
 
 def template_to_json(template: ChatTemplate) -> dict[str, Any]:
-    """A chat template as manifests and checkpoints spell it; `masa.json_fields` reads it."""
+    """A chat template as manifests and checkpoints spell it."""
     pieces = {name: [[segment.text, segment.control] for segment in getattr(template, name)] for name in _PIECES}
     return {**pieces, "stop": list(template.stop)}
+
+
+def template_from_fields(fields: Fields, stop: Callable[[], tuple[str, ...]] | None = None) -> ChatTemplate:
+    """The inverse of `template_to_json`; `stop` finds the texts that end an answer where they stand elsewhere."""
+    before_system, before_user, before_assistant = (
+        tuple(Segment(text, control) for text, control in fields.segments(name)) for name in _PIECES
+    )
+    return ChatTemplate(before_system, before_user, before_assistant, stop() if stop else fields.strings("stop"))
 
 
 def _texts(value: Any, names: Sequence[str], *, optional: int) -> list[str]:

@@ -14,7 +14,7 @@ from masa.errors import BackendError, MasaError
 from masa.group_rewrite import Work, accept, halves, joined, refuse
 from masa.languages import PARALLEL
 from masa.progress import Tracker
-from masa.prompt import ChatTemplate, render_prompt
+from masa.prompt import render_prompt
 from masa.provenance import GroupResult
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Engine:
         self._open_backend = open_backend
         self._language = language
         self._keep_warm = keep_warm
-        self._template = ChatTemplate.from_artifact(artifact)
+        self._template = artifact.chat_template
         self._backend: Backend | None = None
         self._session: Session | None = None
         self._adapter = artifact.adapter_path

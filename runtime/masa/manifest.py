@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from masa.codec import template_from_fields
 from masa.errors import ArtifactError, FormatError
 from masa.files import ParseError, decode, parse_json
-from masa.json_fields import Fields, Segments, kind_of
+from masa.json_fields import Fields, kind_of
 from masa.languages import LANGUAGES
-from masa.prompt import PROMPT_VERSION
+from masa.prompt import PROMPT_VERSION, ChatTemplate
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 1
@@ -49,15 +50,6 @@ class PackagedEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class ChatTemplate:
-    """What stands before the system text, the user text and the assistant's answer."""
-
-    before_system: Segments
-    before_user: Segments
-    before_assistant: Segments
-
-
-@dataclass(frozen=True, slots=True)
 class TrainingData:
     """The data set a rewriter was trained on, as far as the manifest tells; `held_out` is what it never saw."""
 
@@ -73,7 +65,7 @@ class Manifest:
     """The content of `manifest.json`.
 
     `files` and `packaged` name every file of the artifact once; `weights` and `adapter` are such names.
-    `stop` are the texts that end an answer. `training_data` tells what the rewriter was trained on; of its parts,
+    `training_data` tells what the rewriter was trained on; of its parts,
     only `training_summary` and `trained` are in every manifest. `fingerprint` is the sha256 of the whole content,
     checksums included, and does not depend on white space or key order.
     """
@@ -87,7 +79,6 @@ class Manifest:
     weights: str
     adapter: str | None
     chat_template: ChatTemplate
-    stop: tuple[str, ...]
     context_length: int
     quantization: str | None
     training_summary: str
@@ -97,6 +88,11 @@ class Manifest:
     files: Mapping[str, FileEntry] = field(hash=False)
     packaged: Mapping[str, PackagedEntry] = field(hash=False)
     fingerprint: str
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """The texts that end an answer."""
+        return self.chat_template.stop
 
     @property
     def entries(self) -> dict[str, FileEntry | PackagedEntry]:
@@ -145,12 +141,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         base_model=fields.string("base_model"),
         weights=fields.string("weights"),
         adapter=fields.optional_string("adapter"),
-        chat_template=ChatTemplate(
-            template.segments("before_system"),
-            template.segments("before_user"),
-            template.segments("before_assistant"),
-        ),
-        stop=_stop(fields, template),
+        chat_template=template_from_fields(template, lambda: _stop(fields, template)),
         context_length=fields.integer("context_length"),
         quantization=fields.optional_string("quantization"),
         training_summary=training.string("summary"),

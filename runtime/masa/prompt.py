@@ -21,7 +21,7 @@ from masa.languages import numbered, render_blocks
 from masa.skills import Group
 
 if TYPE_CHECKING:
-    from masa.manifest import Manifest
+    pass
 
 PROMPT_VERSION = 1
 """Version that this module writes. Older ones stay readable: `render_prompt` takes the artifact's."""
@@ -83,16 +83,6 @@ class ChatTemplate:
     before_user: tuple[Segment, ...]
     before_assistant: tuple[Segment, ...]
     stop: tuple[str, ...]
-
-    @classmethod
-    def from_artifact(cls, manifest: Manifest) -> ChatTemplate:
-        """The template that an artifact's manifest tells."""
-        template = manifest.chat_template
-        before_system, before_user, before_assistant = (
-            tuple(Segment(text, control) for text, control in pieces)
-            for pieces in (template.before_system, template.before_user, template.before_assistant)
-        )
-        return cls(before_system, before_user, before_assistant, manifest.stop)
 
     @property
     def controls(self) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ import pytest
 
 from masa.artifact import load_artifact
 from masa.files import WriteError
-from masa.prompt import ChatTemplate
 from masa_export.artifacts import check_artifact, put_adapter
 from masa_export.errors import ExportError
 from masa_training.checkpoint import Checkpoint, read_checkpoint
@@ -37,7 +36,7 @@ def test_the_manifest_tells_the_checkpoints_story(tmp_path: Path, checkpoint: Ch
     assert artifact.trained and artifact.training_summary == checkpoint.dataset.summary
     assert (artifact.training_data.dataset, artifact.training_data.synthetic) == ("tiny", True)
     assert artifact.language == "plan"
-    assert ChatTemplate.from_artifact(artifact) == checkpoint.template
+    assert artifact.chat_template == checkpoint.template
     assert artifact.weights_path.read_bytes() == WEIGHTS
 
 

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from masa.artifact import Artifact, load_artifact
-from masa.prompt import INSTRUCTIONS, ChatTemplate
+from masa.prompt import INSTRUCTIONS
 from masa_export.errors import ExportError
 from masa_export.publish import modelfile as module
 from masa_export.publish.modelfile import go_template, modelfile
@@ -32,7 +32,7 @@ def artifact(folder: Path, vocabulary: dict[str, Any] | None = None, **changes: 
 
 def asked(found: Artifact, system: str, user: str) -> str:
     """What masa asks for these two texts."""
-    template = ChatTemplate.from_artifact(found)
+    template = found.chat_template
     parts = (template.before_system, system, template.before_user, user, template.before_assistant)
     return "".join(part if isinstance(part, str) else "".join(s.text for s in part) for part in parts)
 

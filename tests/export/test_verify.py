@@ -22,7 +22,7 @@ from masa_export.gguf_export import GgufSettings, export_gguf
 from masa_export.publish.folder import plan_package, write_package
 from masa_export.verify.checkpoint import Reference
 from masa_export.verify.report import Report, summarize, to_json, to_markdown, write_report
-from masa_export.verify.run import Settings, make_plans, verify_all
+from masa_export.verify.run import Settings, make_checks, verify_all
 from masa_training.transformers_backend import TransformersBackend
 from tests.tiny_gguf import FEED, HEADS, HIDDEN, KV_HEADS, LAYERS, write_tiny_gguf
 
@@ -108,7 +108,7 @@ def _loaded_once() -> Iterator[None]:
 
 
 def gated(artifact: Path, checkpoint: Path, settings: Settings) -> Report:
-    (report,) = verify_all(make_plans([str(artifact)], checkpoint, settings))
+    (report,) = verify_all(make_checks([str(artifact)], checkpoint, settings))
     return report
 
 

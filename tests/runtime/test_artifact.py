@@ -22,6 +22,7 @@ from masa.checksums import verified_sha256
 from masa.errors import ArtifactError
 from masa.folders import cache_dir, data_dir, models_dir
 from masa.manifest import parse_manifest
+from masa.prompt import Segment
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +62,7 @@ def test_an_artifact_is_loaded_from_its_folder(tmp_path: Path) -> None:
     assert artifact.paths["data/tokenizer.json"] == folder / "data" / "tokenizer.json"
     assert (artifact.name, artifact.kind, artifact.language) == ("sample", "gguf", "plan")
     assert artifact.context_length == 2048
-    assert artifact.chat_template.before_system == (("<|im_start|>", True), ("system\n", False))
+    assert artifact.chat_template.before_system == (Segment("<|im_start|>", True), Segment("system\n"))
     assert artifact.stop == ("<|im_end|>",)
     assert artifact.trained is False
     assert isinstance(hash(artifact), int)

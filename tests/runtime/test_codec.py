@@ -15,9 +15,12 @@ from masa.codec import (
     facts_to_json,
     group_from_json,
     group_to_json,
+    plan_from_json,
+    plan_to_json,
     skills_from_json,
     template_to_json,
 )
+from masa.edits import EditCall, Plan, PlanLine
 from masa.errors import MasaError
 from masa.facts import ActionForm, Facts
 from masa.json_fields import Fields
@@ -33,6 +36,14 @@ texts = st.lists(text, max_size=3).map(tuple)
 @given(st.builds(Group, st.none() | text.filter(bool), skills))
 def test_a_group_comes_back(group: Group) -> None:
     assert group_from_json(json.loads(json.dumps(group_to_json(group)))) == group
+
+
+def test_a_plan_comes_back() -> None:
+    lines = (PlanLine(1, (EditCall("steps"), EditCall("limit", "2"))), PlanLine(2, (EditCall("drop"),)))
+    plan = Plan(lines, ("loop", "invalid-action"))
+    written = plan_to_json(plan)
+    assert written == {"edits": [["steps", "limit 2"], ["drop"]], "warnings": ["loop", "invalid-action"]}
+    assert plan_from_json(json.loads(json.dumps(written))) == plan
 
 
 @given(st.builds(Facts, text, actions, texts, texts))

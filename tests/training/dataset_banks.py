@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from masa.codec import group_to_json, plan_from_json, plan_to_json
 from masa.edits import EditCall, Plan, PlanLine, apply_plan
 from masa.files import parse_yaml
 from masa.languages import render_plan
 from masa.prompt import CHATML, ChatTemplate
 from masa.skills import GENERAL, Group, Skill
 from masa_training.dataset.config import DatasetConfig
+from masa_training.decisions import Decision
+from masa_training.search import Proposal, Verdict, event_to_json
 from masa_training.settings import make
 from tests.support import ScriptedBackend
 
@@ -166,58 +169,48 @@ def plan(*lines: str, warnings: Sequence[str] = ()) -> Plan:
     return Plan(tuple(parsed), tuple(warnings))
 
 
-def skills_json(found: Group) -> list[dict[str, str]]:
-    return [
-        {"skill_id": s.skill_id, "title": s.title, "principle": s.principle, "when_to_apply": s.when_to_apply}
-        for s in found.skills
-    ]
-
-
 def run_event(backbone: str = "Toy-1B", environment: str = "home", **more: Any) -> dict[str, Any]:
     card = {"family": "Toy", "variant": backbone.partition("-")[2], "weaknesses": f"repeats itself, like {backbone}"}
-    return {"event": "run", "format": 1, "environment": environment, "backbone": backbone, "card": card, **more}
+    return {"event": "run", "format": 2, "environment": environment, "backbone": backbone, "card": card, **more}
 
 
-def chain(
-    key: str, plans: Sequence[Plan | None], prefix: str = "n", start: Group | None = None
-) -> list[dict[str, Any]]:
+def chain(key: str, plans: Sequence[Plan | None], start: Group | None = None) -> list[dict[str, Any]]:
     """Events of a search that made one node after the other by these plans and found the last one best.
 
-    For None the child is a new text without a plan. `start` is the group to begin with, if not that of the key.
+    For None the child is a new text without a plan. `start` is the group to begin with, if not that of the key. A node
+    has three events, the teacher's answer first; the last event is the end of the search.
     """
     current = start or group(key)
-    events: list[dict[str, Any]] = [
-        {
-            "event": "node",
-            "id": f"{prefix}0",
-            "parent": None,
-            "group": key,
-            "skills": skills_json(current),
-            "reward": 0.1,
-            "episodes": 10,
-            "accepted": True,
-        }
-    ]
+    first = Proposal(0, None, 0, current)
+    events: list[dict[str, Any]] = [{**event_to_json(first, group_to_json), "group": key}]
     for number, step in enumerate(plans, start=1):
         if step is None:
-            current = Group(current.task_type, (Skill("w1", "Written", f"A new text for {key} {prefix}.", "Now."),))
+            current = Group(current.task_type, (Skill("w1", "Written", f"A new text for {key} {number}.", "Now."),))
         else:
             current = apply_plan(current, step).group
-        events.append(
-            {
-                "event": "node",
-                "id": f"{prefix}{number}",
-                "parent": f"{prefix}{number - 1}",
-                "group": key,
-                "skills": skills_json(current),
-                "plan": None if step is None else render_plan(step),
-                "reward": 0.1 * (number + 1),
-                "episodes": 10,
-                "accepted": True,
-            }
-        )
-    events.append({"event": "best", "group": key, "node": f"{prefix}{len(plans)}"})
+        told = {"round": number, "parent": number - 1, "plan": None if step is None else plan_to_json(step)}
+        proposal = Proposal(number, number - 1, number, current)
+        verdict = Verdict(number, number, number - 1, Decision(True, 0.1, None, "better"))
+        events += [
+            {"event": "rewrite", "group": key, **told},
+            {**event_to_json(proposal, group_to_json), "group": key},
+            {**event_to_json(verdict, group_to_json), "group": key},
+        ]
+    events.append({"event": "ended", "group": key, "best": len(plans)})
     return events
+
+
+def as_format_1(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same run as it was written by the first format: plans as text, the end of a search by its best node."""
+    old: list[dict[str, Any]] = []
+    for event in events:
+        if event["event"] == "ended":
+            old.append({"event": "best", "group": event["group"], "node": f"{event['group']}-{event['best']}"})
+        elif event["event"] == "rewrite" and event["plan"] is not None:
+            old.append({**event, "plan": render_plan(plan_from_json(event["plan"]))})
+        else:
+            old.append(dict(event))
+    return old
 
 
 def write_run(folder: Path, events: Sequence[Mapping[str, Any]], tail: str = "") -> Path:

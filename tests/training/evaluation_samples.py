@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from masa.artifact import Artifact
-from masa.manifest import ChatTemplate, TrainingData
+from masa.manifest import TrainingData
 from masa.prompt import CHATML, PROMPT_VERSION, Request
 from masa.skills import Group, Skill
 from masa_training.dataset.folder import Dataset, DatasetInfo, write_dataset
@@ -128,12 +128,6 @@ def card_reader(prompt: str) -> str:
 
 
 def artifact(**changes: Any) -> Artifact:
-    template = ChatTemplate(
-        *(
-            tuple((segment.text, segment.control) for segment in pieces)
-            for pieces in (CHATML.before_system, CHATML.before_user, CHATML.before_assistant)
-        )
-    )
     values: dict[str, Any] = {
         "name": "liking",
         "version": "1",
@@ -143,8 +137,7 @@ def artifact(**changes: Any) -> Artifact:
         "base_model": "none",
         "weights": "none",
         "adapter": None,
-        "chat_template": template,
-        "stop": CHATML.stop,
+        "chat_template": CHATML,
         "context_length": 100_000,
         "quantization": None,
         "training_summary": "none",

@@ -324,7 +324,7 @@ def write_runs(folder: Path) -> None:
     for number, name in enumerate(("one", "two"), start=1):
         events = [run_event(f"Toy-{number}B", licence="CC0-1.0")]
         for key in ("clean", "heat", "fetch"):
-            events += chain(key, _STEPS[: number + 1], prefix=key)
+            events += chain(key, _STEPS[: number + 1])
         write_run(folder / name, events)
 
 
@@ -333,7 +333,7 @@ def test_plans_come_from_recorded_edits_and_lead_to_the_best_group(tmp_path: Pat
     dataset = built(tmp_path, RUNS)
     assert Counter(s.backbone for s in dataset.train) == {"Toy-1B": 4, "Toy-2B": 6}
     assert {s.source for s in dataset.train} == {"intermediate"} and {s.cell.group for s in dataset.test} == {"heat"}
-    first = next(s for s in dataset.train if s.cell == ("home", "Toy-2B", "clean") and s.tags["input"] == "clean0")
+    first = next(s for s in dataset.train if s.cell == ("home", "Toy-2B", "clean") and s.tags["input"] == "clean-0")
     assert first.target == "1 shorten\n2 emphasise\n3 drop"
     assert dataset.info.licence == "CC0-1.0" and not dataset.info.synthetic
     assert dataset.info.origins == {"one": "CC0-1.0", "two": "CC0-1.0"}
@@ -345,7 +345,7 @@ def test_plan_samples_that_show_a_held_out_result_are_left_out_and_counted(tmp_p
     dataset = built(tmp_path, RUNS, holdouts=Holdouts(test=Holdout(backbones=("Toy-1B",))))
     assert Counter(s.cell.group for s in dataset.train) == {"clean": 2, "heat": 2, "fetch": 2}
     assert dataset.info.left_out["the input is the evolved group of a held-out cell"] == (
-        ["home/Toy-2B/clean/clean2", "home/Toy-2B/heat/heat2", "home/Toy-2B/fetch/fetch2"]
+        ["home/Toy-2B/clean/clean-2", "home/Toy-2B/heat/heat-2", "home/Toy-2B/fetch/fetch-2"]
     )
 
 
@@ -357,9 +357,9 @@ def test_runs_give_text_samples_by_the_same_reader(tmp_path: Path) -> None:
 
 
 def test_searches_of_one_cell_that_began_with_other_groups_are_all_taken(tmp_path: Path) -> None:
-    once = [run_event(), *chain("heat", _STEPS[:2]), *chain("clean", _STEPS[:2], prefix="clean")]
+    once = [run_event(), *chain("heat", _STEPS[:2]), *chain("clean", _STEPS[:2])]
     write_run(tmp_path / "one", once)
-    write_run(tmp_path / "two", [run_event(), *chain("clean", _STEPS[:2], prefix="clean", start=group("fetch"))])
+    write_run(tmp_path / "two", [run_event(), *chain("clean", _STEPS[:2], start=group("fetch"))])
     dataset = built(tmp_path, RUNS)
     ids = {sample.id for sample in dataset.train}
     assert {"home/Toy-1B/clean/intermediate/1", "home/Toy-1B/clean/start-2/intermediate/1"} <= ids

@@ -9,17 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from masa.codec import plan_to_json
 from masa.edits import apply_plan
-from masa.errors import FormatError, MasaError
-from masa.skills import GENERAL
+from masa.errors import FormatError
+from masa.skills import GENERAL, Group
+from masa_training.bank_groups import WHOLE
 from masa_training.dataset.composing import composed, leads_to
 from masa_training.dataset.config import Banks, Places, load_config
-from masa_training.dataset.events import read_run
 from masa_training.dataset.published import read_published
 from masa_training.dataset.runs import read_runs
 from masa_training.errors import TrainingError
 from masa_training.samples import Cell
-from tests.training.dataset_banks import chain, group, plan, run_event, skills_json, write_config, write_run
+from tests.training.dataset_banks import as_format_1, chain, group, plan, run_event, write_config, write_run
 
 
 @pytest.fixture
@@ -123,7 +124,11 @@ def test_a_run_gives_a_cell_with_stages_plans_and_the_best_group(tmp_path: Path)
     folder = write_run(tmp_path / "run", [run_event(task="Tidy up."), *chain("clean", steps)])
     (cell,) = read_runs(folder).cells
     assert cell.cell == Cell("home", "Toy-1B", "clean") and cell.task == "Tidy up."
-    assert [(i.name, i.stage) for i in cell.intermediates] == [("n0", "early"), ("n1", "middle"), ("n2", "late")]
+    assert [(i.name, i.stage) for i in cell.intermediates] == [
+        ("clean-0", "early"),
+        ("clean-1", "middle"),
+        ("clean-2", "late"),
+    ]
     for intermediate in cell.intermediates:
         assert intermediate.plan is not None
         assert apply_plan(intermediate.group, intermediate.plan).group == cell.evolved
@@ -135,12 +140,45 @@ def test_only_a_path_with_plans_that_lead_to_the_best_group_gives_plans(tmp_path
     (cell,) = read_runs(write_run(tmp_path / "a", events)).cells
     assert all(i.plan is None and "no plan was recorded" in i.no_plan for i in cell.intermediates)
     events = [run_event(), *chain("clean", [plan("shorten", "keep", "keep")])]
-    events[2]["plan"] = "1 keep\n2 shorten\n3 keep"
+    events[2]["plan"] = plan_to_json(plan("keep", "shorten", "keep"))
     (cell,) = read_runs(write_run(tmp_path / "b", events)).cells
     assert cell.intermediates[0].no_plan == "the recorded plan does not lead to the best group"
-    events[2]["plan"] = "1 dance"
-    (cell,) = read_runs(write_run(tmp_path / "c", events)).cells
-    assert "is none for the group" in cell.intermediates[0].no_plan
+    old = as_format_1(events)
+    old[2]["plan"] = "1 dance"
+    (cell,) = read_runs(write_run(tmp_path / "c", old)).cells
+    assert "no plan was recorded" in cell.intermediates[0].no_plan
+
+
+def test_a_run_of_the_first_format_gives_the_same_cells(tmp_path: Path) -> None:
+    steps = [plan("shorten", "keep", "keep"), plan("keep", "emphasise", "keep", warnings=("loop",))]
+    events = [run_event(), *chain("clean", steps), *chain("heat", [None])]
+    today = read_runs(write_run(tmp_path / "run", events), "one").cells
+    assert len(today) == 2 and read_runs(write_run(tmp_path / "old", as_format_1(events)), "one").cells == today
+
+
+@pytest.mark.parametrize("first_format", [False, True])
+def test_the_whole_bank_s_search_gives_cells_of_its_groups(tmp_path: Path, first_format: bool) -> None:
+    both = Group(WHOLE, (*group("clean").skills, *group("heat").skills))
+    homes = {skill.skill_id: key for key in ("clean", "heat") for skill in group(key).skills}
+    searches = [*chain(WHOLE, [plan(*["shorten"] * 3, *["keep"] * 3)], start=both), *chain("heat", [])]
+    if first_format:
+        nodes = [
+            {
+                "event": "node",
+                "id": f"{WHOLE}-0",
+                "group": key,
+                "skills": [{"skill_id": s.skill_id} for s in its.skills],
+            }
+            for key, its in (("clean", group("clean")), ("heat", group("heat")))
+        ]
+        searches = [*as_format_1(searches[:-2]), *nodes, {"event": "whole", "node": 1}, *as_format_1(searches[-2:])]
+    else:
+        searches = [{"event": "homes", "skills": homes}, *searches]
+    found = read_runs(write_run(tmp_path / "run", [run_event(), *searches]))
+    (cell,) = found.cells
+    assert cell.cell.group == "clean" and cell.base == group("clean")
+    assert [i.plan for i in cell.intermediates] == [plan("shorten", "shorten", "shorten")]
+    assert "home/Toy-1B/heat" in found.left_out["the search found nothing better than what it began with"]
 
 
 def test_a_torn_last_line_is_passed_over_wherever_the_run_was_killed(tmp_path: Path) -> None:
@@ -152,7 +190,7 @@ def test_a_torn_last_line_is_passed_over_wherever_the_run_was_killed(tmp_path: P
     for end in range(0, len(whole), 37):
         (folder / "events.jsonl").write_bytes(whole[:end])
         if end < begun:
-            with pytest.raises(FormatError, match='no event "run"'):
+            with pytest.raises(TrainingError, match="never began"):
                 read_runs(folder)
         else:
             found = read_runs(folder)
@@ -161,44 +199,50 @@ def test_a_torn_last_line_is_passed_over_wherever_the_run_was_killed(tmp_path: P
 
 def test_a_damaged_line_inside_is_an_error_with_its_number(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", [run_event()], "{oops\n" + json.dumps({"event": "other"}) + "\n")
-    with pytest.raises(FormatError, match=r"events\.jsonl, line 2: not a JSON object; the file is damaged"):
-        read_run(folder)
+    with pytest.raises(TrainingError, match=r"events\.jsonl: line 2 is no event"):
+        read_runs(folder)
 
 
 @pytest.mark.parametrize(
     ("event", "said"),
     [
-        ({"event": "node", "group": "clean"}, "skills|bank"),
-        ({"event": "node", "id": "x", "parent": "y", "group": "clean", "skills": []}, "before its parent y"),
-        ({"event": "best", "group": "clean", "node": "n9"}, "n9 of clean was never recorded"),
-        ({"event": "node", "id": "x", "group": "clean", "bank": "../other.json"}, "outside the run folder"),
-        ({"event": "node", "id": 3, "group": "clean", "skills": []}, "found 3 where a text belongs"),
+        ({"event": "ended", "group": "clean", "best": 9}, "9 of clean was never proposed"),
+        ({"event": "proposal", "group": "clean"}, "missing|not as expected"),
+        (
+            {"event": "verdict", "group": "a", "round": 1, "node": 1, "incumbent": 0, "decision": 3},
+            "not as expected",
+        ),
+        (
+            {"event": "rewrite", "group": "a", "round": 1, "parent": 0, "plan": {"edits": [[3]]}},
+            "found 3 where a text",
+        ),
+        ({"event": "homes", "skills": 3}, "int"),
         ({"no": "event"}, "missing 'event'"),
-        ({**run_event(), "format": 9}, "format 9, this masa reads 1"),
-        ({**run_event(), "card": {"num_layers": "many"}}, "num_layers of a model card must be a whole number"),
+        ({**run_event(), "format": 9}, "format 9, this masa reads 1 to 2"),
     ],
 )
 def test_a_wrong_event_is_one_sentence(tmp_path: Path, event: dict[str, object], said: str) -> None:
-    with pytest.raises(FormatError, match=said) as error:
-        read_run(write_run(tmp_path / "run", [run_event(), event]))
+    with pytest.raises(TrainingError, match=said) as error:
+        read_runs(write_run(tmp_path / "run", [run_event(), event]))
     assert "line 2" in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"card": {"num_layers": "many"}}, "num_layers of a model card must be a whole number"),
+        ({"backbone": 3}, "found 3 where the text backbone"),
+        ({"facts": {"rules": []}}, "missing 'environment'"),
+    ],
+)
+def test_what_a_run_says_of_itself_is_checked(tmp_path: Path, wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(TrainingError, match=said):
+        read_runs(write_run(tmp_path / "run", [{**run_event(), **wrong}, *chain("clean", [])]))
+
+
 def test_what_is_no_run_folder_is_told(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=r"no events\.jsonl in it"):
+    with pytest.raises(TrainingError, match=r"no events\.jsonl in it"):
         read_runs(tmp_path)
-
-
-def test_groups_may_be_in_a_bank_of_the_folder(tmp_path: Path) -> None:
-    events = [run_event(), *chain("clean", [plan("shorten", "keep", "keep")])]
-    skills = events[2].pop("skills")
-    folder = write_run(tmp_path / "run", [{**e, "bank": "banks/n1.json"} if e.get("id") == "n1" else e for e in events])
-    (folder / "banks").mkdir()
-    (folder / "banks/n1.json").write_text(json.dumps({"task_specific_skills": {"clean": skills}}))
-    assert len(read_runs(folder).cells) == 1
-    (folder / "banks/n1.json").write_text("{")
-    with pytest.raises(MasaError, match=r"n1\.json"):
-        read_runs(folder)
 
 
 def test_a_search_without_a_result_gives_no_cell_and_is_told(tmp_path: Path) -> None:
@@ -207,7 +251,7 @@ def test_a_search_without_a_result_gives_no_cell_and_is_told(tmp_path: Path) -> 
     assert not found.cells
     assert found.left_out == {
         "the search found nothing better than what it began with": ("home/Toy-1B/clean",),
-        "the search of the group has not named a best node": ("home/Toy-1B/heat",),
+        "the search of the group has not ended": ("home/Toy-1B/heat",),
     }
 
 
@@ -218,9 +262,10 @@ def test_a_search_without_a_result_gives_no_cell_and_is_told(tmp_path: Path) -> 
 def test_a_group_that_a_rewrite_made_worse_is_a_result_where_it_is_to_be_kept(
     tmp_path: Path, verdict: bool | None, difference: float, incumbent: int, known: bool
 ) -> None:
-    decision = {"verdict": verdict, "difference": difference}
-    judged = {"event": "verdict", "group": "clean", "node": 1, "incumbent": incumbent, "decision": decision}
-    folder = write_run(tmp_path / "run", [run_event(), *chain("clean", []), judged])
+    decision = {"verdict": verdict, "difference": difference, "p": None, "reason": ""}
+    judged = {"event": "verdict", "round": 1, "node": 0, "incumbent": incumbent, "decision": decision}
+    events = [run_event(), *chain("clean", [])]
+    folder = write_run(tmp_path / "run", [*events[:-1], {**judged, "group": "clean"}, events[-1]])
     assert not read_runs(folder).cells
     cells = read_runs(folder, kept=True).cells
     assert [cell.evolved == cell.base == group("clean") for cell in cells] == [True] * known
@@ -235,11 +280,9 @@ def test_a_card_that_is_given_replaces_the_recorded_one(tmp_path: Path) -> None:
     assert cell.card == {"weaknesses": "loops"}
 
 
-def test_unknown_events_and_keys_are_passed_over_and_the_last_best_counts(tmp_path: Path) -> None:
+def test_unknown_events_and_keys_are_passed_over(tmp_path: Path) -> None:
     events = chain("clean", [plan("shorten", "keep", "keep"), plan("keep", "emphasise", "keep")])
-    adapter = {"event": "adapter", "group": "clean", "skills": skills_json(group("heat"))}
-    early = {"event": "best", "group": "clean", "node": "n1", "why": "paired"}
-    folder = write_run(tmp_path / "run", [run_event(cost=3), {"event": "budget"}, *events[:-1], early, adapter])
+    early = {"event": "ended", "group": "clean", "best": 1, "why": "paired"}
+    folder = write_run(tmp_path / "run", [run_event(cost=3), {"event": "budget"}, *events[:-1], early])
     (cell,) = read_runs(folder).cells
     assert cell.evolved.skills[1] == group("clean").skills[1]
-    assert cell.adapter is not None and cell.adapter.skills[0].skill_id == "heat_1"

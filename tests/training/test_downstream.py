@@ -22,7 +22,7 @@ from masa_training.errors import TrainingError
 from masa_training.evaluate.banks.config import BANKS
 from masa_training.evaluate.banks.report import plot
 from masa_training.evolution.run import evolve
-from masa_training.evolution.views.story import read_story
+from masa_training.evolution.run_log import read_run
 from masa_training.models import ModelError, Reply, Request
 from masa_training.rollouts import Episode, Job
 from masa_training.rollouts.executors import InProcess
@@ -138,7 +138,7 @@ def test_episodes_are_played_once_for_every_different_bank_and_never_again(
         assert found[name, "evolved − start"] == pytest.approx(difference)
     text = to_markdown(told)
     assert "(PARTIAL)" not in text and "| shipped: right card − wrong cards |" in text
-    spent = read_story(study / "one").spent
+    spent = read_run(study / "one").spent
     assert told["searches"]["one"] == {"episodes": spent.episodes, "minutes": spent.minutes} and spent.episodes > 50
     seconds = both[0].rewrites["shipped, right card"]["seconds"]
     assert seconds > 0 and f"| one | {spent.episodes:,} | {spent.minutes:.1f} | {seconds:.1f} |" in text

@@ -20,7 +20,7 @@ from masa_training.evaluate.rewriter.arms import variants
 from masa_training.evaluate.rewriter.generation import compare_plans, row_of
 from masa_training.evaluate.rewriter.report import report, to_markdown
 from masa_training.evaluate.rewriter.results import Results
-from masa_training.evaluate.rewriter.running import Plan, check_fit, make_plan, run, workload
+from masa_training.evaluate.rewriter.running import Scope, check_fit, run, scope_of, workload
 from masa_training.samples import Sample
 from tests.training.evaluation_samples import PLANS, LikingBackend, card_reader, dataset, sample, samples, subject
 
@@ -30,13 +30,13 @@ SETTINGS = {"rewriter": "liking", "dataset": "boxes", "seed": 0}
 def evaluated(
     backend: LikingBackend, trees: int = 6, *, write: bool = True, resamples: int = 300, **options: Any
 ) -> dict[str, Any]:
-    plan = make_plan(dataset(samples(trees)), "test", wrong_cards=3, **options)
+    scope = scope_of(dataset(samples(trees)), "test", wrong_cards=3, **options)
     results = Results(None, SETTINGS)
-    run(subject(backend), plan, results, write=write)
-    return report(plan, results, write=write, resamples=resamples)
+    run(subject(backend), scope, results, write=write)
+    return report(scope, results, write=write, resamples=resamples)
 
 
-def scored_at_random(plan: Plan, seed: int, effect: float = 0.0) -> Results:
+def scored_at_random(scope: Scope, seed: int, effect: float = 0.0) -> Results:
     """Results of a model that does not read the card; `effect` favours the right one.
 
     Luck is per result and per tree, and a tree's luck favours or disfavours the right cards of all its samples.
@@ -45,7 +45,7 @@ def scored_at_random(plan: Plan, seed: int, effect: float = 0.0) -> Results:
     results = Results(None, SETTINGS)
     trees: dict[str, float] = {}
     biases: dict[str, float] = {}
-    for sample_ in plan.samples:
+    for sample_ in scope.samples:
         luck = trees.setdefault(sample_.tags["tree"], rng.gauss(0, 1))
         bias = biases.setdefault(sample_.tags["tree"], rng.gauss(0, 1))
         results.add(
@@ -58,7 +58,7 @@ def scored_at_random(plan: Plan, seed: int, effect: float = 0.0) -> Results:
                 "tokens": 10,
                 "hits": 5,
             }
-            for variant in plan.variants(sample_)
+            for variant in scope.variants(sample_)
         )
     return results
 
@@ -99,21 +99,21 @@ def test_a_rewriter_that_ignores_the_card_is_found_out() -> None:
 
 
 def test_without_an_effect_the_interval_excludes_zero_about_as_often_as_it_says() -> None:
-    plan = make_plan(dataset(samples(20)), "test", wrong_cards=2)
+    scope = scope_of(dataset(samples(20)), "test", wrong_cards=2)
     from masa_training.evaluate.rewriter.report import _difference, _Judge, _scores
 
     wrong = 0
     for seed in range(100):
-        scores = _scores(scored_at_random(plan, seed), "trained")
-        interval = _difference(plan.samples, scores, _Judge(0, 100), "wrong")
+        scores = _scores(scored_at_random(scope, seed), "trained")
+        interval = _difference(scope.samples, scores, _Judge(0, 100), "wrong")
         assert interval is not None
         wrong += not interval["low"] <= 0 <= interval["high"]
     assert wrong <= 13, f"{wrong} false positives in 100"
 
 
 def test_a_true_effect_is_found_and_the_interval_contains_it() -> None:
-    plan = make_plan(dataset(samples(20)), "test", wrong_cards=2)
-    found = report(plan, scored_at_random(plan, 0, effect=1.5), write=False, resamples=300)
+    scope = scope_of(dataset(samples(20)), "test", wrong_cards=2)
+    found = report(scope, scored_at_random(scope, 0, effect=1.5), write=False, resamples=300)
     interval = found["models"]["trained"]["nll"]["right - wrong"]
     assert interval["low"] < -1.5 / 10 < interval["high"] < 0
     assert interval["clusters"] == 20 and interval["samples"] == 60
@@ -121,7 +121,7 @@ def test_a_true_effect_is_found_and_the_interval_contains_it() -> None:
 
 def test_wrong_cards_are_averaged_in_a_sample_before_samples_are_by_tokens() -> None:
     everything = [sample(0, 0), sample(1, 1)]
-    plan = make_plan(dataset([*everything, sample(2, 2)]), "test", wrong_cards=8)
+    scope = scope_of(dataset([*everything, sample(2, 2)]), "test", wrong_cards=8)
     results = Results(None, SETTINGS)
     nlls = {"s0-0": (10.0, {"right": 1.0, "wrong": (2.0, 4.0)}), "s1-1": (30.0, {"right": 9.0, "wrong": (6.0, 6.0)})}
     for identifier, (tokens, values) in nlls.items():
@@ -131,7 +131,7 @@ def test_wrong_cards_are_averaged_in_a_sample_before_samples_are_by_tokens() -> 
             {"model": "trained", "sample": identifier, "variant": v, "arms": a, "nll": n, "tokens": tokens, "hits": 0}
             for v, a, n in rows
         )
-    found = report(plan, results, write=False, resamples=50)
+    found = report(scope, results, write=False, resamples=50)
     nll = found["models"]["trained"]["nll"]
     assert nll["right"]["estimate"] == pytest.approx((1 + 9) / 40)
     assert nll["wrong"]["estimate"] == pytest.approx((3 + 6) / 40)
@@ -149,9 +149,9 @@ def test_one_cluster_has_an_estimate_and_no_interval() -> None:
 
 
 def test_every_output_is_measured_against_source_and_target() -> None:
-    plan = make_plan(dataset(samples(2)), "test")
+    scope = scope_of(dataset(samples(2)), "test")
     results = Results(None, SETTINGS)
-    run(subject(LikingBackend(card_reader)), plan, results)
+    run(subject(LikingBackend(card_reader)), scope, results)
     rows = {row["sample"]: row["generated"] for row in results.rows if "generated" in row}
     assert len(rows) == 6
     for row in rows.values():
@@ -174,11 +174,11 @@ def test_an_output_that_the_guard_refuses_is_valid_and_not_guarded() -> None:
 
 
 def test_the_untrained_base_stands_beside() -> None:
-    plan = make_plan(dataset(samples(3)), "test", wrong_cards=2)
+    scope = scope_of(dataset(samples(3)), "test", wrong_cards=2)
     results = Results(None, SETTINGS)
-    run(subject(LikingBackend(card_reader)), plan, results)
-    run(subject(LikingBackend(lambda _: PLANS[0], strength=1.0), "base"), plan, results)
-    found = report(plan, results, models=("trained", "base"), resamples=100)
+    run(subject(LikingBackend(card_reader)), scope, results)
+    run(subject(LikingBackend(lambda _: PLANS[0], strength=1.0), "base"), scope, results)
+    found = report(scope, results, models=("trained", "base"), resamples=100)
     models = found["models"]
     assert models["trained"]["nll"]["right"]["estimate"] < models["base"]["nll"]["right"]["estimate"]
     text = to_markdown(found)
@@ -201,20 +201,20 @@ def test_edits_are_counted_at_their_skill_with_their_argument() -> None:
 
 
 def test_the_estimate_of_work_is_what_is_done() -> None:
-    plan = make_plan(dataset(samples(2)), "test", wrong_cards=3)
+    scope = scope_of(dataset(samples(2)), "test", wrong_cards=3)
     backend = LikingBackend(card_reader)
     results = Results(None, SETTINGS)
-    before = workload(subject(backend), plan, results, backend)
-    assert before.samples == 6 and before.variants == sum(len(plan.variants(s)) for s in plan.samples)
-    run(subject(backend), plan, results, write=False)
+    before = workload(subject(backend), scope, results, backend)
+    assert before.samples == 6 and before.variants == sum(len(scope.variants(s)) for s in scope.samples)
+    run(subject(backend), scope, results, write=False)
     begun = before.variants
     assert backend.sessions[0].steps + begun + before.samples == before.passes
-    after = workload(subject(backend), plan, results, backend)
+    after = workload(subject(backend), scope, results, backend)
     assert after.samples == after.tokens == 0 and after.written > 0
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
-    plan = make_plan(dataset(samples(4)), "test", wrong_cards=2)
+    scope = scope_of(dataset(samples(4)), "test", wrong_cards=2)
     folder = tmp_path / "results"
     done: list[str] = []
 
@@ -224,52 +224,52 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
     run(
         subject(LikingBackend(card_reader)),
-        plan,
+        scope,
         Results(folder, SETTINGS),
         progress=progress,
         cancel=lambda: len(done) > 4,
     )
     first = Results(folder, SETTINGS, resume=True)
-    assert report(plan, first, resamples=20)["partial"]
-    assert "Partial: not all of 12" in to_markdown(report(plan, first, resamples=20))
+    assert report(scope, first, resamples=20)["partial"]
+    assert "Partial: not all of 12" in to_markdown(report(scope, first, resamples=20))
     path = folder / "results.jsonl"
     path.write_bytes(path.read_bytes() + b'{"model": "trained", "sam')
     again = Results(folder, SETTINGS, resume=True)
     assert again.rows == first.rows
-    run(subject(LikingBackend(card_reader)), plan, again)
+    run(subject(LikingBackend(card_reader)), scope, again)
     whole = Results(None, SETTINGS)
-    run(subject(LikingBackend(card_reader)), plan, whole)
+    run(subject(LikingBackend(card_reader)), scope, whole)
     assert _without_time(Results(folder, SETTINGS, resume=True).rows) == _without_time(whole.rows)
     assert len(whole.rows) == len(again.rows)
 
 
 def test_a_sample_whose_scores_a_kill_cut_off_is_scored_again(tmp_path: Path) -> None:
-    plan = make_plan(dataset(samples(2)), "test", wrong_cards=3)
+    scope = scope_of(dataset(samples(2)), "test", wrong_cards=3)
     backend = LikingBackend(card_reader)
-    run(subject(backend), plan, Results(tmp_path, SETTINGS), write=False)
+    run(subject(backend), scope, Results(tmp_path, SETTINGS), write=False)
     path = tmp_path / "results.jsonl"
-    whole, last = path.read_bytes(), plan.samples[-1].id
+    whole, last = path.read_bytes(), scope.samples[-1].id
     # In the last score of the last sample, where its other scores are on the disk already.
     path.write_bytes(whole[:-12])
     cut = Results(tmp_path, SETTINGS, resume=True)
-    assert not cut.scored("trained", last) and cut.scored("trained", plan.samples[0].id)
-    assert report(plan, cut, write=False, resamples=20)["partial"]
-    run(subject(backend), plan, cut, write=False)
+    assert not cut.scored("trained", last) and cut.scored("trained", scope.samples[0].id)
+    assert report(scope, cut, write=False, resamples=20)["partial"]
+    run(subject(backend), scope, cut, write=False)
     assert path.read_bytes() == whole
-    assert len(cut.rows) == sum(len(plan.variants(one)) for one in plan.samples)
+    assert len(cut.rows) == sum(len(scope.variants(one)) for one in scope.samples)
 
 
 def test_results_with_a_line_for_every_score_are_read_and_added_to(tmp_path: Path) -> None:
-    plan = make_plan(dataset(samples(2)), "test", wrong_cards=3)
+    scope = scope_of(dataset(samples(2)), "test", wrong_cards=3)
     backend = LikingBackend(card_reader)
     whole = Results(None, SETTINGS)
-    run(subject(backend), plan, whole)
-    first = [row for row in whole.rows if row["sample"] == plan.samples[0].id and "variant" in row]
+    run(subject(backend), scope, whole)
+    first = [row for row in whole.rows if row["sample"] == scope.samples[0].id and "variant" in row]
     (tmp_path / "evaluation.json").write_text(json.dumps({"format": 1, **SETTINGS}))
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in first))
     old = Results(tmp_path, SETTINGS, resume=True)
-    assert old.rows == first and old.scored("trained", plan.samples[0].id)
-    run(subject(backend), plan, old)
+    assert old.rows == first and old.scored("trained", scope.samples[0].id)
+    run(subject(backend), scope, old)
     assert _without_time(Results(tmp_path, SETTINGS, resume=True).rows) == _without_time(whole.rows)
 
 
@@ -317,21 +317,21 @@ def test_a_folder_belongs_to_an_evaluation_with_its_first_result(tmp_path: Path)
 def test_what_cannot_be_evaluated_is_one_sentence() -> None:
     good = dataset(samples(2))
     with pytest.raises(TrainingError, match="no split 'dev'"):
-        make_plan(good, "dev")
+        scope_of(good, "dev")
     with pytest.raises(TrainingError, match="validation split is empty; choose one of test"):
-        make_plan(good, "validation")
+        scope_of(good, "validation")
     with pytest.raises(TrainingError, match="one card only"):
-        make_plan(dataset([sample(0, 0)]), "test")
+        scope_of(dataset([sample(0, 0)]), "test")
     with pytest.raises(TrainingError, match="text language"):
         check_fit(subject(LikingBackend(card_reader), language="text"), good)
     with pytest.raises(TrainingError, match="sample s0-0 has up to"):
         small = subject(LikingBackend(card_reader), context_length=100)
-        run(small, make_plan(good, "test"), Results(None, SETTINGS))
+        run(small, scope_of(good, "test"), Results(None, SETTINGS))
 
 
 def test_a_held_out_backbone_is_compared_with_the_cards_of_the_data_set() -> None:
     alone: list[Sample] = [sample(tree, 0, generated=False) for tree in range(2)]
     cards = {f"reader-{n}": {"family": f"Reader{n}"} for n in range(4)}
-    plan = make_plan(dataset(alone, cards=cards), "test")
-    wrong = {v.backbone for v in variants(alone[0], plan.pool, wrong_cards=8, seed=0) if "wrong" in v.arms}
+    scope = scope_of(dataset(alone, cards=cards), "test")
+    wrong = {v.backbone for v in variants(alone[0], scope.pool, wrong_cards=8, seed=0) if "wrong" in v.arms}
     assert wrong == {"reader-1", "reader-2", "reader-3"}

@@ -27,11 +27,10 @@ from masa_training.errors import TrainingError
 from masa_training.evaluate.banks.config import BANKS
 from masa_training.evolution import EvolveConfig, evolve_names, load_evolve
 from masa_training.evolution.run import Evolved, evolve
-from masa_training.evolution.run_folder import CONFIG, EVENTS, RESULT
+from masa_training.evolution.run_log import CONFIG, EVENTS, read_run
 from masa_training.evolution.views.markdown import to_markdown
 from masa_training.evolution.views.numbers import by_type
 from masa_training.evolution.views.report import write_report
-from masa_training.evolution.views.story import read_story
 from masa_training.instruments.config import wording_of
 from masa_training.models import ModelError, Reply, Request
 from masa_training.teacher import Asked, OperatorTeacher, Rewrite, TeacherError
@@ -171,16 +170,14 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(
 
 
 @pytest.mark.parametrize("bank_rounds", [0, 1])
-def test_a_run_that_is_killed_while_it_writes_what_a_search_found_says_it_once(
-    tmp_path: Path, bank_rounds: int
-) -> None:
+def test_a_run_that_is_killed_around_the_end_of_a_search_says_it_once(tmp_path: Path, bank_rounds: int) -> None:
     settings = config(tmp_path / "c.yaml", bank_rounds=bank_rounds, test_tasks=2)
     evolve(settings, tmp_path / "whole", model=Reader())
     lines = (tmp_path / "whole" / EVENTS).read_text("utf-8").splitlines(keepends=True)
     kinds = [json.loads(line)["event"] for line in lines]
-    cuts = [i + 1 for i, kind in enumerate(kinds[:-1]) if kind in RESULT and kinds[i + 1] in RESULT]
-    assert len(cuts) >= 4
-    for cut in cuts:
+    ends = [i for i, kind in enumerate(kinds) if kind == "ended"]
+    assert len(ends) >= 3
+    for cut in (ends[0], ends[0] + 1, ends[-1]):
         folder = tmp_path / f"cut-{cut}"
         folder.mkdir()
         shutil.copy(tmp_path / "whole" / CONFIG, folder / CONFIG)
@@ -353,10 +350,10 @@ def test_where_groups_only_matter_together_the_whole_bank_has_to_move(
     assert others == ["lkg_004"]
     better, _ = [row for row in evolved.test["differences"] if row["arm"] == "evolved"]
     assert better["verdict"] is True
-    text = to_markdown(read_story(folder), "t")
+    text = to_markdown(read_run(folder), "t")
     assert "| whole_bank | hill climbing | 1 |" in text and "(PARTIAL)" not in text
     assert "whole bank" in (write_report(folder)).read_text("utf-8")
-    assert by_type(read_story(folder))
+    assert by_type(read_run(folder))
 
 
 def test_a_move_of_the_whole_bank_teaches_every_group_s_plan(together: tuple[Evolved, Path]) -> None:

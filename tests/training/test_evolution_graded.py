@@ -12,9 +12,9 @@ import pytest
 from masa_training.environments import SPLITS
 from masa_training.environments.assistant import Assistant
 from masa_training.environments.tool_calls import Call
-from masa_training.evolution.ledger import Played
 from masa_training.evolution.playing import FeedbackNoise
 from masa_training.evolution.run import evolve
+from masa_training.evolution.run_log import Played
 from masa_training.models import ModelError, Reply, Request
 from masa_training.rollouts import Episode, Job
 from tests.training.test_evolution import config, events
@@ -61,10 +61,10 @@ def test_a_search_finds_by_the_reward_what_success_does_not_show(score: str, tmp
     )
     evolve(settings, tmp_path / "run", model=Clerk())
     found = events(tmp_path / "run")
-    (best,) = (event["node"] for event in found if event["event"] == "best")
+    (best,) = (event["best"] for event in found if event["event"] == "ended")
     (test,) = (event for event in found if event["event"] == "test")
     assert not any(event["success"] for event in found if event["event"] == "episode")
-    assert (best != "reminder-0") == (score == "reward")
+    assert (best != 0) == (score == "reward")
     assert test["score"] == score
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from masa_training.evolution.run import evolve
-from masa_training.evolution.run_folder import EVENTS
+from masa_training.evolution.run_log import EVENTS
 from tests.training.test_evolution import Reader, config, events, searched
 
 ROOT = Path(__file__).resolve().parents[2]

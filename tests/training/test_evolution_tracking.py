@@ -17,9 +17,8 @@ from masa.errors import MissingExtraError
 from masa.skills import GENERAL
 from masa_training.commands.evolve import command
 from masa_training.errors import TrainingError
-from masa_training.evolution.ledger import Played
 from masa_training.evolution.run import Underway, start_bank
-from masa_training.evolution.run_folder import RunFolder
+from masa_training.evolution.run_log import Played, RunLog, read_run
 from masa_training.evolution.searching import Told
 from masa_training.evolution.tracking import SPENT, final_table, open_trackers, parameters_of, round_values
 from masa_training.rollouts import Episode, Job
@@ -225,25 +224,24 @@ def test_the_reward_of_a_round_is_the_incumbent_s(mlflow: Store, tmp_path: Path)
     (run,) = mlflow.runs.values()
     reward = [metric.value for metric in run["metrics"] if metric.key == f"{GENERAL}/reward"]
     rate = [metric.value for metric in run["metrics"] if metric.key == f"{GENERAL}/SR"]
-    nodes = {event["id"]: event for event in events(tmp_path / "run") if event["event"] == "node"}
-    (best,) = (event["node"] for event in events(tmp_path / "run") if event["event"] == "best")
-    assert best != f"{GENERAL}-0" and reward[-1] == pytest.approx(nodes[best]["reward"])
+    search = read_run(tmp_path / "run").searches[GENERAL]
+    assert search.best and reward[-1] == pytest.approx(search.state.nodes[search.best].mean)
     assert rate == pytest.approx(reward), "without penalty and noise they are the same"
 
 
 def test_the_success_rate_of_a_tree_is_of_its_own_task_type(tmp_path: Path) -> None:
     settings = config(tmp_path / "c.yaml", **SMALL)
-    ours = RunFolder(tmp_path / "run", settings)
+    log = RunLog(tmp_path / "run", settings)
     group = start_bank(settings).group("comparison")
-    proposal = Proposal(0, 0, 0, group)
+    proposal = Proposal(0, None, 0, group)
     for key in (GENERAL, "comparison"):
-        ours.search(key, proposal, "one and the same bank")
+        log.search(key, proposal, "one and the same bank")
     for number, kind in enumerate(("comparison", "comparison", "synthesis", "synthesis")):
         episode = Episode(
             job=Job("a", f"t{number}", 0), task_type=kind, outcome="finished", success=kind == "comparison"
         )
-        ours.episode(Played("one and the same bank", "val", f"t{number}", 0), episode)
-    run = Underway(settings, (GENERAL, "comparison"), ours, None)  # type: ignore[arg-type]
+        log.episode(Played("one and the same bank", "val", f"t{number}", 0), episode)
+    run = Underway(settings, (GENERAL, "comparison"), log, None)  # type: ignore[arg-type]
     assert round_values(run, Told("comparison", proposal))["SR"] == 1.0
     assert round_values(run, Told(GENERAL, proposal))["SR"] == 0.5
 

@@ -20,7 +20,7 @@ from masa_training.errors import TrainingError
 from masa_training.evolution import EvolveConfig
 from masa_training.evolution import trees as evolution_trees
 from masa_training.evolution.run import Evolved, evolve
-from masa_training.evolution.run_folder import RunFolder
+from masa_training.evolution.run_log import RunLog
 from masa_training.evolution.trees import TreeWork, fits_a_task, tree_events
 from masa_training.models import Message, Request
 from masa_training.rollouts.executors import InProcess, Ray
@@ -199,7 +199,7 @@ def test_a_record_that_cannot_be_written_ends_the_task_while_the_cluster_is_ther
     def full(*_: Any, **__: Any) -> None:
         raise TrainingError("the disk is full")
 
-    monkeypatch.setattr(RunFolder, "episode", full)
+    monkeypatch.setattr(RunLog, "episode", full)
     with pytest.raises(TrainingError, match="the disk is full") as failed:
         evolve(trees(tmp_path / "c.yaml", task_types=TYPES[:1]), tmp_path / "run", executor=CLUSTER)
     assert failed.tb is not None and all(stream.cancelled for stream in cluster.streams), "not once it is forgotten"

@@ -149,8 +149,8 @@ def test_every_tree_has_the_same_frozen_bank_around_it(alone: tuple[Evolved, Pat
         if event["event"] == "proposal" and event["round"] == 0
     }
     assert len({roots[name] for name in TYPES}) == 1
-    best = [event for event in events(alone[1]) if event["event"] == "best" and event["group"] == GENERAL]
-    number = int(best[0]["node"].rpartition("-")[2])
+    best = [event for event in events(alone[1]) if event["event"] == "ended" and event["group"] == GENERAL]
+    number = best[0]["best"]
     banks = [
         e["bank"]
         for e in events(alone[1])

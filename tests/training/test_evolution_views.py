@@ -24,13 +24,12 @@ from masa.skills import GENERAL, Group, Skill
 from masa_training.commands.evolve import command
 from masa_training.errors import TrainingError
 from masa_training.evolution.run import Underway, evolve
-from masa_training.evolution.run_folder import CONFIG, EVENTS
+from masa_training.evolution.run_log import CONFIG, EVENTS, read_run
 from masa_training.evolution.views.drawings import curve, interval_of, state_of, tree
 from masa_training.evolution.views.live import LiveView, Row, Standing, Used, cells, fitting, used_line
 from masa_training.evolution.views.markdown import MARKDOWN, write_markdown
 from masa_training.evolution.views.numbers import by_type
 from masa_training.evolution.views.report import REPORT, SCRIPT, difference, pieces, write_report
-from masa_training.evolution.views.story import read_story
 from masa_training.rollouts import Episode
 from masa_training.search import Proposal, SequentialPaired, State, Verdict, event_to_json, hill_climb, tree_search
 from masa_training.search.simulated import simulated_backbone, simulated_teacher
@@ -105,7 +104,7 @@ def simulated_run(
     lines: list[dict[str, Any]] = [
         {
             "event": "run",
-            "format": 1,
+            "format": 2,
             "environment": "sim",
             "backbone": words,
             "card": {"family": words},
@@ -128,10 +127,16 @@ def simulated_run(
             named = {"bank": f"{number}-{event.node}"} if isinstance(event, Proposal) and event.node is not None else {}
             lines.append({**told, "group": key, **named})
             if named and event.round:
-                said = {"note": words, "plan": words, "attribution": {words: 0.5}, "tokens": 100, "dollars": 0.25}
+                said = {
+                    "note": words,
+                    "plan": {"edits": [[words]], "warnings": []},
+                    "attribution": {words: 0.5},
+                    "tokens": 100,
+                    "dollars": 0.25,
+                }
                 lines.append({"event": "rewrite", "group": key, "round": event.round, "parent": 0, **said})
         if finished or key != keys[-1]:
-            lines.append({"event": "best", "group": key, "node": f"{key}-{trace.best}"})
+            lines.append({"event": "ended", "group": key, "best": trace.best})
     folder.mkdir(parents=True)
     (folder / EVENTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / CONFIG).write_text(yaml.safe_dump({"name": words, "penalty": 0.25, "budget": {"dollars": 9.5}}))
@@ -194,11 +199,11 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_report_tells_what_the_run_came_to(real: Path) -> None:
     page = page_of(real)
     check(page)
-    story = read_story(real)
+    story = read_run(real)
     assert story.finished and "unfinished" not in page.ids
-    nodes = sum(len(group.state.nodes) for group in story.groups.values())
+    nodes = sum(len(group.state.nodes) for group in story.searches.values())
     assert page.classes["node"] == nodes and page.classes["skill"] > nodes
-    for group in story.groups.values():
+    for group in story.searches.values():
         for event in group.state.events:
             if isinstance(event, Verdict):
                 assert event.decision.reason in page.text
@@ -209,14 +214,14 @@ def test_a_report_tells_what_the_run_came_to(real: Path) -> None:
 
 
 def test_the_report_in_markdown_tells_the_same(real: Path, tmp_path: Path) -> None:
-    story = read_story(real)
+    story = read_run(real)
     text = write_markdown(real).read_text("utf-8")
     assert "PARTIAL" not in text
-    accepted = [node for group in story.groups.values() for node in group.state.nodes if state_of(node) == "accepted"]
+    accepted = [node for group in story.searches.values() for node in group.state.nodes if state_of(node) == "accepted"]
     assert accepted and all(node.decision is not None and node.decision.reason in text for node in accepted)
     (evolved,) = [row for row in story.test["rows"] if row["arm"] == "evolved"]
     assert f"| evolved | {evolved['episodes']} |" in text
-    for key, group in story.groups.items():
+    for key, group in story.searches.items():
         start, best = (len(group.state.nodes[node].candidate.skills) for node in (0, group.state.best))
         assert f"| {key} | {start} → {best} |" in text
     lines = (real / EVENTS).read_bytes().split(b"\n")
@@ -225,8 +230,8 @@ def test_the_report_in_markdown_tells_the_same(real: Path, tmp_path: Path) -> No
 
 
 def test_rates_by_task_type_are_those_of_the_episodes(real: Path) -> None:
-    story = read_story(real)
-    tree_story = story.groups["comparison"]
+    story = read_run(real)
+    tree_story = story.searches["comparison"]
     best = tree_story.banks[tree_story.state.best]
     won = [
         episode.success
@@ -275,8 +280,8 @@ def test_any_text_gives_a_whole_page(text: str) -> None:
 
 def test_a_large_run_is_drawn_without_one_node_on_another(tmp_path: Path) -> None:
     folder = simulated_run(tmp_path / "run", (GENERAL, "heat"), rounds=150, finished=False)
-    story = read_story(folder)
-    nodes = {key: group.state for key, group in story.groups.items()}
+    story = read_run(folder)
+    nodes = {key: group.state for key, group in story.searches.items()}
     assert sum(len(state.nodes) for state in nodes.values()) > 200
     for state in nodes.values():
         drawn = tree(state)
@@ -294,7 +299,7 @@ def test_a_large_run_is_drawn_without_one_node_on_another(tmp_path: Path) -> Non
 
 
 def test_the_incumbent_s_line_goes_through_what_was_accepted(tmp_path: Path) -> None:
-    state = read_story(simulated_run(tmp_path / "run", (GENERAL,), rounds=40)).groups[GENERAL].state
+    state = read_run(simulated_run(tmp_path / "run", (GENERAL,), rounds=40)).searches[GENERAL].state
     drawn = curve(state)
     accepted = [dot for dot in drawn.dots if dot.state in ("accepted", "start")]
     assert len(accepted) > 2

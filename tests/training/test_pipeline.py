@@ -37,7 +37,7 @@ from masa_training.errors import TrainingError
 from masa_training.models import ModelError, Reply, Request
 from masa_training.pipeline import load_pipeline, pipeline_names, process, stages
 from masa_training.pipeline.config import Costs, playing, total, training
-from masa_training.pipeline.forecast import plan_pipeline
+from masa_training.pipeline.forecast import forecast
 from masa_training.pipeline.process import TerminatedError, run_masa
 from masa_training.pipeline.run import EVENTS, Outcome, Record, StageError, difference, run_pipeline
 from masa_training.pipeline.stages import STAGES, Work
@@ -314,7 +314,7 @@ def test_what_a_later_stage_will_miss_is_told_before_anything_is_played(
     with pytest.raises(TrainingError, match=message):
         run_pipeline(doing)
     assert isinstance(doing.model, Reader) and doing.model.replies == 0
-    planned = plan_pipeline(work(tmp_path / "p.yaml", tmp_path / "run", change))
+    planned = forecast(work(tmp_path / "p.yaml", tmp_path / "run", change))
     assert len(planned.missing) == 1 and re.search(message, planned.missing[0])
     assert run_pipeline(work(tmp_path / "p.yaml", tmp_path / "other", change), until="profile").stages
 
@@ -331,10 +331,10 @@ def test_a_hugging_face_base_that_cannot_be_exported_is_told_before_anything_is_
 ) -> None:
     monkeypatch.delenv("MASA_CONVERTER", raising=False)
     changes = (f"distill.base={tmp_path}", "distill.reference=tiny", f"export={export}")
-    planned = plan_pipeline(work(config(tmp_path), tmp_path / "run", *changes))
+    planned = forecast(work(config(tmp_path), tmp_path / "run", *changes))
     assert len(planned.missing) == 1 and re.search(message, planned.missing[0])
     named = (*changes, f"export.base={tmp_path / 'p.yaml'}")
-    assert plan_pipeline(work(tmp_path / "p.yaml", tmp_path / "run", *named)).missing == ()
+    assert forecast(work(tmp_path / "p.yaml", tmp_path / "run", *named)).missing == ()
 
 
 # --- the whole way -------------------------------------------------------------------------------------------
@@ -467,7 +467,7 @@ def test_what_the_base_does_not_have_is_told_before_anything_is_played(
         raise TrainingError(f"targets is {config.targets!r}")
 
     monkeypatch.setattr("masa_training.distill.model.check_targets", check)
-    planned = plan_pipeline(work(config(tmp_path), tmp_path / "run", "distill.targets=nosuch"))
+    planned = forecast(work(config(tmp_path), tmp_path / "run", "distill.targets=nosuch"))
     assert planned.missing == ("distill: targets is 'nosuch'",)
 
 
@@ -490,7 +490,7 @@ def test_what_a_finished_stage_would_miss_does_not_matter(
     path, folder = copy
     shutil.rmtree(folder / "dataset")
     monkeypatch.setattr(planning, "open_base", gone)
-    assert plan_pipeline(work(path, folder)).missing == ()
+    assert forecast(work(path, folder)).missing == ()
     assert run_pipeline(work(path, folder), resume=True).verified
 
 
@@ -560,7 +560,7 @@ def test_looking_at_a_folder_changes_nothing_in_it(copy: tuple[Path, Path]) -> N
         with (folder / name).open("ab") as stream:
             stream.write(b'{"event": "spen')
     before = {p: (p.stat().st_ino, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
-    assert plan_pipeline(work(path, folder)).measured
+    assert forecast(work(path, folder)).measured
     assert {p: (p.stat().st_ino, p.read_bytes()) for p in folder.rglob("*") if p.is_file()} == before
 
 
@@ -644,7 +644,7 @@ def test_a_dry_run_of_a_folder_counts_what_is_left_with_what_was_measured(
     path, folder = copy
     for gone in ("evolve", "dataset", "distill", "artifact"):
         shutil.rmtree(folder / gone)
-    plan = plan_pipeline(work(path, folder))
+    plan = forecast(work(path, folder))
     assert [step.state for step in plan.steps] == ["finished", *["begun"] * 5]
     assert plan.costs.episode_tokens[1] >= 2 and plan.measured == ("episode_tokens",)
     hours = [step.estimate.hours or 0 for step in plan.steps]

@@ -20,10 +20,9 @@ from masa.skills import GENERAL
 from masa_training.commands.evaluate import command
 from masa_training.errors import TrainingError
 from masa_training.evolution import EvolveConfig
-from masa_training.evolution.ledger import Played
 from masa_training.evolution.playing import FeedbackNoise
 from masa_training.evolution.run import evolve
-from masa_training.evolution.run_folder import RunFolder
+from masa_training.evolution.run_log import Played, RunLog
 from masa_training.evolution.views.report import write_report
 from masa_training.models import ModelError, Reply, Request
 from masa_training.rollouts import Episode, Job
@@ -371,10 +370,10 @@ def test_only_the_teacher_is_told_another_card(reader: Forgetful, server: Server
 @pytest.mark.parametrize("content", ["", "- a\n", "teacher: 3\n"])
 def test_a_damaged_configuration_of_a_run_is_told_in_words(tmp_path: Path, content: str) -> None:
     settings = small(tmp_path / "c.yaml")
-    RunFolder(tmp_path / "run", settings)
+    RunLog(tmp_path / "run", settings)
     (tmp_path / "run" / "config.yaml").write_text(content)
     with pytest.raises(TrainingError, match=r"config\.yaml: damaged; give another folder"):
-        RunFolder(tmp_path / "run", settings, resume=True)
+        RunLog(tmp_path / "run", settings, resume=True)
 
 
 def test_the_report_says_what_is_wrong_in_the_card_of_every_run(tmp_path: Path) -> None:

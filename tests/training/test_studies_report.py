@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from masa_training.distill.config import DistillConfig
 from masa_training.errors import TrainingError
 from masa_training.evaluate.rewriter.results import Results
-from masa_training.evaluate.rewriter.running import make_plan
 from masa_training.evaluate.rewriter.running import run as evaluate
+from masa_training.evaluate.rewriter.running import scope_of
 from masa_training.statistics import Interval
 from masa_training.studies.cells import write_cell
 from masa_training.studies.config import Measure
@@ -102,11 +102,11 @@ def test_the_right_card_beats_the_others_only_beyond_the_interval(
 def test_sums_by_cluster_give_the_numbers_of_the_evaluation() -> None:
     data = dataset(samples(4))
     how = Measure(wrong_cards=3, write=True)
-    plan = make_plan(data, "test", wrong_cards=3)
+    scope = scope_of(data, "test", wrong_cards=3)
     results = Results(None, {})
-    evaluate(subject(LikingBackend(card_reader, strength=3.0, noise=0.5)), plan, results)
-    evaluate(subject(LikingBackend(lambda _: PLANS[0], strength=2.0, noise=0.5, seed=1), "base"), plan, results)
-    kept = told(plan, results, how, resamples=200)
+    evaluate(subject(LikingBackend(card_reader, strength=3.0, noise=0.5)), scope, results)
+    evaluate(subject(LikingBackend(lambda _: PLANS[0], strength=2.0, noise=0.5, seed=1), "base"), scope, results)
+    kept = told(scope, results, how, resamples=200)
     cell = {"cell": "c", "seed": 0, "clusters": kept["clusters"]}
     assert len(kept["clusters"]) == 4 and kept["clusters"][0]["samples"] == 3
     for model in ("trained", "base"):

@@ -17,7 +17,7 @@ from masa_training.checkpoint import Checkpoint
 from masa_training.distill.config import DistillConfig
 from masa_training.distill.run import StoppedError, train
 from masa_training.distill.run_folder import Source
-from masa_training.distill.schedule import Plan, lay_out
+from masa_training.distill.schedule import Schedule, lay_out
 from masa_training.encoding import Encoded
 from masa_training.settings import make
 
@@ -55,7 +55,7 @@ def encoded(count: int, *, start: int = 0) -> list[Encoded]:
     return found
 
 
-def tiny_plan(config: DistillConfig, *, train: int = 14, held_out: int = 4) -> Plan:
+def tiny_plan(config: DistillConfig, *, train: int = 14, held_out: int = 4) -> Schedule:
     return lay_out(config, open_base(config.base, config.template), encoded(train), encoded(held_out, start=50))
 
 
@@ -65,7 +65,7 @@ def run(
     return train(config, SOURCE, lambda: tiny_plan(config, **made), folder, resume=resume, stop=stop)
 
 
-def together(planned: Plan, processes: int) -> Plan:
+def together(planned: Schedule, processes: int) -> Schedule:
     """What one process must do to take the steps of several: where all targets count alike, a mean of means."""
     steps = [*planned.steps, *planned.steps[: -len(planned.steps) % processes]]
     merged = [sum(steps[i : i + processes], ()) for i in range(0, len(steps), processes)]

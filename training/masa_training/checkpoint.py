@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from masa.checksums import verified_sha256
-from masa.codec import template_to_json
+from masa.codec import template_from_fields, template_to_json
 from masa.errors import FormatError, MasaError
 from masa.files import parse_json, read_text, write_atomic
 from masa.formats.gguf_header import is_gguf
 from masa.json_fields import Fields
-from masa.prompt import SUPPORTED_VERSIONS, ChatTemplate, Segment
+from masa.prompt import SUPPORTED_VERSIONS, ChatTemplate
 from masa.weights import find_weights
 from masa_training.bases import Base, folder_sha256
 from masa_training.errors import TrainingError
@@ -30,7 +30,6 @@ FORMAT = 1
 KINDS = ("lora", "full")
 _ADVICE = "take a checkpoint of masa distill as it is"
 _BASE_ADVICE = "put it there again, or name its place (masa export: --base)"
-_PIECES = ("before_system", "before_user", "before_assistant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +127,7 @@ def read_checkpoint(folder: str | PathLike[str]) -> Checkpoint:
             f"{record}: trained with prompt version {prompt_version}, this masa knows "
             f"{', '.join(map(str, SUPPORTED_VERSIONS))}; upgrade masa or train again"
         )
-    base, dataset, template = values.nested("base"), values.nested("dataset"), values.nested("chat_template")
-    before_system, before_user, before_assistant = (
-        tuple(Segment(text, control) for text, control in template.segments(name)) for name in _PIECES
-    )
+    base, dataset = values.nested("base"), values.nested("dataset")
     return Checkpoint(
         path=path,
         kind=values.choice("kind", KINDS),
@@ -144,7 +140,7 @@ def read_checkpoint(folder: str | PathLike[str]) -> Checkpoint:
         ),
         language=values.string("language"),
         prompt_version=prompt_version,
-        template=ChatTemplate(before_system, before_user, before_assistant, template.strings("stop")),
+        template=template_from_fields(values.nested("chat_template")),
         context_length=values.integer("context_length"),
         dataset=DatasetNote(
             name=dataset.string("name"),

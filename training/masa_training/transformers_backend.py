@@ -23,7 +23,6 @@ from masa.backends.tokenizing import Tokenizer, Tokenizing
 from masa.checksums import sha256_file
 from masa.errors import BackendError
 from masa.languages import LANGUAGES
-from masa.manifest import ChatTemplate as ManifestTemplate
 from masa.manifest import TrainingData
 from masa.rewriter import Rewriter
 from masa_training.bases import Base, load_model
@@ -204,11 +203,7 @@ def checkpoint_artifact(checkpoint: Checkpoint, *, trained: bool = True) -> Arti
             f"{checkpoint.path}: is no rewriter but was trained to write {checkpoint.language!r}; "
             "play it with masa evaluate"
         )
-    template, data = checkpoint.template, checkpoint.dataset
-    pieces = (
-        tuple((segment.text, segment.control) for segment in part)
-        for part in (template.before_system, template.before_user, template.before_assistant)
-    )
+    data = checkpoint.dataset
     return Artifact(
         name=checkpoint.path.resolve().name,
         version="0",
@@ -218,8 +213,7 @@ def checkpoint_artifact(checkpoint: Checkpoint, *, trained: bool = True) -> Arti
         base_model=checkpoint.base.name,
         weights=RECORD,
         adapter=None,
-        chat_template=ManifestTemplate(*pieces),
-        stop=template.stop,
+        chat_template=checkpoint.template,
         context_length=checkpoint.context_length,
         quantization=None,
         training_summary=data.summary,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from masa.artifact import Artifact
 from masa.formats.gguf_header import GgufHeader, read_header
-from masa.prompt import INSTRUCTIONS, ChatTemplate, Segment
+from masa.prompt import INSTRUCTIONS, Segment
 from masa_export.errors import ExportError
 
 MODELFILE_NAME = "Modelfile"
@@ -56,7 +56,7 @@ def go_template(artifact: Artifact) -> str:
     Raises:
         FormatError: if the weights are no GGUF.
     """
-    template = ChatTemplate.from_artifact(artifact)
+    template = artifact.chat_template
     before_system: Sequence[Segment] = template.before_system
     header = read_header(artifact.weights_path)
     if (

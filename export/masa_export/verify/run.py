@@ -13,8 +13,6 @@ from masa.artifact import Artifact, find_artifact, load_artifact, read_manifest
 from masa.backends import Backend, open_backend
 from masa.engine import Engine
 from masa.errors import ArtifactError, BackendError, MasaError
-from masa.manifest import ChatTemplate as ManifestTemplate
-from masa.prompt import ChatTemplate
 from masa_export.logits import pool
 from masa_export.progress import Watch
 from masa_export.verify.checkpoint import AskedCheckpoint, Reference, find_reference
@@ -46,7 +44,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Check:
     """What is to be verified and by what, before anything is loaded. `artifact` is None where it cannot be."""
 
     subject: Subject
@@ -59,7 +57,7 @@ class Plan:
     settings: Settings
 
 
-def make_plans(artifacts: Sequence[str], checkpoint: Path, settings: Settings) -> list[Plan]:
+def make_checks(artifacts: Sequence[str], checkpoint: Path, settings: Settings) -> list[Check]:
     """A plan for every artifact: everything but the weights is read.
 
     Raises:
@@ -100,11 +98,11 @@ def make_plans(artifacts: Sequence[str], checkpoint: Path, settings: Settings) -
             seed=settings.seed,
         )
         defaults = default_thresholds(strictness)
-        plans.append(Plan(subject, defaults, given, found, damage, reference, samples, settings))
+        plans.append(Check(subject, defaults, given, found, damage, reference, samples, settings))
     return plans
 
 
-def verify_all(plans: Sequence[Plan], watch: Watch | None = None) -> Iterator[Report]:
+def verify_all(plans: Sequence[Check], watch: Watch | None = None) -> Iterator[Report]:
     """Verify artifacts against one checkpoint on the same samples, in turn; the checkpoint is asked only once.
 
     `plans` are those of `make_plans`. Every check that can be made is made; what is wrong with an artifact is in its
@@ -120,7 +118,7 @@ def verify_all(plans: Sequence[Plan], watch: Watch | None = None) -> Iterator[Re
             yield _verify(plan, checkpoint, watch)
 
 
-def _verify(plan: Plan, checkpoint: AskedCheckpoint, watch: Watch) -> Report:
+def _verify(plan: Check, checkpoint: AskedCheckpoint, watch: Watch) -> Report:
     begun = time.monotonic()
     report = Report(plan.subject)
     with ExitStack() as stack:
@@ -144,12 +142,12 @@ def _verify(plan: Plan, checkpoint: AskedCheckpoint, watch: Watch) -> Report:
 
 
 def _check(
-    plan: Plan, artifact: Artifact, ours: Backend, checkpoint: AskedCheckpoint, found: Report, watch: Watch
+    plan: Check, artifact: Artifact, ours: Backend, checkpoint: AskedCheckpoint, found: Report, watch: Watch
 ) -> None:
     reference, samples = plan.reference, plan.samples
     asking = Asking(
         reference.language or artifact.language,
-        reference.template or ChatTemplate.from_artifact(artifact),
+        reference.template or artifact.chat_template,
         reference.prompt_version or artifact.prompt_version,
     )
     watch.stage("Comparing tokens and chat template …")
@@ -184,7 +182,7 @@ def _check(
 
 
 def _outputs(
-    plan: Plan,
+    plan: Check,
     artifact: Artifact,
     ours: Backend,
     checkpoint: AskedCheckpoint,
@@ -197,15 +195,10 @@ def _outputs(
     if not asked:
         found.notes.append("No sample tells its group and card: greedy outputs and card dependence were not compared")
         return {}
-    pieces = (
-        tuple((segment.text, segment.control) for segment in part)
-        for part in (asking.template.before_system, asking.template.before_user, asking.template.before_assistant)
-    )
     as_trained = replace(
         artifact,
         adapter=None,  # the checkpoint is merged
-        chat_template=ManifestTemplate(*pieces),
-        stop=asking.template.stop,
+        chat_template=asking.template,
         context_length=plan.reference.base.context_length,
         prompt_version=asking.version,
     )
@@ -221,7 +214,7 @@ def _outputs(
             done += 1
             watch.step(f"{what} writes", done, len(asked))
 
-        template = ChatTemplate.from_artifact(kind)
+        template = kind.chat_template
         return write_outputs(
             engine, template, kind.prompt_version, asking.language, asked, cautious=cautious, step=step
         )
@@ -240,7 +233,7 @@ def _outputs(
 
 
 def _scores(
-    plan: Plan, ours: Backend, checkpoint: AskedCheckpoint, asking: Asking, written: dict[str, Written], watch: Watch
+    plan: Check, ours: Backend, checkpoint: AskedCheckpoint, asking: Asking, written: dict[str, Written], watch: Watch
 ) -> list[Score]:
     watch.stage("Comparing logits and likelihoods …")
     wrong = plan.samples.wrong_cards(plan.settings.wrong_cards, plan.settings.seed)
@@ -255,7 +248,7 @@ def _scores(
     return scores
 
 
-def _measure(plan: Plan, artifact: Artifact, found: Report) -> None:
+def _measure(plan: Check, artifact: Artifact, found: Report) -> None:
     bank = plan.settings.bank or EXAMPLES / "banks" / "household.json"
     if not bank.is_file():
         found.notes.append("Speed and memory were not measured: give a skill bank with --bank")

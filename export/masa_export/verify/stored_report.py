@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from masa.codec import template_to_json
 from masa.errors import MasaError
 from masa.files import parse_json, read_text
 from masa.manifest import Manifest
@@ -51,15 +52,15 @@ def files_of(manifest: Manifest) -> dict[str, str]:
 
 def asking_sha256(manifest: Manifest) -> str:
     """The sha256 of what decides how the files are loaded and asked."""
-    template = manifest.chat_template
+    template = template_to_json(manifest.chat_template)
     told = [
         manifest.kind,
         manifest.weights,
         manifest.adapter,
         manifest.language,
         manifest.prompt_version,
-        [template.before_system, template.before_user, template.before_assistant],
-        manifest.stop,
+        [template[piece] for piece in ("before_system", "before_user", "before_assistant")],
+        template["stop"],
         manifest.context_length,
         manifest.trained,
     ]

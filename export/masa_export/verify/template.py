@@ -42,7 +42,7 @@ class Template:
 def compare_template(artifact: Artifact, reference: Reference, messages: Sequence[tuple[str, str]]) -> Template:
     """Compare how artifact and checkpoint put (system, user) messages into a prompt; some are added to `messages`."""
     conversations = (*_MESSAGES, *messages)
-    ours = ChatTemplate.from_artifact(artifact)
+    ours = artifact.chat_template
     problems = []
     if reference.language is not None and artifact.language != reference.language:
         problems.append(f"writes the language {artifact.language}, the checkpoint {reference.language}")

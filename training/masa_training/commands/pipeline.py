@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from masa_training.evolution.run import Underway
     from masa_training.evolution.searching import Told
     from masa_training.pipeline.config import Estimate
-    from masa_training.pipeline.forecast import Plan
+    from masa_training.pipeline.forecast import Forecast
     from masa_training.pipeline.run import Outcome
     from masa_training.pipeline.stages import Watch
     from masa_training.rollouts import Episode
@@ -75,7 +75,7 @@ def command(
     """
     from masa_training.errors import TrainingError
     from masa_training.pipeline import load_pipeline
-    from masa_training.pipeline.forecast import plan_pipeline
+    from masa_training.pipeline.forecast import forecast
     from masa_training.pipeline.run import StageError, run_pipeline
     from masa_training.pipeline.stages import Work
     from masa_training.rollouts.executors import make_executor
@@ -87,7 +87,7 @@ def command(
     with interrupts("everything so far is kept, --resume continues from it") as cancel:
         work = Work(settings, output, watch=shown, cancel=cancel, executor=player, trees=trees)
         if dry_run or not silent:
-            plan = plan_pipeline(work, until, exact=dry_run)
+            plan = forecast(work, until, exact=dry_run)
             if dry_run and as_json:
                 write_json(plan.to_json())
             else:
@@ -124,7 +124,7 @@ def _again(config: str, output: Path, until: str, overrides: tuple[str, ...], pl
     return shlex.join([*words, *(str(word) for pair in given.items() for word in pair)])
 
 
-def _plan(plan: Plan) -> str:
+def _plan(plan: Forecast) -> str:
     rows = [
         [step.stage, step.state, clean(step.text), *(["", "", ""] if step.finished else _costs(step.estimate))]
         for step in plan.steps

@@ -15,7 +15,7 @@ from masa.cli.progress import interrupt_line, interrupts, show_line
 
 if TYPE_CHECKING:
     from masa_training.evaluate.rewriter.results import Results
-    from masa_training.evaluate.rewriter.running import Plan, Subject
+    from masa_training.evaluate.rewriter.running import Scope, Subject
 
 CANCELLED = 130
 _EVERY = 0.1
@@ -89,7 +89,7 @@ def command(
     """
     from masa_training.dataset.folder import load_dataset
     from masa_training.evaluate.rewriter.results import Results
-    from masa_training.evaluate.rewriter.running import check_fit, make_plan, open_subject
+    from masa_training.evaluate.rewriter.running import check_fit, open_subject, scope_of
 
     loading = {name: options[name] for name in ("dtype", "device", "threads")}
     if options["threads"] and not dry_run:
@@ -99,26 +99,26 @@ def command(
         subjects.append(open_subject(rewriter, base=True, **loading))
     data = load_dataset(dataset)
     check_fit(subjects[0], data)
-    plan = make_plan(data, split, limit=options["limit"], wrong_cards=options["wrong_cards"], seed=options["seed"])
+    scope = scope_of(data, split, limit=options["limit"], wrong_cards=options["wrong_cards"], seed=options["seed"])
     settings = {
         "rewriter": subjects[0].artifact.name,
         "fingerprint": subjects[0].fingerprint,
         "dataset": data.info.name,
         "dataset_sha256": data.info.sha256,
         "split": split,
-        "wrong_cards": plan.wrong_cards,
-        "seed": plan.seed,
+        "wrong_cards": scope.wrong_cards,
+        "seed": scope.seed,
         # What decides the numbers of a checkpoint's logits; an artifact's are decided by its weights.
         "dtype": options["dtype"] if subjects[0].artifact.kind == "checkpoint" else None,
     }
     folder = Path(output or f"evaluations/{settings['rewriter']}-{data.info.name}-{split}")
     if dry_run:
         existing = Results(folder, settings, resume=True) if resume and folder.exists() else Results(None, settings)
-        _tell_work(subjects, plan, existing, write=not options["no_generate"], as_json=as_json)
+        _tell_work(subjects, scope, existing, write=not options["no_generate"], as_json=as_json)
         return
     results = Results(folder, settings, resume=resume)
-    cancelled = _run(subjects, plan, results, write=not options["no_generate"], quiet=quiet or as_json)
-    found = _write_report(folder, plan, results, [s.model for s in subjects], write=not options["no_generate"])
+    cancelled = _run(subjects, scope, results, write=not options["no_generate"], quiet=quiet or as_json)
+    found = _write_report(folder, scope, results, [s.model for s in subjects], write=not options["no_generate"])
     if as_json:
         write_json({"output": str(folder), **found})
     elif not quiet:
@@ -129,15 +129,15 @@ def command(
         click.get_current_context().exit(CANCELLED)
 
 
-def _run(subjects: list[Subject], plan: Plan, results: Results, *, write: bool, quiet: bool) -> bool:
+def _run(subjects: list[Subject], scope: Scope, results: Results, *, write: bool, quiet: bool) -> bool:
     """Evaluate every subject; whether that was cancelled."""
     from masa_training.evaluate.rewriter.running import run
 
     with interrupts("what is scored is kept, --resume continues from it") as cancel:
         for subject in subjects:
-            progress = _Progress(len(plan.samples), quiet=quiet)
+            progress = _Progress(len(scope.samples), quiet=quiet)
             try:
-                run(subject, plan, results, write=write, progress=progress, cancel=cancel)
+                run(subject, scope, results, write=write, progress=progress, cancel=cancel)
             finally:
                 progress.close()
             if cancel():
@@ -145,22 +145,22 @@ def _run(subjects: list[Subject], plan: Plan, results: Results, *, write: bool, 
     return False
 
 
-def _write_report(folder: Path, plan: Plan, results: Results, models: list[str], *, write: bool) -> dict[str, Any]:
+def _write_report(folder: Path, scope: Scope, results: Results, models: list[str], *, write: bool) -> dict[str, Any]:
     from masa.files import write_atomic
     from masa_training.evaluate.rewriter.report import report, to_markdown
 
-    found = report(plan, results, models=models, write=write)
+    found = report(scope, results, models=models, write=write)
     write_atomic(folder / "report.json", (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
     write_atomic(folder / "report.md", to_markdown(found).encode("utf-8"))
     return found
 
 
-def _tell_work(subjects: list[Subject], plan: Plan, results: Results, *, write: bool, as_json: bool) -> None:
+def _tell_work(subjects: list[Subject], scope: Scope, results: Results, *, write: bool, as_json: bool) -> None:
     from masa_training.evaluate.rewriter.running import workload
 
     rows = {}
     for subject in subjects:
-        work = workload(subject, plan, results, subject.tokenizer())
+        work = workload(subject, scope, results, subject.tokenizer())
         rows[subject.model] = {
             "samples": work.samples,
             "cards": work.variants,

@@ -15,7 +15,7 @@ from masa.cli.progress import interrupts
 
 if TYPE_CHECKING:
     from masa_training.checkpoint import Checkpoint
-    from masa_training.distill.schedule import Plan
+    from masa_training.distill.schedule import Schedule
 
 _OPTIONS = (
     click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Run folder."),
@@ -53,7 +53,7 @@ def finished(checkpoint: Checkpoint, following: str, as_json: bool) -> None:
         click.echo(f"next: {following}")
 
 
-def plan_json(planned: Plan) -> dict[str, Any]:
+def plan_json(planned: Schedule) -> dict[str, Any]:
     """What a run would do, as JSON values."""
     return {
         "base": planned.base.name,
@@ -66,7 +66,7 @@ def plan_json(planned: Plan) -> dict[str, Any]:
     }
 
 
-def plan_told(planned: Plan) -> str:
+def plan_told(planned: Schedule) -> str:
     """What a run would do, for a person."""
     steps = f"{len(planned.steps)} steps ({planned.steps_per_epoch} an epoch)"
     return (

@@ -84,14 +84,3 @@ def _union(early: tuple[EditCall, ...], late: tuple[EditCall, ...]) -> tuple[Edi
     if len(calls) > 1:
         calls.pop("keep", None)
     return tuple(sorted(calls.values(), key=lambda call: _ORDER.index(call.name)))
-
-
-def parse_recorded(text: str, group: Group) -> Plan:
-    """The plan that a search recorded as text for this group.
-
-    Every known edit is admitted for every skill: what the search did, it did.
-
-    Raises:
-        ParseError: if it is no plan for a group of that size.
-    """
-    return parse_plan(text, [tuple(EDITS)] * len(group))

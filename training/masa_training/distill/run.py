@@ -24,7 +24,7 @@ from masa_training.append_only import writing
 from masa_training.checkpoint import BaseNote, Checkpoint, DatasetNote, read_checkpoint, write_checkpoint
 from masa_training.distill.config import DistillConfig
 from masa_training.distill.run_folder import EVENTS, Source, claim, last_checkpoint, release
-from masa_training.distill.schedule import Plan, plan
+from masa_training.distill.schedule import Schedule, plan
 from masa_training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def distill(
 def train(
     config: DistillConfig,
     source: Source,
-    planning: Callable[[], Plan],
+    planning: Callable[[], Schedule],
     folder: Path,
     *,
     resume: bool = False,
@@ -115,7 +115,7 @@ def train(
 
 def _train(
     trainer: Any,
-    planned: Plan,
+    planned: Schedule,
     folder: Path,
     before: Path | None,
     *,
@@ -177,7 +177,12 @@ def _train(
 
 
 def _trainer(
-    config: DistillConfig, planned: Plan, folder: Path, before: Path | None, events: EventLog, stopping: StopCallback
+    config: DistillConfig,
+    planned: Schedule,
+    folder: Path,
+    before: Path | None,
+    events: EventLog,
+    stopping: StopCallback,
 ) -> Any:
     """What takes the planned steps, or those that are left after the checkpoint `before`."""
     import torch
@@ -280,7 +285,7 @@ def _constrained(config: DistillConfig, held_out: HeldOut | None) -> dict[str, f
 
 
 def _finish(
-    trainer: Any, config: DistillConfig, source: Source, planned: Plan, folder: Path, metrics: Mapping[str, Any]
+    trainer: Any, config: DistillConfig, source: Source, planned: Schedule, folder: Path, metrics: Mapping[str, Any]
 ) -> Checkpoint:
     """Write weights and record under another name, then give the folder its name."""
     from masa_training.distill import processes

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """What a run will do, known before a weight is touched.
 
     `steps` are optimizer updates, `tokens` counts prompts and targets of all epochs as if every sample stood alone,
@@ -37,7 +37,7 @@ class Plan:
     compared: int
 
 
-def plan(config: DistillConfig, dataset: Dataset) -> Plan:
+def plan(config: DistillConfig, dataset: Dataset) -> Schedule:
     """Encode the data set and lay out every step.
 
     Raises:
@@ -78,7 +78,7 @@ def plan(config: DistillConfig, dataset: Dataset) -> Plan:
 
 def lay_out(
     config: DistillConfig, base: Base, train: Sequence[Encoded], held_out: Sequence[Encoded], *, compared: int = 0
-) -> Plan:
+) -> Schedule:
     """Every step over encoded samples; `compared` texts were proven to have the tokens of llama.cpp.
 
     Raises:
@@ -110,7 +110,7 @@ def lay_out(
     steps = [step for epoch in epochs for step in epoch]
     if config.max_steps:
         steps = steps[: config.max_steps]
-    return Plan(
+    return Schedule(
         base=base,
         steps=tuple(steps),
         steps_per_epoch=len(epochs[0]),

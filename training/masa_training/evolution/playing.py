@@ -19,7 +19,7 @@ from masa_training.environments import Split, Task
 from masa_training.evaluate.banks.config import NO_SKILL, Backbone, Trial, choose_tasks
 from masa_training.evaluate.banks.report import report
 from masa_training.evolution.config import EvolveConfig
-from masa_training.evolution.ledger import Ledger, Played
+from masa_training.evolution.run_log import Played, SearchLog
 from masa_training.models import Model
 from masa_training.rollouts import Arm, Episode, Job, WorkerSpec
 from masa_training.rollouts.executors import Executor, InProcess
@@ -54,12 +54,12 @@ class FeedbackNoise:
 
 
 class Arena:
-    """Plays banks on tasks. What the folder has already is not played."""
+    """Plays banks on tasks. What the log has already is not played."""
 
     def __init__(
         self,
         config: EvolveConfig,
-        folder: Ledger,
+        log: SearchLog,
         *,
         model: Model | None = None,
         executor: Executor | None = None,
@@ -68,7 +68,7 @@ class Arena:
     ) -> None:
         """`stop` gives a reason to stop here and now, or None; `model` is shared by all episodes of this process."""
         self._config = config
-        self._folder = folder
+        self._log = log
         self._noise = FeedbackNoise(config.feedback_noise, config.noise_seed)
         self._executor = executor or InProcess(model)
         self._stop = stop
@@ -86,10 +86,10 @@ class Arena:
         left = [played for played in wanted if not self._known(played)]
         if left:
             self._play(name, bank, split, left)
-        return [self._noise.told(played, self._folder.episodes[played]) for played in wanted]
+        return [self._noise.told(played, self._log.episodes[played]) for played in wanted]
 
     def _known(self, played: Played) -> bool:
-        found = self._folder.episodes.get(played)
+        found = self._log.episodes.get(played)
         return found is not None and found.outcome == "finished"
 
     def _play(self, name: str, bank: SkillBank | None, split: Split, left: Sequence[Played]) -> None:
@@ -123,11 +123,11 @@ class Arena:
                 kept = episode if split == "train" else replace(episode, turns=())
                 played = Played(name, split, episode.job.task, episode.job.seed)
                 noisy = self._noise.concerns(played, kept)
-                self._folder.episode(played, kept, told=self._noise.told(played, kept).success if noisy else None)
+                self._log.episode(played, kept, told=self._noise.told(played, kept).success if noisy else None)
                 self._progress(episode)
         finally:
-            self._folder.tick()
-        if ended and any(played not in self._folder.episodes for played in left):
+            self._log.tick()
+        if ended and any(played not in self._log.episodes for played in left):
             raise SearchStopped(ended[0])
 
 

@@ -20,19 +20,15 @@ from masa_training.bank_groups import WHOLE, climbs, homes, with_part
 from masa_training.environments import Environment, Task, open_environment
 from masa_training.errors import TrainingError
 from masa_training.evaluate.banks.config import BANKS, choose_tasks
-from masa_training.evolution.budget import CANCELLED, Meter
 from masa_training.evolution.config import EvolveConfig, card_of, teacher_card
-from masa_training.evolution.counting import in_numbers
-from masa_training.evolution.nodes import nodes_of
 from masa_training.evolution.playing import Arena, final_test
-from masa_training.evolution.run_folder import RunFolder
+from masa_training.evolution.run_log import CANCELLED, Meter, RunLog
 from masa_training.evolution.searching import GroupSearch, Told
 from masa_training.evolution.trees import (
     Elsewhere,
     TreeWork,
     fits_a_task,
     held,
-    incumbent,
     searched_as_task,
     shared,
     side_by_side,
@@ -42,7 +38,7 @@ from masa_training.models import Model, open_model
 from masa_training.profiling import without_profile_tasks
 from masa_training.rollouts import Episode
 from masa_training.rollouts.executors import Executor, Ray
-from masa_training.search import SearchStopped, State, Trace
+from masa_training.search import SearchStopped, Trace
 from masa_training.teacher import Teacher, opened_teacher
 
 
@@ -84,7 +80,7 @@ class Underway:
 
     config: EvolveConfig
     groups: tuple[str, ...]
-    folder: RunFolder
+    log: RunLog
     meter: Meter
 
 
@@ -126,28 +122,29 @@ def evolve(
         types = [key for key in keys if not climbs(key)]
         many = trees_at_a_time(trees, len(types), config.backbone.spec, executor) if types else 1
         helpers.enter_context(writing(folder))
-        ours = RunFolder(folder, config, resume=resume)
+        log = RunLog(folder, config, resume=resume)
         tasks = {split: list(world.tasks(split)) for split in ("train", "val", "test")}
         tasks["train"] = without_profile_tasks(tasks["train"])
         facts = world.facts()
         card = teacher_card(config)
-        ours.run(_about(config, world, keys))
-        meter = Meter(config.budget, ours, lambda: cancel() or halt.is_set())
+        log.begin(_about(config, world, keys), homes(bank) if WHOLE in keys else {})
+        searches = log.run.searches
+        meter = Meter(config.budget, log, lambda: cancel() or halt.is_set())
         told, progress = _one_at_a_time(told, progress)
-        begun(Underway(config, tuple(keys), ours, meter))
+        begun(Underway(config, tuple(keys), log, meter))
         if model is None and executor is None:
             model = owned = open_model(config.backbone.spec, **config.backbone.options)
         helpers.enter_context(held(executor))
         as_tasks = isinstance(executor, Ray) and teacher is None and fits_a_task(config.teacher_config())
         # What is searched as a task has its teacher there.
         asking = helpers.enter_context(contextlib.ExitStack())
-        if teacher is None and any(key not in ours.best and (climbs(key) or not as_tasks) for key in keys):
+        if teacher is None and any(not searches[key].finished and (climbs(key) or not as_tasks) for key in keys):
             teacher = asking.enter_context(opened_teacher(config.teacher_config()))
 
         def search(key: str, bank: SkillBank, executor: Executor | None) -> Group | None:
             """The best group as far as the search came; None if it did not begin."""
-            if key in ours.best or meter.over():
-                return ours.best.get(key)
+            if searches[key].finished or meter.over():
+                return searches[key].incumbent if searches[key].finished else None
             train, val = _of(tasks["train"], key), _of(tasks["val"], key)
             asked = teacher
             if as_tasks and not climbs(key) and isinstance(executor, Ray):
@@ -155,18 +152,18 @@ def evolve(
                 known = {task.id for task in (*train, *val)}
 
                 def work() -> TreeWork:
-                    some = {played: e for played, e in list(ours.episodes.items()) if played.task in known}
-                    return TreeWork(config, bank, key, train, val, facts, card, tuple(ours.searches[key]), some)
+                    some = {played: e for played, e in list(log.episodes.items()) if played.task in known}
+                    return TreeWork(config, bank, key, train, val, facts, card, tuple(log.recorded(key)), some)
 
-                searched_as_task(executor, work, ours, stop=meter.over, told=told, progress=progress)
+                searched_as_task(executor, work, log, stop=meter.over, told=told, progress=progress)
                 if meter.over():
-                    return incumbent(ours, key)
+                    return searches[key].incumbent
             assert asked is not None
             # A tree that was searched as a task is all in the record, by which this search is only led.
             trace: Trace[Group] = GroupSearch(
                 config=config,
-                folder=ours,
-                arena=Arena(config, ours, model=model, executor=executor, stop=meter.over, progress=progress),
+                log=log,
+                arena=Arena(config, log, model=model, executor=executor, stop=meter.over, progress=progress),
                 teacher=asked,
                 bank=bank,
                 key=key,
@@ -178,9 +175,7 @@ def evolve(
                 told=told,
             ).run()
             if not meter.over():
-                root = State(ours.searches[WHOLE]).best if WHOLE in keys and key != WHOLE else None
-                nodes = nodes_of(key, bank, trace, ours.rewrites[key], root=root)
-                ours.found(key, nodes, trace.best, trace.winner)
+                log.ended(key, trace.best)
             return trace.winner
 
         for key in filter(climbs, keys):
@@ -192,20 +187,20 @@ def evolve(
         calls = [functools.partial(search, key, bank, shared(executor, many)) for key in types]
         winners = zip(types, side_by_side(calls, many, halt), strict=True)
         bank = bank.with_groups({key: group for key, group in winners if group is not None})
-        ended = "" if all(key in ours.best for key in keys) else meter.over() or "stopped"
-        searches = {key: in_numbers(its, finished=key in ours.best) for key in keys if (its := ours.searches.get(key))}
-        path = ours.path / "banks" / "evolved.json"
+        ended = "" if all(searches[key].finished for key in keys) else meter.over() or "stopped"
+        numbers = {key: searches[key].in_numbers() for key in keys if searches[key].state.events}
+        path = log.path / "banks" / "evolved.json"
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, dump_bank(bank))
         test: Mapping[str, Any] = {}
         if not ended:
             try:
-                arena = Arena(config, ours, model=model, executor=executor, progress=progress, stop=_asked(cancel))
+                arena = Arena(config, log, model=model, executor=executor, progress=progress, stop=_asked(cancel))
                 test = final_test(config, arena, start_bank(config), bank, tasks["test"])
-                ours.test(test)
+                log.test(test)
             except SearchStopped as stopped:
                 ended = str(stopped)
-        return Evolved(bank, path, ended, len(ours.episodes), searches, test)
+        return Evolved(bank, path, ended, len(log.episodes), numbers, test)
     finally:
         helpers.close()
         world.close()

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from masa.facts import Facts
-from masa.languages import render_plan
 from masa.skills import Group, SkillBank
 from masa_training.bank_groups import climbs, part, with_part
 from masa_training.environments import Task
 from masa_training.evolution.config import EvolveConfig
-from masa_training.evolution.ledger import Ledger
 from masa_training.evolution.playing import Arena, fingerprint
+from masa_training.evolution.run_log import Answer, SearchLog
 from masa_training.rollouts.episodes import reward_of
 from masa_training.search import Event, Failure, Proposal, Situation, Trace, hill_climb, replay, tree_search
 from masa_training.teacher import Asked, Seen, Teacher, TeacherError
@@ -37,7 +36,7 @@ class GroupSearch:
     """
 
     config: EvolveConfig
-    folder: Ledger
+    log: SearchLog
     arena: Arena
     teacher: Teacher
     bank: SkillBank
@@ -52,7 +51,7 @@ class GroupSearch:
     def run(self) -> Trace[Group]:
         """The trace; what is recorded of an earlier session is not asked or played again."""
         config, start = self.config, part(self.bank, self.key)
-        recorded = list(self.folder.searches[self.key])
+        recorded = self.log.recorded(self.key)
         propose, evaluate = replay(recorded, self._propose, self._evaluate)
         left = len(recorded)
 
@@ -61,7 +60,7 @@ class GroupSearch:
             if left:
                 left -= 1
             else:
-                self.folder.search(self.key, event, self._played_as(event))
+                self.log.search(self.key, event, self._played_as(event))
                 self.told(Told(self.key, event))
 
         common: dict[str, Any] = {
@@ -112,24 +111,21 @@ class GroupSearch:
             rewrite = self.teacher.rewrite(asked)
         except TeacherError as error:
             if error.tokens or error.dollars:  # what was spent counts, whatever came of it
-                failed: dict[str, Any] = {"source": "group", "plan": None, "note": str(error), "attribution": {}}
-                self._said(situation, {**failed, "tokens": error.tokens, "dollars": error.dollars})
+                self._said(situation, note=str(error), tokens=error.tokens, dollars=error.dollars)
             return Failure(str(error))
         self._said(
             situation,
-            {
-                "source": rewrite.source,
-                "plan": render_plan(rewrite.plan) if rewrite.plan else None,
-                "note": rewrite.note,
-                "attribution": dict(rewrite.attribution),
-                "tokens": rewrite.tokens,
-                "dollars": rewrite.dollars,
-            },
+            source=rewrite.source,
+            plan=rewrite.plan,
+            note=rewrite.note,
+            attribution=dict(rewrite.attribution),
+            tokens=rewrite.tokens,
+            dollars=rewrite.dollars,
         )
         return rewrite.group
 
-    def _said(self, situation: Situation[Group], values: dict[str, Any]) -> None:
-        self.folder.rewrite(self.key, {"round": situation.round, "parent": situation.node.number, **values})
+    def _said(self, situation: Situation[Group], **said: Any) -> None:
+        self.log.answer(self.key, Answer(round=situation.round, parent=situation.node.number, **said))
 
 
 def _inert(situation: Situation[Group]) -> int:

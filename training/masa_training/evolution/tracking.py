@@ -24,7 +24,6 @@ from masa.files import parse_json, read_text, write_atomic
 from masa_training.bank_groups import climbs
 from masa_training.errors import TrainingError
 from masa_training.evolution.config import BudgetConfig, EvolveConfig
-from masa_training.evolution.counting import in_numbers
 from masa_training.evolution.run import Evolved, Underway
 from masa_training.evolution.searching import Told
 from masa_training.search import Evaluation, Proposal, Verdict
@@ -118,14 +117,14 @@ class Tracking:
             TrainingError: if a tracker cannot begin; nothing was played yet. Those that had begun are ended.
         """
         self._run = underway
-        record = underway.folder.path / RECORD
+        record = underway.log.path / RECORD
         known = _known(record)
         parameters = parameters_of(underway.config)
         wanted, self._trackers = self._trackers, []
         for tracker in wanted:
             try:
                 known[tracker.name] = tracker.begin(
-                    underway.config.name, parameters, folder=underway.folder.path, known=known.get(tracker.name)
+                    underway.config.name, parameters, folder=underway.log.path, known=known.get(tracker.name)
                 )
             except MasaError:
                 raise
@@ -147,7 +146,7 @@ class Tracking:
         spent = self._run.meter.spent()
         used = {its.name: float(getattr(spent, its.name)) for its in fields(BudgetConfig)}
         # All decisions of all sessions, so that the steps of a run that goes on go on, too.
-        searches = list(self._run.folder.searches.values())
+        searches = [search.state.events for search in self._run.log.run.searches.values()]
         decisions = sum(_ends_round(its) for events in searches for its in list(events))
         self._each(lambda tracker: tracker.log(told.group, event.round, values))
         self._each(lambda tracker: tracker.log(SPENT, decisions, used))
@@ -186,8 +185,8 @@ def round_values(run: Underway, told: Told) -> dict[str, float]:
 
     Rewards are as the search was told them; SR is of the true outcomes. What is undefined is left out.
     """
-    events = list(run.folder.searches[told.group])
-    counts = in_numbers(events, finished=False)
+    search = run.log.run.searches[told.group]
+    events, counts = list(search.state.events), search.in_numbers()
     values: dict[str, float | None] = {key: float(number) for key, number in counts.items() if key != "finished"}
     best = 0
     for event in events:
@@ -263,9 +262,9 @@ def _mean(events: Iterable[object], node: int) -> float | None:
 
 
 def _success_rate(run: Underway, group: str, node: int) -> float | None:
-    bank = run.folder.banks.get((group, node))
+    bank = run.log.run.searches[group].banks.get(node)
     # A copy in one step: other threads add episodes meanwhile.
-    some = [e for key, e in list(run.folder.episodes.items()) if key.bank == bank and key.split == "val"]
+    some = [e for key, e in list(run.log.episodes.items()) if key.bank == bank and key.split == "val"]
     # Every tree begins with the bank that the others begin with, which plays tasks of all types.
     finished = [e.success for e in some if e.outcome == "finished" and (climbs(group) or group == e.task_type)]
     return sum(finished) / len(finished) if finished else None

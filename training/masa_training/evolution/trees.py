@@ -12,7 +12,6 @@ import contextlib
 import queue
 import threading
 import traceback
-from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
@@ -25,14 +24,13 @@ from masa.skills import Group, SkillBank
 from masa_training.environments import Task
 from masa_training.errors import TrainingError
 from masa_training.evolution.config import EvolveConfig
-from masa_training.evolution.ledger import Played
 from masa_training.evolution.playing import Arena
-from masa_training.evolution.run_folder import RunFolder
+from masa_training.evolution.run_log import Answer, Played, RunLog
 from masa_training.evolution.searching import GroupSearch, Told
 from masa_training.models import open_model
 from masa_training.rollouts import Episode
 from masa_training.rollouts.executors import Executor, InProcess, Processes, Ray
-from masa_training.search import Event, State
+from masa_training.search import Event
 from masa_training.teacher import Asked, Rewrite, opened_teacher
 from masa_training.teacher.config import TeacherConfig
 
@@ -61,7 +59,7 @@ class TreeWork:
     episodes: Mapping[Played, Episode] = field(default_factory=dict)
 
 
-Kind = Literal["episode", "search", "rewrite", "end"]
+Kind = Literal["episode", "search", "answer", "end"]
 Said = tuple[Kind, tuple[Any, ...]]
 """One thing that happened in a tree. "end" comes last, with the reason why it cannot go on, empty if it is done."""
 
@@ -74,22 +72,25 @@ class Elsewhere:
 
 
 class _Told:
-    """A ledger that says everything at once and keeps what its search asks for."""
+    """A log that says everything at once and keeps what its search asks for."""
 
     def __init__(self, work: TreeWork, say: Callable[[Said], None]) -> None:
         self.episodes: dict[Played, Episode] = dict(work.episodes)
-        self.searches: dict[str, list[Event[Group]]] = defaultdict(list, {work.key: list(work.events)})
+        self._events = list(work.events)
         self._say = say
 
     def episode(self, played: Played, episode: Episode, *, told: bool | None = None) -> None:
         self.episodes[played] = episode
         self._say(("episode", (played, episode, told)))
 
+    def recorded(self, key: str) -> list[Event[Group]]:
+        return self._events
+
     def search(self, key: str, event: Event[Group], bank: str | None = None) -> None:
         self._say(("search", (event, bank)))
 
-    def rewrite(self, key: str, values: Mapping[str, Any]) -> None:
-        self._say(("rewrite", (dict(values),)))
+    def answer(self, key: str, answer: Answer) -> None:
+        self._say(("answer", (answer,)))
 
     def tick(self) -> None:
         """Time is counted where the run's folder is."""
@@ -114,11 +115,11 @@ def tree_events(work: TreeWork) -> Iterator[Said]:
             with contextlib.ExitStack() as stack:
                 model = open_model(work.config.backbone.spec, **work.config.backbone.options)
                 stack.callback(model.close)
-                ledger = _Told(work, said.put)
+                log = _Told(work, said.put)
                 GroupSearch(
                     config=work.config,
-                    folder=ledger,
-                    arena=Arena(work.config, ledger, model=model, stop=stop),
+                    log=log,
+                    arena=Arena(work.config, log, model=model, stop=stop),
                     teacher=stack.enter_context(opened_teacher(work.config.teacher_config())),
                     bank=work.bank,
                     key=work.key,
@@ -147,7 +148,7 @@ def tree_events(work: TreeWork) -> Iterator[Said]:
 def searched_as_task(
     executor: Ray,
     work: Callable[[], TreeWork],
-    folder: RunFolder,
+    log: RunLog,
     *,
     stop: Callable[[], str | None],
     told: Callable[[Told], None] = lambda told: None,
@@ -168,7 +169,7 @@ def searched_as_task(
             try:
                 # Closed before the connection is, whatever happens here: else the task would play on for nobody.
                 with contextlib.closing(_items(ray, remote.remote(one), stop)) as items:
-                    keep(items, one.key, folder, told=told, progress=progress)
+                    keep(items, one.key, log, told=told, progress=progress)
                 return
             except ray.exceptions.RayTaskError as error:
                 raise TrainingError(f"ray: the task of the tree {one.key} failed: {error.cause}") from None
@@ -183,7 +184,7 @@ def searched_as_task(
 def keep(
     items: Iterable[Said],
     key: str,
-    folder: RunFolder,
+    log: RunLog,
     *,
     told: Callable[[Told], None] = lambda told: None,
     progress: Callable[[Episode], None] = lambda episode: None,
@@ -196,23 +197,17 @@ def keep(
     for kind, values in items:
         if kind == "episode":
             played, episode, heard = values
-            folder.episode(played, episode, told=heard)
+            log.episode(played, episode, told=heard)
             progress(episode)
         elif kind == "search":
             event, bank = values
-            folder.search(key, event, bank)
-            folder.tick()
+            log.search(key, event, bank)
+            log.tick()
             told(Told(key, event))
-        elif kind == "rewrite":
-            folder.rewrite(key, values[0])
+        elif kind == "answer":
+            log.answer(key, values[0])
         elif values[0]:
             raise TrainingError(values[0])
-
-
-def incumbent(folder: RunFolder, key: str) -> Group | None:
-    """The best group of a search as far as the record goes; None if it did not begin."""
-    state: State[Group] = State(folder.searches.get(key, []))
-    return state.nodes[state.best].candidate if state.nodes else None
 
 
 def _items(ray: Any, stream: Any, stop: Callable[[], str | None]) -> Generator[Said, None, None]:

@@ -10,7 +10,7 @@ from masa_training.bases import open_base
 from masa_training.checkpoint import RECORD, Checkpoint
 from masa_training.distill.run import Report, train
 from masa_training.distill.run_folder import Source, check_same
-from masa_training.distill.schedule import Plan, lay_out
+from masa_training.distill.schedule import Schedule, lay_out
 from masa_training.errors import TrainingError
 from masa_training.instruments.config import InstrumentConfig
 from masa_training.instruments.conversations import conversations
@@ -37,7 +37,7 @@ def train_instrument(
     before = folder.resolve() / "before"
     config = _started(config, folder)
 
-    def planning() -> Plan:
+    def planning() -> Schedule:
         # By now the folder is ours: what it holds of earlier lessons is of an instrument with these conversations.
         if config.after is not None and not _learned(config.after, before):
             train_instrument(config.after, before, resume=resume, report=report, progress=progress, stop=stop)
@@ -88,7 +88,9 @@ def _learned(config: InstrumentConfig, folder: Path) -> bool:
     return True
 
 
-def plan_instrument(config: InstrumentConfig, *, progress: Callable[[int, int], None] = lambda done, of: None) -> Plan:
+def plan_instrument(
+    config: InstrumentConfig, *, progress: Callable[[int, int], None] = lambda done, of: None
+) -> Schedule:
     """Play and encode the conversations, and lay out every step."""
     from masa_training.models.transformers import chat_format
 

@@ -36,8 +36,8 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What will be done.
+class Forecast:
+    """What will be done, and what it would cost.
 
     Attributes:
         measured: assumptions that a finished profile replaced.
@@ -63,7 +63,7 @@ class Plan:
         }
 
 
-def plan_pipeline(work: Work, until: str = STAGES[-1], *, exact: bool = False) -> Plan:
+def forecast(work: Work, until: str = STAGES[-1], *, exact: bool = False) -> Forecast:
     """The plan, for a folder that may be there already; `exact` lays the steps of training out where there are data.
 
     Raises:
@@ -91,7 +91,7 @@ def plan_pipeline(work: Work, until: str = STAGES[-1], *, exact: bool = False) -
         steps.append(Step(name, states[name], most, text, cost))
     left_over = total([step.estimate for step in steps if not step.finished])
     absent = missing(work, to_do(work, record, names))
-    return Plan(config.name, tuple(steps), costs, measured, left_over, absent)
+    return Forecast(config.name, tuple(steps), costs, measured, left_over, absent)
 
 
 def _step(

@@ -22,7 +22,7 @@ from masa_training.dataset.config import DatasetConfig, Places, data_folder
 from masa_training.dataset.folder import load_dataset
 from masa_training.errors import TrainingError
 from masa_training.evolution.config import EvolveConfig
-from masa_training.evolution.run_folder import CONFIG, EVENTS, RunFolder
+from masa_training.evolution.run_log import CONFIG, EVENTS, RunLog
 from masa_training.models import Model
 from masa_training.pipeline.config import PipelineConfig
 from masa_training.pipeline.process import TerminatedError, options, run_masa
@@ -159,8 +159,8 @@ def _evolve_left(work: Work) -> Checksums | None:
     folder = work.folder / "evolve"
     if not (folder / CONFIG).is_file():
         return None
-    run = RunFolder(folder, work.evolve_config(), resume=True)
-    return {EVENTS: sha256_file(folder / EVENTS)} if run.tested else None
+    log = RunLog(folder, work.evolve_config(), resume=True)
+    return {EVENTS: sha256_file(folder / EVENTS)} if log.run.test else None
 
 
 def _evolve(work: Work) -> dict[str, Any]:

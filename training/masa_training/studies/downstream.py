@@ -34,7 +34,7 @@ from masa_training.evaluate.banks.config import BANKS, Backbone, Trial
 from masa_training.evaluate.banks.running import Progress, file_name, run, tasks_of
 from masa_training.evolution.config import card_fields
 from masa_training.evolution.playing import fingerprint
-from masa_training.evolution.views.story import read_story
+from masa_training.evolution.run_log import read_run
 from masa_training.models.keys import check_keyless
 from masa_training.rollouts import Arm, Episode
 from masa_training.rollouts.executors import Cancel, Executor
@@ -151,17 +151,17 @@ def searched_banks(folder: Path) -> dict[str, SkillBank]:
         TrainingError: if there is no run, or it is not finished.
         FormatError: if its bank cannot be read.
     """
-    story = read_story(folder)
-    if not story.groups or not all(group.finished for group in story.groups.values()):
+    searches = read_run(folder).searches
+    if not searches or not all(search.finished for search in searches.values()):
         raise TrainingError(f"{folder}: the run is not finished; go on with masa evolve … --resume")
     evolved = start = load_bank(folder / "banks" / "evolved.json")
     # Backwards: what was searched first has the last word on where the run began.
-    for key, group in reversed(story.groups.items()):
+    for key, group in reversed(searches.items()):
         start = with_part(start, key, group.state.nodes[0].candidate)
     first = start
-    keys = [WHOLE] if WHOLE in story.groups else list(story.groups)
+    keys = [WHOLE] if WHOLE in searches else list(searches)
     for key in keys:
-        nodes = story.groups[key].state.nodes
+        nodes = searches[key].state.nodes
         first = with_part(first, key, nodes[min(1, len(nodes) - 1)].candidate)
     general = evolved.group(GENERAL)
     return {
@@ -365,7 +365,7 @@ def _banks(reader: ReaderConfig, folder: Path) -> dict[str, SkillBank]:
 def _search(reader: ReaderConfig, folder: Path) -> dict[str, float]:
     if not reader.run:
         return {}
-    spent = read_story(folder / reader.run).spent
+    spent = read_run(folder / reader.run).spent
     return {"episodes": spent.episodes, "minutes": spent.minutes}
 
 

@@ -20,8 +20,7 @@ from masa.files import make_folder, parse_json, parse_yaml, read_text, write_ato
 from masa_training.errors import TrainingError
 from masa_training.evolution import EvolveConfig
 from masa_training.evolution.config import card_fields, card_of
-from masa_training.evolution.run_folder import CONFIG, EVENTS, differences
-from masa_training.evolution.views.story import Story, read_story
+from masa_training.evolution.run_log import CONFIG, EVENTS, Run, differences, read_run
 from masa_training.studies.running import Budget
 
 RECORD = "study.json"
@@ -140,10 +139,10 @@ def standing(cell: EvolutionCell, folder: Path) -> State:
             f"{where}: its run has another {', '.join(other)}; give the settings that the study was begun with, or "
             "another folder"
         )
-    return "finished" if (where / EVENTS).is_file() and read_story(where).finished else "goes on"
+    return "finished" if (where / EVENTS).is_file() and read_run(where).finished else "goes on"
 
 
-def stories(study: EvolutionStudy, folder: Path) -> dict[str, Story]:
+def stories(study: EvolutionStudy, folder: Path) -> dict[str, Run]:
     """By name what the cells that were begun tell.
 
     Raises:
@@ -155,7 +154,7 @@ def stories(study: EvolutionStudy, folder: Path) -> dict[str, Story]:
     begun = [cell for cell in study.cells if (folder / cell.name / EVENTS).is_file()]
     for cell in begun:
         standing(cell, folder)
-    return {cell.name: read_story(folder / cell.name) for cell in begun}
+    return {cell.name: read_run(folder / cell.name) for cell in begun}
 
 
 def named_apart(configs: Sequence[EvolveConfig]) -> None:

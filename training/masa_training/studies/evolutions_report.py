@@ -15,10 +15,9 @@ from typing import Any
 from masa.formats import load_bank
 from masa.skills import Group
 from masa_training.evaluate.banks.report import reward_in_words
-from masa_training.evolution.counting import in_numbers
 from masa_training.evolution.playing import BASE, EVOLVED, fingerprint
 from masa_training.evolution.run import start_bank
-from masa_training.evolution.views.story import Story
+from masa_training.evolution.run_log import Run
 from masa_training.search import State, Verdict
 from masa_training.statistics import cluster_bootstrap, mean
 from masa_training.studies.evolutions import CARD_GIVEN, NOISE, OTHER, EvolutionCell, EvolutionStudy, stories
@@ -44,7 +43,7 @@ def study_report(study: EvolutionStudy, folder: Path, *, resamples: int = 2000) 
 
 
 def _experiment(
-    study: EvolutionStudy, name: str, told: Mapping[str, Story], folder: Path, resamples: int
+    study: EvolutionStudy, name: str, told: Mapping[str, Run], folder: Path, resamples: int
 ) -> dict[str, Any]:
     cells = [cell for cell in study.cells if cell.experiment == name]
     config = cells[0].config
@@ -89,31 +88,31 @@ def _experiment(
     }
 
 
-def _cell(cell: EvolutionCell, story: Story | None) -> dict[str, Any]:
+def _cell(cell: EvolutionCell, run: Run | None) -> dict[str, Any]:
     counts = dict.fromkeys(COUNTED, 0)
     edits: list[dict[str, Any]] = []
-    for group in story.groups.values() if story else ():
-        numbers = in_numbers(group.state.events, finished=group.finished)
+    for group in run.searches.values() if run else ():
+        numbers = group.in_numbers()
         counts = {key: counts[key] + numbers[key] for key in COUNTED}
-        assert story is not None
-        edits += _accepted(group.key, group.state, group.banks, story)
-    finished = story is not None and story.finished
+        assert run is not None
+        edits += _accepted(group.key, group.state, group.banks, run)
+    finished = run is not None and run.finished
     return {
         "cell": cell.name,
-        "state": "finished" if finished else "goes on" if story else "to do",
+        "state": "finished" if finished else "goes on" if run else "to do",
         **counts,
         "accepted_edits": edits,
         "accepted_no_better": sum(edit["true"] is not None and edit["true"] <= 0 for edit in edits),
-        "test": {key: value for key, value in story.test.items() if key != "event"} if story and finished else {},
+        "test": {key: value for key, value in run.test.items() if key != "event"} if run and finished else {},
     }
 
 
-def _accepted(key: str, state: State[Group], banks: Mapping[int, str], story: Story) -> list[dict[str, Any]]:
+def _accepted(key: str, state: State[Group], banks: Mapping[int, str], run: Run) -> list[dict[str, Any]]:
     """The accepted edits of a search: the difference that the search saw, and the true one on what both played."""
     found = []
     for event in state.events:
         if isinstance(event, Verdict) and event.decision.verdict is True:
-            sides = [_rewards(story, banks.get(node), "val") for node in (event.node, event.incumbent)]
+            sides = [_rewards(run, banks.get(node), "val") for node in (event.node, event.incumbent)]
             both = [sides[0][played] - sides[1][played] for played in sides[0] if played in sides[1]]
             found.append(
                 {
@@ -127,24 +126,24 @@ def _accepted(key: str, state: State[Group], banks: Mapping[int, str], story: St
     return found
 
 
-def _rewards(story: Story, bank: str | None, split: str) -> dict[tuple[str, int], float]:
+def _rewards(run: Run, bank: str | None, split: str) -> dict[tuple[str, int], float]:
     """By task and seed the true reward of a bank's episodes."""
     found = {}
-    for played, episode in story.episodes.items():
-        reward = story.reward(episode)
+    for played, episode in run.episodes.items():
+        reward = run.reward(episode)
         if played.bank == bank and played.split == split and reward is not None:
             found[played.task, played.seed] = reward
     return found
 
 
-def _tested(cell: EvolutionCell, story: Story, where: Path) -> dict[str, dict[str, ByTask]]:
+def _tested(cell: EvolutionCell, run: Run, where: Path) -> dict[str, dict[str, ByTask]]:
     """By arm and figure, the final test of a finished run by task."""
     banks = {BASE: start_bank(cell.config), EVOLVED: load_bank(where / "banks" / "evolved.json")}
     found: dict[str, dict[str, ByTask]] = {}
     for arm, bank in banks.items():
         name = fingerprint(bank)
-        some = [e for played, e in story.episodes.items() if played.bank == name and played.split == "test"]
-        rewards = [(e.job.task, story.reward(e)) for e in some]
+        some = [e for played, e in run.episodes.items() if played.bank == name and played.split == "test"]
+        rewards = [(e.job.task, run.reward(e)) for e in some]
         found[arm] = {
             "success": _by_task([(e.job.task, float(e.success)) for e in some if e.outcome == "finished"]),
             "reward": _by_task([(task, reward) for task, reward in rewards if reward is not None]),

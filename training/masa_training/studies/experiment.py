@@ -29,7 +29,7 @@ from masa_training.distill.config import DistillConfig
 from masa_training.evaluate.rewriter.arms import cluster
 from masa_training.evaluate.rewriter.report import MOST_CARDS, report
 from masa_training.evaluate.rewriter.results import Results
-from masa_training.evaluate.rewriter.running import BASE, TRAINED, Plan, check_fit, make_plan, open_subject, run
+from masa_training.evaluate.rewriter.running import BASE, TRAINED, Scope, check_fit, open_subject, run, scope_of
 from masa_training.studies.cells import fingerprint
 from masa_training.studies.config import Measure, Study, StudyCell, base_path
 
@@ -305,37 +305,37 @@ def measure(
 
     Rows are kept in `folder` and, for the untrained base, which other cells share, in `base_folder`.
     """
-    plan = make_plan(dataset, how.split, limit=how.limit, wrong_cards=how.wrong_cards, seed=how.seed)
+    scope = scope_of(dataset, how.split, limit=how.limit, wrong_cards=how.wrong_cards, seed=how.seed)
     settings = {"dataset_sha256": dataset.info.sha256, **asdict(how)}
     everything = Results(None, settings)
     for untrained, where in ((False, folder), (True, base_folder)):
         subject = open_subject(str(checkpoint), base=untrained, dtype=how.dtype)
         check_fit(subject, dataset)
         results = Results(where, settings, resume=True)
-        if not _complete(plan, results, subject.model, how.write):
-            run(subject, plan, results, write=how.write, progress=progress, cancel=cancel)
-            if not _complete(plan, results, subject.model, how.write):
+        if not _complete(scope, results, subject.model, how.write):
+            run(subject, scope, results, write=how.write, progress=progress, cancel=cancel)
+            if not _complete(scope, results, subject.model, how.write):
                 return None
         everything.add(row for row in results.rows if row["model"] == subject.model)
-    return told(plan, everything, how)
+    return told(scope, everything, how)
 
 
-def told(plan: Plan, results: Results, how: Measure, *, resamples: int = 2000) -> dict[str, Any]:
+def told(scope: Scope, results: Results, how: Measure, *, resamples: int = 2000) -> dict[str, Any]:
     """What a cell keeps of complete results of both models."""
-    found = report(plan, results, models=(TRAINED, BASE), write=how.write, resamples=resamples)
+    found = report(scope, results, models=(TRAINED, BASE), write=how.write, resamples=resamples)
     models = {}
     for model, values in found["models"].items():
         models[model] = {"nll": values["nll"], "cards": values["cards"], "generation": _kept(values["generation"])}
     return {
         "models": models,
-        "clusters": cluster_sums(plan, results),
+        "clusters": cluster_sums(scope, results),
         "samples": found["samples"],
         "samples_in_split": found["samples_in_split"],
         "backbones": found["backbones"],
     }
 
 
-def cluster_sums(plan: Plan, results: Results) -> list[Sums]:
+def cluster_sums(scope: Scope, results: Results) -> list[Sums]:
     """For every cluster, in order of appearance, and both models, sums over its samples.
 
     `nll` has by arm the NLL under that arm (of several wrong cards their average), the NLL under the right card and the
@@ -357,7 +357,7 @@ def cluster_sums(plan: Plan, results: Results) -> list[Sums]:
     names = {card for arms in scores.values() for _, _, card in arms.get("wrong", ())}
     named = len(names) <= MOST_CARDS
     sums: dict[Hashable, Sums] = {}
-    for sample in plan.samples:
+    for sample in scope.samples:
         unit = cluster(sample)
         name = list(unit) if isinstance(unit, tuple) else [unit]
         entry = sums.setdefault(unit, {"name": name, "samples": 0, TRAINED: {}, BASE: {}})
@@ -413,8 +413,8 @@ def _kept(generation: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return None if generation is None else {k: v for k, v in generation.items() if k != "reasons"}
 
 
-def _complete(plan: Plan, results: Results, model: str, write: bool) -> bool:
+def _complete(scope: Scope, results: Results, model: str, write: bool) -> bool:
     return all(
         results.scored(model, sample.id) and (not write or results.generated(model, sample.id))
-        for sample in plan.samples
+        for sample in scope.samples
     )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from masa_training.evaluate.rewriter.arms import ARMS, TREE, breakdown_tags, cluster, value_of
 from masa_training.evaluate.rewriter.generation import pairs
 from masa_training.evaluate.rewriter.results import Results
-from masa_training.evaluate.rewriter.running import TRAINED, Plan
+from masa_training.evaluate.rewriter.running import TRAINED, Scope
 from masa_training.samples import Sample
 from masa_training.statistics import Interval, Statistic, cluster_bootstrap, f1, ratio_of_sums
 from masa_training.tables import NOTHING, bracketed, cell, table
@@ -31,7 +31,7 @@ Scores = Mapping[str, Sequence[tuple[float, int, str]]]
 
 
 def report(
-    plan: Plan, results: Results, *, models: Sequence[str] = (TRAINED,), write: bool = True, resamples: int = 2000
+    scope: Scope, results: Results, *, models: Sequence[str] = (TRAINED,), write: bool = True, resamples: int = 2000
 ) -> dict[str, Any]:
     """Everything the rows say, as JSON values.
 
@@ -44,29 +44,29 @@ def report(
         written = {
             row["sample"]: row["generated"] for row in results.rows if row["model"] == name and "generated" in row
         }
-        both = [sample for sample in plan.samples if sample.id in scored[name]]
-        rows = [(sample, written[sample.id]) for sample in plan.samples if sample.id in written]
-        judge = _Judge(plan.seed, resamples)
+        both = [sample for sample in scope.samples if sample.id in scored[name]]
+        rows = [(sample, written[sample.id]) for sample in scope.samples if sample.id in written]
+        judge = _Judge(scope.seed, resamples)
         told[name] = {
             "scored": len(both),
             "written": len(rows),
             "nll": _nll(both, scored[name], judge),
-            "cards": _cards(both, scored[name], judge) if len(plan.pool.readers) <= MOST_CARDS else {},
+            "cards": _cards(both, scored[name], judge) if len(scope.pool.readers) <= MOST_CARDS else {},
             "breakdown": _breakdown(both, scored[name], judge),
             "generation": _generation(rows, judge) if rows else None,
         }
         told[name]["verdict"] = verdict(told[name]["nll"])
-    everything = len(plan.samples)
+    everything = len(scope.samples)
     return {
         "settings": results.settings,
-        "split": plan.split,
-        "samples": len(plan.samples),
-        "samples_in_split": plan.total,
-        "backbones": len({sample.backbone for sample in plan.samples}),
-        "clusters": len({cluster(sample) for sample in plan.samples}),
-        "cards_in_pool": len(plan.pool.readers),
-        "wrong_cards_per_sample": min(plan.wrong_cards, max(0, len(plan.pool.readers) - 1)),
-        "synthetic": any(sample.synthetic for sample in plan.samples),
+        "split": scope.split,
+        "samples": len(scope.samples),
+        "samples_in_split": scope.total,
+        "backbones": len({sample.backbone for sample in scope.samples}),
+        "clusters": len({cluster(sample) for sample in scope.samples}),
+        "cards_in_pool": len(scope.pool.readers),
+        "wrong_cards_per_sample": min(scope.wrong_cards, max(0, len(scope.pool.readers) - 1)),
+        "synthetic": any(sample.synthetic for sample in scope.samples),
         "partial": any(
             told[name]["scored"] < everything or (write and told[name]["written"] < everything) for name in models
         ),

@@ -47,7 +47,7 @@ class Subject:
 
     @property
     def template(self) -> ChatTemplate:
-        return ChatTemplate.from_artifact(self.artifact)
+        return self.artifact.chat_template
 
 
 def open_subject(
@@ -115,7 +115,7 @@ WRITTEN_COST = 6.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Scope:
     """What an evaluation looks at. `samples` are those within the limit, `total` how many the split has."""
 
     split: str
@@ -142,7 +142,7 @@ class Workload:
     """Tokens of the targets, about what generation will write."""
 
 
-def make_plan(dataset: Dataset, split: str, *, limit: int | None = None, wrong_cards: int = 8, seed: int = 0) -> Plan:
+def scope_of(dataset: Dataset, split: str, *, limit: int | None = None, wrong_cards: int = 8, seed: int = 0) -> Scope:
     """The samples of a split to look at and the cards to try.
 
     Raises:
@@ -162,7 +162,7 @@ def make_plan(dataset: Dataset, split: str, *, limit: int | None = None, wrong_c
             f"{dataset.info.name}: its {split} split knows one card only, so there is no wrong one to compare with; "
             "give a data set with several backbones"
         )
-    return Plan(split, tuple(chosen(everything, limit, seed)), len(everything), pool, wrong_cards, seed)
+    return Scope(split, tuple(chosen(everything, limit, seed)), len(everything), pool, wrong_cards, seed)
 
 
 def check_fit(subject: Subject, dataset: Dataset) -> None:
@@ -184,15 +184,15 @@ def check_fit(subject: Subject, dataset: Dataset) -> None:
         )
 
 
-def workload(subject: Subject, plan: Plan, results: Results, tokenizer: Tokenizer) -> Workload:
+def workload(subject: Subject, scope: Scope, results: Results, tokenizer: Tokenizer) -> Workload:
     """How much there is left to score.
 
     Raises:
         TrainingError: naming the first sample that does not fit the context under one of the cards; nothing is cut.
     """
     counts = [0, 0, 0, 0, 0, 0]
-    for sample in plan.samples:
-        prompts = _prompts(subject, plan, sample, tokenizer)
+    for sample in scope.samples:
+        prompts = _prompts(subject, scope, sample, tokenizer)
         if prompts.longest > subject.artifact.context_length:
             raise TrainingError(
                 f"sample {sample.id} has up to {prompts.longest} tokens under the cards of this evaluation, the "
@@ -209,7 +209,7 @@ def workload(subject: Subject, plan: Plan, results: Results, tokenizer: Tokenize
 
 def run(
     subject: Subject,
-    plan: Plan,
+    scope: Scope,
     results: Results,
     *,
     write: bool = True,
@@ -223,17 +223,17 @@ def run(
     backend = subject.open()
     engine = Engine(subject.artifact, lambda: backend, subject.artifact.language, keep_warm=True)
     try:
-        work = workload(subject, plan, results, backend)
+        work = workload(subject, scope, results, backend)
         total = work.tokens + write * WRITTEN_COST * work.written
         done = 0.0
-        for sample, tokens in _score_all(subject, plan, results, backend, work.longest):
+        for sample, tokens in _score_all(subject, scope, results, backend, work.longest):
             done += tokens
             progress(f"Scoring {subject.model}, sample {sample.id}", done, total)
             if cancel():
                 return
         if not write:
             return
-        left = [s for s in plan.samples if not results.generated(subject.model, s.id)]
+        left = [s for s in scope.samples if not results.generated(subject.model, s.id)]
         # Equal settings side by side, so that they share one instruction.
         left.sort(key=lambda s: (s.environment, s.request.environment, s.request.task, repr(s.request.facts)))
         each = WRITTEN_COST * work.written / max(len(left), 1)
@@ -248,17 +248,17 @@ def run(
 
 
 def _score_all(
-    subject: Subject, plan: Plan, results: Results, backend: Backend, longest: int
+    subject: Subject, scope: Scope, results: Results, backend: Backend, longest: int
 ) -> Iterator[tuple[Sample, int]]:
-    left = [sample for sample in plan.samples if not results.scored(subject.model, sample.id)]
+    left = [sample for sample in scope.samples if not results.scored(subject.model, sample.id)]
     if not left:
         return
     session = backend.session(slots=SLOTS, length=longest)
     try:
         for sample in left:
-            prompts = _prompts(subject, plan, sample, backend)
+            prompts = _prompts(subject, scope, sample, backend)
             scores = score(session, prompts)
-            named = zip(plan.variants(sample, subject.fields), scores, strict=True)
+            named = zip(scope.variants(sample, subject.fields), scores, strict=True)
             results.add(
                 {
                     "model": subject.model,
@@ -276,9 +276,9 @@ def _score_all(
         session.close()
 
 
-def _prompts(subject: Subject, plan: Plan, sample: Sample, tokenizer: Tokenizer) -> Prompts:
+def _prompts(subject: Subject, scope: Scope, sample: Sample, tokenizer: Tokenizer) -> Prompts:
     asked = [
         render_prompt(variant.request, sample.language, subject.template)
-        for variant in plan.variants(sample, subject.fields)
+        for variant in scope.variants(sample, subject.fields)
     ]
     return tokenized(asked, sample.target, tokenizer, subject.template)

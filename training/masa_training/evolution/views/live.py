@@ -9,13 +9,12 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from masa.cli.output import clean, duration
-from masa.skills import GENERAL, Group
+from masa.skills import GENERAL
 from masa_training.bank_groups import WHOLE, named
 from masa_training.evolution.config import BudgetConfig
-from masa_training.evolution.ledger import Played
+from masa_training.evolution.run_log import Played
 from masa_training.evolution.views.drawings import states
 from masa_training.evolution.views.numbers import amount
-from masa_training.search import State
 from masa_training.tables import NOTHING
 
 if TYPE_CHECKING:
@@ -74,7 +73,6 @@ class Standing:
     def __init__(self, underway: Underway) -> None:
         self._run = underway
         self._lock = threading.Lock()
-        self._states: dict[str, State[Group]] = defaultdict(State)
         self._won: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
         self._seen = 0
         self._missing: list[Played] = []
@@ -94,25 +92,21 @@ class Standing:
         return [Used(name, float(getattr(spent, name)), float(getattr(limits, name))) for name in names]
 
     def _row(self, key: str) -> Row:
-        folder, config = self._run.folder, self._run.config
-        state = self._states[key]
-        for event in folder.searches.get(key, [])[len(state.events) :]:
-            state.add(event)
-        rounds = config.most_rounds(key)
-        done = key in folder.best
+        search = self._run.log.run.searches[key]
+        state, rounds = search.state, self._run.config.most_rounds(key)
         if not state.nodes:
             return Row(key, "waiting", 0, rounds)
         best, newest = state.nodes[state.best], state.nodes[-1]
         counts = states(state.nodes)
         return Row(
             key,
-            "done" if done else "searching",
+            "done" if search.finished else "searching",
             state.round,
             rounds,
             newest.number,
             len(newest.rewards),
             best.number,
-            self._sr(key, folder.banks.get((key, best.number))),
+            self._sr(key, search.banks.get(best.number)),
             best.mean,
             state.nodes[0].mean,
             counts["accepted"],
@@ -123,8 +117,8 @@ class Standing:
 
     def _count(self) -> None:
         # A copy in one step: another thread adds episodes meanwhile.
-        played = list(self._run.folder.episodes.items())
-        again = [(key, self._run.folder.episodes[key]) for key in self._missing]
+        played = list(self._run.log.episodes.items())
+        again = [(key, self._run.log.episodes[key]) for key in self._missing]
         self._missing = []
         for key, episode in (*again, *played[self._seen :]):
             if episode.outcome != "finished":

@@ -9,9 +9,9 @@ from pathlib import Path
 from masa.files import write_atomic
 from masa.skills import Skill
 from masa_training.evaluate.banks.report import to_markdown as tested
+from masa_training.evolution.run_log import Run, Search, read_run
 from masa_training.evolution.views import numbers
 from masa_training.evolution.views.drawings import state_of, states
-from masa_training.evolution.views.story import GroupStory, Story, read_story
 from masa_training.search import Proposal
 from masa_training.tables import bracketed, table
 
@@ -27,33 +27,33 @@ def write_markdown(folder: Path) -> Path:
         TrainingError: if there is no run, or its record is damaged.
     """
     path = folder / MARKDOWN
-    write_atomic(path, to_markdown(read_story(folder), folder.resolve().name).encode("utf-8", "replace"))
+    write_atomic(path, to_markdown(read_run(folder), folder.resolve().name).encode("utf-8", "replace"))
     return path
 
 
-def to_markdown(story: Story, name: str) -> str:
+def to_markdown(run: Run, name: str) -> str:
     """Edits by group and verdict, each accepted one in words, rates on the deciding tasks, the final test."""
-    settings = story.settings
+    settings = run.settings
     backbone = settings.get("backbone") or {}
     lines = [
-        f"# {settings.get('name') or name}{'' if story.finished else ' (PARTIAL)'}",
+        f"# {settings.get('name') or name}{'' if run.finished else ' (PARTIAL)'}",
         "",
         f"{backbone.get('name', 'a backbone')} in {settings.get('environment', 'an environment')}, from the bank "
-        f"{settings.get('bank', 'not recorded')}, teacher {_teacher(story)}.",
+        f"{settings.get('bank', 'not recorded')}, teacher {_teacher(run)}.",
         "",
         "## Edits",
         "",
         *table(
             ["group", "search", "accepted", "rejected", "undecided", "no proposal", "deciding episodes"],
-            [_counts(group) for group in story.groups.values()],
+            [_counts(group) for group in run.searches.values()],
             left=2,
         ),
         "",
     ]
-    accepted = [row for group in story.groups.values() for row in _accepted(group)]
+    accepted = [row for group in run.searches.values() for row in _accepted(group)]
     if accepted:
         lines += ["Accepted:", "", *table(["group", "node", "from", "edit", "why"], accepted), ""]
-    groups = [group for group in story.groups.values() if group.state.nodes]
+    groups = [group for group in run.searches.values() if group.state.nodes]
     lines += [
         "## Skills, from the start to the best so far",
         "",
@@ -64,7 +64,7 @@ def to_markdown(story: Story, name: str) -> str:
         ),
         "",
     ]
-    types = numbers.by_type(story)
+    types = numbers.by_type(run)
     if types:
         lines += [
             "## Deciding tasks",
@@ -87,18 +87,18 @@ def to_markdown(story: Story, name: str) -> str:
             "The search chose by these: the best bank looks better here than it is.",
             "",
         ]
-    if story.test.get("rows"):
-        text = tested(story.test).strip()
+    if run.test.get("rows"):
+        text = tested(run.test).strip()
         lines += ["## Final test", "", *(f"#{line}" if line.startswith("##") else line for line in _body(text)), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _teacher(story: Story) -> str:
-    found = story.settings.get("teacher", "operators")
+def _teacher(run: Run) -> str:
+    found = run.settings.get("teacher", "operators")
     return str(found.get("model", "operators")) if isinstance(found, dict) else str(found)
 
 
-def _counts(group: GroupStory) -> list[str]:
+def _counts(group: Search) -> list[str]:
     found = states(group.state.nodes)
     cost = numbers.cost(group)
     unfinished = "" if group.finished else " (not finished)"
@@ -106,16 +106,16 @@ def _counts(group: GroupStory) -> list[str]:
     return [group.key, group.kind + unfinished, *verdicts, str(cost.failed), f"{cost.episodes:,}"]
 
 
-def _accepted(group: GroupStory) -> Iterator[list[str]]:
+def _accepted(group: Search) -> Iterator[list[str]]:
     rounds = {event.node: event.round for event in group.state.events if isinstance(event, Proposal)}
     for node in group.state.nodes:
         if state_of(node) == "accepted":
-            said = group.rewrites.get(rounds.get(node.number, 0), {})
+            said = group.answer(rounds.get(node.number, 0))
             reason = node.decision.reason if node.decision else ""
-            yield [group.key, str(node.number), str(node.parent), str(said.get("note") or "not recorded"), reason]
+            yield [group.key, str(node.number), str(node.parent), (said.note if said else "") or "not recorded", reason]
 
 
-def _look(group: GroupStory) -> list[str]:
+def _look(group: Search) -> list[str]:
     """How the wording changed, in numbers."""
     both = [group.state.nodes[node].candidate.skills for node in (0, group.state.best)]
 

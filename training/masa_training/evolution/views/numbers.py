@@ -10,8 +10,7 @@ from masa.skills import GENERAL
 from masa_training.bank_groups import WHOLE, climbs
 from masa_training.evaluate.banks.config import NO_SKILL
 from masa_training.evolution.config import BudgetConfig
-from masa_training.evolution.ledger import Played
-from masa_training.evolution.views.story import GroupStory, Story
+from masa_training.evolution.run_log import Played, Run, Search
 from masa_training.rollouts import Episode
 from masa_training.search import Evaluation, Proposal
 from masa_training.statistics import cluster_bootstrap, mean, paired_differences
@@ -69,45 +68,45 @@ class SplitRow:
     model_seconds: float
 
 
-def by_type(story: Story) -> list[TypeRow]:
+def by_type(run: Run) -> list[TypeRow]:
     """Start and best bank by task type; none for runs that did not record which bank an episode was of."""
-    first = next((group for group in story.groups.values() if group.state.nodes), None)
+    first = next((group for group in run.searches.values() if group.state.nodes), None)
     if first is None or 0 not in first.banks:
         return []
     played: dict[str, dict[Played, Episode]] = defaultdict(dict)
-    for key, episode in story.episodes.items():
+    for key, episode in run.episodes.items():
         if key.split == "val" and episode.outcome == "finished":
             played[key.bank][key] = episode
-    general, whole = story.groups.get(GENERAL), story.groups.get(WHOLE)
+    general, whole = run.searches.get(GENERAL), run.searches.get(WHOLE)
     types = sorted({episode.task_type for some in played.values() for episode in some.values()})
     rows = []
     for name in types:
-        tree = story.groups.get(name)
+        tree = run.searches.get(name)
         start = _bank(first if climbs(first.key) else tree, 0)
         best = _best(tree) or _best(general) or _best(whole)
         if start is None or best is None:
             continue
-        rows.append(_row(name, _of(played[start], name), _of(played[best], name), story))
+        rows.append(_row(name, _of(played[start], name), _of(played[best], name), run))
     return rows
 
 
-def tested(story: Story) -> list[tuple[str, list[Estimate | None]]]:
+def tested(run: Run) -> list[tuple[str, list[Estimate | None]]]:
     """Success rates of the final comparison: by task type one estimate for each arm, all types together first."""
-    rows = story.test.get("rows", ())
+    rows = run.test.get("rows", ())
     types = sorted({name for row in rows for name in row["by_type"]})
     together: list[tuple[str, list[Estimate | None]]] = [("", [row["SR"] for row in rows])] if rows else []
     return together + [(name, [row["by_type"].get(name) for row in rows]) for name in types]
 
 
-def costs(story: Story) -> list[CostRow]:
+def costs(run: Run) -> list[CostRow]:
     """By group."""
-    return [cost(group) for group in story.groups.values()]
+    return [cost(group) for group in run.searches.values()]
 
 
-def splits(story: Story) -> list[SplitRow]:
+def splits(run: Run) -> list[SplitRow]:
     """By split, the final test last."""
     found: dict[str, list[Episode]] = {"train": [], "val": [], "test": []}
-    for key, episode in story.episodes.items():
+    for key, episode in run.episodes.items():
         found.setdefault(key.split, []).append(episode)
     return [
         SplitRow(
@@ -124,11 +123,11 @@ def splits(story: Story) -> list[SplitRow]:
     ]
 
 
-def budget(story: Story) -> list[tuple[str, float, float]]:
+def budget(run: Run) -> list[tuple[str, float, float]]:
     """Name, spent, limit (0 is none) of all that a budget can limit."""
-    limits = story.settings.get("budget") or {}
+    limits = run.settings.get("budget") or {}
     return [
-        (limit.name, float(getattr(story.spent, limit.name)), float(limits.get(limit.name, 0) or 0))
+        (limit.name, float(getattr(run.spent, limit.name)), float(limits.get(limit.name, 0) or 0))
         for limit in fields(BudgetConfig)
     ]
 
@@ -143,7 +142,7 @@ def amount(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 or float(value).is_integer() else f"{value:,.2f}"
 
 
-def cost(group: GroupStory) -> CostRow:
+def cost(group: Search) -> CostRow:
     """Of one group."""
     events = group.state.events
     return CostRow(
@@ -152,17 +151,17 @@ def cost(group: GroupStory) -> CostRow:
         nodes=len(group.state.nodes),
         failed=len(group.state.failures),
         episodes=sum(len(event.rewards) for event in events if isinstance(event, Evaluation)),
-        asked=len(group.teacher),
-        teacher_tokens=sum(int(said.get("tokens", 0)) for said in group.teacher),
-        dollars=sum(float(said.get("dollars", 0.0)) for said in group.teacher),
+        asked=len(group.answers),
+        teacher_tokens=sum(said.tokens for said in group.answers),
+        dollars=sum(said.dollars for said in group.answers),
     )
 
 
-def _bank(group: GroupStory | None, node: int) -> str | None:
+def _bank(group: Search | None, node: int) -> str | None:
     return None if group is None else group.banks.get(node)
 
 
-def _best(group: GroupStory | None) -> str | None:
+def _best(group: Search | None) -> str | None:
     return _bank(group, group.state.best) if group is not None and group.state.nodes else None
 
 
@@ -171,9 +170,9 @@ def _of(played: Mapping[Played, Episode], task_type: str) -> dict[tuple[str, int
 
 
 def _row(
-    name: str, start: Mapping[tuple[str, int], Episode], best: Mapping[tuple[str, int], Episode], story: Story
+    name: str, start: Mapping[tuple[str, int], Episode], best: Mapping[tuple[str, int], Episode], run: Run
 ) -> TypeRow:
-    pairs = [(key[0], story.reward(best[key]), story.reward(start[key])) for key in best if key in start]
+    pairs = [(key[0], run.reward(best[key]), run.reward(start[key])) for key in best if key in start]
     return TypeRow(
         name,
         len(best),

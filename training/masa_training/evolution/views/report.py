@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from masa.files import write_atomic
+from masa.languages import render_plan
 from masa.skills import Group, Skill
 from masa_training.bank_groups import named
+from masa_training.evolution.run_log import Answer, Run, Search, read_run
 from masa_training.evolution.views import numbers
 from masa_training.evolution.views.drawings import Curve, Tree, curve, state_of, states, tree
-from masa_training.evolution.views.story import GroupStory, Story, read_story
 from masa_training.search import Node, Proposal
 from masa_training.tables import NOTHING, bracketed
 
@@ -45,14 +46,16 @@ class NodeView:
 
     Attributes:
         state: as `drawings.Dot` has it.
-        said: what the teacher recorded of the rewrite; empty for the first node.
+        said: what the teacher recorded of the rewrite; None for the first node.
+        plan: its plan as text.
         changes: against its parent; None for the first node.
     """
 
     node: Node[Group]
     state: str
     best: bool
-    said: Mapping[str, Any]
+    said: Answer | None
+    plan: str
     changes: Difference | None
 
 
@@ -61,7 +64,7 @@ class GroupView:
     """A group's search as the report tells it; `place` makes its anchors."""
 
     place: int
-    story: GroupStory
+    search: Search
     counts: Mapping[str, int]
     curve: Curve | None
     tree: Tree | None
@@ -79,12 +82,12 @@ def write_report(folder: Path) -> Path:
     """
     path = folder / REPORT
     # A half of a surrogate pair in a skill is no text that a file can hold.
-    write_atomic(path, render(read_story(folder), folder.resolve().name).encode("utf-8", "replace"))
+    write_atomic(path, render(read_run(folder), folder.resolve().name).encode("utf-8", "replace"))
     return path
 
 
-def render(story: Story, name: str) -> str:
-    """The page of a story; `name` is the title where the run gives none."""
+def render(run: Run, name: str) -> str:
+    """The page of a run; `name` is the title where the run gives none."""
     import jinja2
     from markupsafe import Markup
 
@@ -110,34 +113,30 @@ def render(story: Story, name: str) -> str:
         "yaml": _yaml,
     }
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    groups = [_view(place, group, -story.penalty) for place, group in enumerate(story.groups.values())]
+    groups = [_view(place, group, -run.penalty) for place, group in enumerate(run.searches.values())]
     return environment.get_template("report.html.j2").render(
-        name=story.settings.get("name") or name,
-        story=story,
+        name=run.settings.get("name") or name,
+        run=run,
         groups=groups,
-        done=sum(group.finished for group in story.groups.values()),
-        types=numbers.by_type(story),
-        tested=numbers.tested(story),
-        costs=numbers.costs(story),
-        splits=numbers.splits(story),
-        budget=numbers.budget(story),
+        done=sum(group.finished for group in run.searches.values()),
+        types=numbers.by_type(run),
+        tested=numbers.tested(run),
+        costs=numbers.costs(run),
+        splits=numbers.splits(run),
+        budget=numbers.budget(run),
         script=Markup(SCRIPT),  # ours, the one thing that is not escaped
         digest=digest,
     )
 
 
-def _view(place: int, group: GroupStory, lowest: float) -> GroupView:
+def _view(place: int, group: Search, lowest: float) -> GroupView:
     state = group.state
-    nodes = [
-        NodeView(
-            node,
-            state_of(node),
-            node.number == state.best,
-            group.rewrites.get(node.round, {}) if node.round else {},
-            None if node.parent is None else difference(state.nodes[node.parent].candidate, node.candidate),
-        )
-        for node in state.nodes
-    ]
+    nodes = []
+    for node in state.nodes:
+        said = group.answer(node.round) if node.round else None
+        changes = None if node.parent is None else difference(state.nodes[node.parent].candidate, node.candidate)
+        plan = render_plan(said.plan) if said and said.plan else ""
+        nodes.append(NodeView(node, state_of(node), node.number == state.best, said, plan, changes))
     failed = [
         (event.round, event.parent, event.problem or "")
         for event in state.events
