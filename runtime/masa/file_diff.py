@@ -22,7 +22,7 @@ def unified_diff(original: Path, variant: Path) -> str:
     """
     old, new = _contents(original, original.name), _contents(variant, original.name)
     names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    return "".join(_file_diff(name, old.get(name), new.get(name)) for name in names)
+    return "".join(text_diff(old.get(n), new.get(n), f"original/{n}", f"variant/{n}") for n in names)
 
 
 def _contents(path: Path, file_name: str) -> dict[str, bytes]:
@@ -35,8 +35,8 @@ def _contents(path: Path, file_name: str) -> dict[str, bytes]:
         raise FormatError(f"{path}: cannot be read ({error.strerror}); there is nothing to compare") from error
 
 
-def _file_diff(name: str, old: bytes | None, new: bytes | None) -> str:
-    old_name, new_name = f"original/{name}", f"variant/{name}"
+def text_diff(old: bytes | None, new: bytes | None, old_name: str, new_name: str) -> str:
+    """A unified diff of two texts; None is a file that is not there. Empty if they are equal."""
     try:
         before, after = ((b"" if text is None else text).decode("utf-8") for text in (old, new))
     except UnicodeDecodeError:

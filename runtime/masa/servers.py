@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -74,6 +74,36 @@ def detect_server(spec: str, *, model: str | None, timeout: float, api_key: str 
             return detected
     paths = (_DETAILS[owner],) if owner in _DETAILS else _MORE_DETAILS if window is None else ()
     return _from_entry(entry, named, _details(client, named, paths))
+
+
+def server_tokenizer(
+    spec: str, *, model: str | None, timeout: float, api_key: str | None = None
+) -> Callable[[str], int] | None:
+    """What counts the tokens of a text at a server with `/tokenize` (llama.cpp, vLLM); None where there is none.
+
+    Every count has `timeout` seconds of its own. It raises CardError where the server fails later.
+
+    Raises:
+        CardError: if the address is none, or nothing answers there.
+    """
+    root, _, model = _address(spec, model)
+    first = _Client(root, timeout, api_key)
+    # llama.cpp reads `content`, vLLM `prompt` and `model`; each ignores what it does not know.
+    named = {"model": model} if model else {}
+
+    def count(client: _Client, text: str) -> int | None:
+        body = {"content": text, "prompt": text, "add_special": False, "add_special_tokens": False, **named}
+        status, answer = client.request("/tokenize", body, probe=True)
+        tokens = answer.get("tokens") if status == 200 and isinstance(answer, dict) else None
+        return len(tokens) if isinstance(tokens, list) else None
+
+    def later(text: str) -> int:
+        found = count(_Client(root, timeout, api_key), text)
+        if found is None:
+            raise CardError(f"{root.geturl()}/tokenize: no longer answers with tokens; see the server's log")
+        return found
+
+    return later if count(first, "one two three") else None
 
 
 def _address(spec: str, model: str | None) -> tuple[SplitResult, bool, str | None]:

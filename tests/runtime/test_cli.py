@@ -606,21 +606,23 @@ def test_cache_shows_clears_and_tells_its_place(cli: Cli, rewrite: Cli, home: Pa
     assert "0 groups" in doctor.check_cache().found
 
 
-def test_variants_are_listed_compared_and_told_stale(cli: Cli, rewrite: Cli, here: Path) -> None:
-    assert "no variants" in cli("variants", "bank.json").stdout
+def test_variants_of_a_bank_are_listed_compared_and_told_stale(cli: Cli, rewrite: Cli, here: Path) -> None:
+    def status(*words: str) -> list[dict[str, Any]]:
+        return list(json.loads(cli("adapt", "bank.json", "--status", "--json", *words).stdout)["variants"])
+
+    assert status() == [] and "Nothing here is adapted" in cli("adapt", "bank.json", "--status").stdout
     rewrite()
-    listed = json.loads(cli("variants", "bank.json", "--json").stdout)
-    assert len(listed) == 1 and listed[0]["stale"] == [] and listed[0]["card"]["name"] == "Sample-1B"
-    assert "up to date" in cli("variants", "bank.json").stdout
-    assert "no stale variants" in cli("variants", "bank.json", "--stale").stdout
-    diff = cli("variants", "bank.json", "--diff", listed[0]["id"][:4]).stdout
+    (listed,) = status()
+    assert listed["stale"] == [] and listed["card"]["name"] == "Sample-1B"
+    assert "up to date" in cli("adapt", "bank.json", "--status").stdout
+    diff = cli("adapt", "bank.json", "--diff", "--for", "Sample-1B").stdout
     assert diff.startswith("--- original/bank.json") and "1. Take the mug" in diff
-    one_error(cli("variants", "bank.json", "--diff", "zz"), "no variant begins with 'zz'")
+    one_error(cli("adapt", "bank.json", "--diff", "--for", "zz"), "'zz'")
     (here / "card.yaml").write_text(CARD.replace("4", "8"))
-    assert "card has changed" in cli("variants", "bank.json", "--backbone", "card.yaml").stdout
+    assert "card has changed" in cli("adapt", "bank.json", "--status", "--backbone", "card.yaml").stdout
     (here / "bank.json").write_text(json.dumps(BANK))
-    assert "has changed" in cli("variants", "bank.json", "--stale").stdout
-    one_error(cli("variants", "nowhere.json"), "no such file")
+    assert any("has changed" in reason for reason in status()[0]["stale"])
+    one_error(cli("adapt", "nowhere.json", "--status"), "no such file")
 
 
 def test_pull_of_what_is_complete_says_so(cli: Cli) -> None:
@@ -654,7 +656,7 @@ def test_a_rewrite_is_shown_as_one_page(rewrite: Cli, here: Path) -> None:
 
 # --- help and completion -----------------------------------------------------------------------------------
 
-COMMANDS = ("rewrite", "card", "select", "inspect", "variants", "pull", "doctor")
+COMMANDS = ("adapt", "rewrite", "card", "select", "inspect", "pull", "doctor")
 
 
 def test_help_lists_every_command(cli: Cli) -> None:

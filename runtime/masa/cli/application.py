@@ -28,11 +28,11 @@ DEBUG_VARIABLE = "MASA_DEBUG"
 # import without its package's extra, so that every command is listed; what is missing is told when one is run.
 _GROUPS: Mapping[str, Mapping[str, str]] = {
     "On the device": {
+        "adapt": "masa.cli.adapt",
         "rewrite": "masa.cli.rewrite",
         "card": "masa.cli.card",
         "select": "masa.cli.selection",
         "inspect": "masa.cli.inspection",
-        "variants": "masa.cli.variants",
         "mcp": "masa.cli.mcp",
         "pull": "masa.cli.pull",
         "doctor": "masa.cli.doctor",

@@ -145,8 +145,8 @@ def command(
     """Rewrite BANK for the model that will read it.
 
     BANK is a skill bank JSON file, a SKILL.md, or a folder with skills at any depth. It is never changed: the
-    result is stored as a variant beside it (see `masa variants`), or written to OUT. A broken SKILL.md is named and
-    stays as it is. What the guard refuses keeps its original text, and the report says why.
+    result is stored as a variant beside it (`masa adapt BANK --status` lists them), or written to OUT. A broken
+    SKILL.md is named and stays as it is. What the guard refuses keeps its original text, and the report says why.
     """
     from masa.decoding import Sampling
     from masa.facts import load_facts

@@ -73,7 +73,7 @@ def load_skill_folder(path: Path) -> SkillBank:
     Raises:
         FormatError: if there is no SKILL.md, or none can be read.
     """
-    source, problems = _read_all(path)
+    source, problems = read_skill_folder(path)
     if not source.documents:
         if len(problems) == 1 and is_skill_file(Path(problems[0].file).name):
             raise FormatError(str(problems[0]))
@@ -135,15 +135,19 @@ def validate_skill_folder(path: Path) -> list[Problem]:
     file (`---` inside the front matter) or does not look (`metadata` that is no map, a link out of the folder).
     """
     try:
-        source, problems = _read_all(path)
+        source, problems = read_skill_folder(path)
     except FormatError as error:
         return [Problem(str(path), None, str(error).removeprefix(f"{path}: "))]
     for key, document in source.documents.items():
-        where = source.files[key].path
-        folder = Path(os.path.abspath(where)).parent.name  # noqa: PTH100  (resolve() would follow links)
-        found = [*_field_problems(document, folder), *_front_problems(document.head)]
-        problems += [Problem(str(where), line, message, "warning") for line, message in found]
+        problems += departures(document, source.files[key].path)
     return problems
+
+
+def departures(document: Document, where: Path) -> list[Problem]:
+    """Where the SKILL.md at `where` departs from the specification, though it can be read."""
+    folder = Path(os.path.abspath(where)).parent.name  # noqa: PTH100  (resolve() would follow links)
+    found = [*_field_problems(document, folder), *_front_problems(document.head)]
+    return [Problem(str(where), line, message, "warning") for line, message in found]
 
 
 def client_fields(bank: SkillBank) -> dict[str, tuple[str, ...]]:
@@ -152,8 +156,12 @@ def client_fields(bank: SkillBank) -> dict[str, tuple[str, ...]]:
     return {key: tuple(name for name in its.fields if name in CLIENT_FIELDS) for key, its in documents.items()}
 
 
-def _read_all(path: Path) -> tuple[SkillFolders, list[Problem]]:
-    """Every SKILL.md that can be read, and what is to be said about these and the others."""
+def read_skill_folder(path: Path) -> tuple[SkillFolders, list[Problem]]:
+    """Every SKILL.md that can be read, and what is to be said about these and the others.
+
+    Raises:
+        FormatError: if there is no SKILL.md at all, or the folder cannot be listed.
+    """
     root = _root(path)
     if not root.exists():
         raise FormatError(f"{root}: does not exist; give a skill folder")
