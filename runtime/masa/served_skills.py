@@ -21,12 +21,12 @@ from urllib.parse import quote, unquote
 
 from masa.cards import ModelCard, find_shipped
 from masa.errors import FormatError, MasaError, UnknownNameError
-from masa.fields import did_you_mean
 from masa.files import ParseError, parse_yaml
 from masa.formats.skill_md import SkillFolders, load_skill_folder
 from masa.formats.skill_md_document import Document
 from masa.formats.skill_md_render import render_document
 from masa.formats.skill_md_tree import FILE_NAME, SkillFile, is_skill_file, walk
+from masa.json_fields import did_you_mean
 from masa.skills import Group, Problem, SkillBank
 
 if TYPE_CHECKING:
