@@ -55,7 +55,7 @@ def detect_server(spec: str, *, model: str | None, timeout: float, api_key: str 
     Raises:
         CardError: if the server does not answer, refuses, answers nonsense, or has no such model.
     """
-    root, openai, model = _address(spec, model)
+    root, openai, model = server_address(spec, model)
     client = _Client(root, timeout, api_key)
     if model and not openai:
         detected = _ask_ollama(client, model)
@@ -86,7 +86,7 @@ def server_tokenizer(
     Raises:
         CardError: if the address is none, or nothing answers there.
     """
-    root, _, model = _address(spec, model)
+    root, _, model = server_address(spec, model)
     first = _Client(root, timeout, api_key)
     # llama.cpp reads `content`, vLLM `prompt` and `model`; each ignores what it does not know.
     named = {"model": model} if model else {}
@@ -106,7 +106,7 @@ def server_tokenizer(
     return later if count(first, "one two three") else None
 
 
-def _address(spec: str, model: str | None) -> tuple[SplitResult, bool, str | None]:
+def server_address(spec: str, model: str | None) -> tuple[SplitResult, bool, str | None]:
     """Root of the server, whether the address is that of an OpenAI-compatible one, and the model."""
     spec = spec.strip()
     address, _, behind = spec.partition("#") if "#" in spec else spec.partition(" ")

@@ -79,13 +79,18 @@ def resolve_card(backbone: str, model: str | None, card: str | None, api_key_env
     from masa.backbones import resolve_backbone
     from masa.cards import load_card
 
-    key = None
-    if api_key_env is not None:
-        key = os.environ.get(api_key_env, "").strip()
-        if not key:
-            raise MasaError(f"the environment variable {api_key_env} is not set; put the server's key there")
     user = load_card(card) if card is not None else None
-    return resolve_backbone(backbone, model=model, user=user, api_key=key)
+    return resolve_backbone(backbone, model=model, user=user, api_key=api_key(api_key_env))
+
+
+def api_key(variable: str | None) -> str | None:
+    """The key in an environment variable, None if none is named."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise MasaError(f"the environment variable {variable} is not set; put the server's key there")
+    return key
 
 
 def backbone_options(*, required: bool) -> Callable[[Function], Function]:

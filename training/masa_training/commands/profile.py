@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from masa_training.profiling import Profile, ProfileConfig
 
 
+_OF_PROBE = ("probe", "card", "api_key_env", "output", "seed", "resume", "dry_run")
+
+
 @click.command(
     "profile",
     short_help="Watch a backbone play and write its model card.",
@@ -24,14 +27,20 @@ if TYPE_CHECKING:
     "  masa profile household --backbone llama:model.gguf --choose --tasks 60 -o profiles/mine --dry-run\n"
     "  masa profile alfworld --backbone openai:http://localhost:8000/v1#Qwen/Qwen3-4B -o profiles/qwen3-4b "
     "--teacher openai:https://api.deepseek.com/v1#deepseek-chat --teacher-key-env DEEPSEEK_API_KEY\n"
-    "  masa evolve lookup-smollm2 -o runs/lookup --set backbone.card=profiles/smollm2/card.yaml\n\n"
+    "  masa evolve lookup-smollm2 -o runs/lookup --set backbone.card=profiles/smollm2/card.yaml\n"
+    "  masa profile qwen2.5-coder-1.5b --probe\n"
+    "  masa profile http://localhost:11434#qwen3:4b --probe -o profiles/qwen3\n\n"
     "Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 cancelled (episodes are kept).",
 )
-@click.argument("environment", metavar="ENVIRONMENT")
+@click.argument("environment", metavar="ENVIRONMENT|MODEL")
 @shared.with_options(
     click.option(
+        "--probe",
+        is_flag=True,
+        help="Ask MODEL short exercises, in minutes and without an environment or the extra training.",
+    ),
+    click.option(
         "--backbone",
-        required=True,
         metavar="MODEL",
         help="The model to profile: an artifact's name, llama:FILE.gguf, checkpoint:FOLDER, openai:URL#MODEL.",
     ),
@@ -67,17 +76,40 @@ if TYPE_CHECKING:
         "--teacher-key-env", default="", metavar="VARIABLE", help="Environment variable with the teacher's API key."
     ),
     *shared.EXECUTION,
-    click.option("-o", "--output", metavar="FOLDER", type=click.Path(), help="[default: profiles/ENVIRONMENT]"),
+    click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Of the exercises of --probe."),
+    click.option("--api-key-env", metavar="VARIABLE", help="--probe: environment variable with the server's key."),
+    click.option(
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        type=click.Path(),
+        help="[default: profiles/ENVIRONMENT, or the model's name]",
+    ),
     *shared.ENDING,
 )
 def command(environment: str, as_json: bool, quiet: bool, **given: Any) -> None:
-    """Let a backbone play in ENVIRONMENT and write down in a model card what it gets wrong.
+    """Let a backbone play in ENVIRONMENT, or ask MODEL short exercises, and write in a model card what it gets wrong.
 
     The episodes are on tasks of the split train that masa evolve leaves alone. The card has the architecture that the
     backbone itself tells, what the shipped card of that model says of its training, and weaknesses in words. It never
     holds success rates or what the backbone prefers; a summary that does is refused. FOLDER gets card.yaml,
     profile.json and the episodes; --resume continues with them, or sums them up anew with another teacher.
+
+    With --probe MODEL is a GGUF file, weights that masa pull brings, or a server as URL#MODEL. FOLDER gets card.yaml,
+    whose comments have the figures and intervals, probe.json and the answers.
     """
+    if given["probe"]:
+        from masa.cli import probe
+
+        others = probe.given_elsewhere(click.get_current_context(), {*_OF_PROBE, "environment", "as_json", "quiet"})
+        if others:
+            raise click.UsageError(f"{', '.join(others)} is not for --probe.")
+        options = {name: given[name] for name in _OF_PROBE if name != "probe"}
+        options["card"] = options["card"] or None
+        probe.probe_model(environment, as_json=as_json, quiet=quiet, **options)
+        return
+    if not given["backbone"]:
+        raise click.UsageError("Missing option '--backbone' (or give --probe).")
     from masa_training.profiling import plan, profile
     from masa_training.rollouts.executors import make_executor
 
