@@ -73,7 +73,7 @@ class Environment:
 MAIN = Environment(
     "main",
     ROOT / ".venv",
-    ("llama", "onnx", "mcp", "training", "export", "dev"),
+    ("llama", "onnx", "mcp", "check", "training", "export", "dev"),
     ("alfworld", "ray"),
     LOCKS / "main.txt",
 )
@@ -81,7 +81,7 @@ MAIN = Environment(
 ONNX_EXPORT = Environment(
     "onnx-export",
     ROOT / ".venv-onnx-export",
-    ("llama", "onnx", "mcp", "training", "export-onnx", "dev"),
+    ("llama", "onnx", "mcp", "check", "training", "export-onnx", "dev"),
     (),
     LOCKS / "onnx-export.txt",
 )

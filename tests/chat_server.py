@@ -29,6 +29,9 @@ def chat_server(say: Say) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if not self.path.endswith("/chat/completions"):  # an Ollama has more
+                self._send(404, b"{}")
+                return
             asked.append(body)
             said = say(body)
             if isinstance(said, bytes):

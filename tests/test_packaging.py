@@ -23,6 +23,7 @@ EXTRAS = {
     "onnx",
     "onnx-gpu",
     "mcp",
+    "check",
     "training",
     "alfworld",
     "ray",

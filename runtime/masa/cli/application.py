@@ -33,6 +33,7 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
         "card": "masa.cli.card",
         "select": "masa.cli.selection",
         "inspect": "masa.cli.inspection",
+        "check": "masa.cli.check",
         "mcp": "masa.cli.mcp",
         "pull": "masa.cli.pull",
         "doctor": "masa.cli.doctor",

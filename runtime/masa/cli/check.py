@@ -1,0 +1,282 @@
+"""`masa check`: whether a skill, and its adaptation, helps the model that reads it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from masa.cli.loading import api_key, backbone_options, resolve_card, rewriter_option
+from masa.cli.output import clean, count, table, write_json
+from masa.cli.probe import Asked
+from masa.cli.progress import interrupts
+from masa.errors import MasaError
+
+if TYPE_CHECKING:
+    from masa.cards import ModelCard
+    from masa.checking import Arm, CheckResult, Comparison
+    from masa.evals import Eval
+
+CANCELLED = 130
+
+
+@click.command(
+    "check",
+    short_help="Compare a skill, its adaptation and no skill on your prompts.",
+    epilog="\b\nExamples:\n"
+    "  masa check ~/my-skills/pdf --backbone qwen2.5-coder-1.5b --card my-card.yaml\n"
+    "  masa check ~/my-skills/pdf --backbone http://localhost:11434#qwen3:4b --runs 10 --max-seconds 600\n"
+    "  masa check ~/my-skills/pdf --backbone model.gguf --evals prompts.jsonl --judge http://localhost:8080\n"
+    "  masa check ~/my-skills/pdf --backbone model.gguf --adapted ~/by-hand/pdf --keep ~/best/pdf --json\n\n"
+    "Exit codes: 0 done, whatever the verdict; 1 an error; 2 wrong usage; 130 cancelled (answers are kept).",
+)
+@click.argument("skill", type=click.Path())
+@backbone_options(required=True)
+@click.option(
+    "--evals",
+    metavar="FILE",
+    type=click.Path(),
+    help="Prompts and checks: JSON as in evals/evals.json, JSON lines, or a prompt a paragraph. "
+    "[default: SKILL/evals/evals.json]",
+)
+@click.option("--adapted", metavar="FOLDER", type=click.Path(), help="An adapted skill, instead of rewriting it now.")
+@rewriter_option
+@click.option(
+    "--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Answers to each prompt, per arm."
+)
+@click.option("--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True, help="With one run: 0.")
+@click.option(
+    "--answer-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Most for one answer."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=120,
+    show_default=True,
+    help="Seconds for one answer of a server.",
+)
+@click.option(
+    "--judge", metavar="MODEL", help="A model that judges the checks that are sentences; others are left out."
+)
+@click.option(
+    "--sandbox", metavar="COMMAND", help="What runs checks that are commands, such as 'docker run --rm -i me sh -c'."
+)
+@click.option("--max-calls", type=click.IntRange(min=1), metavar="N", help="Stop after so many answers.")
+@click.option(
+    "--max-tokens", type=click.IntRange(min=1), metavar="N", help="Stop after so many tokens, read and written."
+)
+@click.option("--max-seconds", type=click.FloatRange(min=1), metavar="S", help="Stop after so long.")
+@click.option(
+    "--keep",
+    metavar="FOLDER",
+    type=click.Path(),
+    help="Write the best there: the adapted skill where it is better, else the original.",
+)
+@click.option(
+    "-o", "--output", metavar="FOLDER", type=click.Path(), help="Where answers are kept. [default: checks/SKILL-MODEL]"
+)
+@click.option("--resume", is_flag=True, help="Continue with the answers in FOLDER.")
+@click.option("--dry-run", is_flag=True, help="Say what would be asked, without asking.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no report; errors only.")
+def command(skill: str, backbone: str, as_json: bool, quiet: bool, **given: Any) -> None:
+    """Ask the backbone the prompts of SKILL without it, with it, and with it adapted; compare in pairs.
+
+    Checks are contains, not_contains, regex, json_schema and, in a sandbox that you name, command; checks that are
+    sentences need --judge. The verdict is better, worse or undecided, the last with the pairs that are missing.
+    """
+    from masa.chat import AnswerLog, open_chat
+    from masa.checking import Budget, check_skill, judged_by, skill_text
+    from masa.files import read_bytes
+
+    folder = _folder(skill)
+    evals, left_out = _evals(folder, given)
+    card = resolve_card(backbone, given["backbone_model"], given["card"], given["api_key_env"])
+    if given["dry_run"]:
+        calls = len(evals) * given["runs"] * 3
+        told = f"{count(len(evals), 'prompt')}, {count(given['runs'], 'run')}, three arms: at most {calls:,} answers"
+        write_json({"prompts": len(evals), "calls": calls, "checks_left_out": left_out}) if as_json else click.echo(
+            told
+        )
+        return
+    keep = _free(given["keep"])
+    file = folder / "SKILL.md"
+    if given["adapted"]:
+        data, why = read_bytes(_folder(given["adapted"]) / "SKILL.md"), ""
+    else:
+        data, why = _adapt(folder, card, given["rewriter"])
+    texts: dict[Arm, str] = {
+        "none": "",
+        "original": skill_text(read_bytes(file), file),
+        "adapted": skill_text(data, file),
+    }
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{folder.name}-{card.name}")
+    settings = {
+        "check": 1,
+        "backbone": backbone,
+        "judge": given["judge"],
+        "temperature": _temperature(given),
+        "answer_tokens": given["answer_tokens"],
+        "skills": texts,
+        "prompts": {one.key: one.prompt for one in evals},
+    }
+    key = api_key(given["api_key_env"])
+    options: dict[str, Any] = {"api_key": key, "timeout": given["timeout"], "context": 8192}
+    judge = open_chat(given["judge"], **options) if given["judge"] else None
+    chat = open_chat(backbone, model=given["backbone_model"], **options)
+    progress = Asked("answers", quiet=quiet or as_json)
+    log = AnswerLog(Path(given["output"] or f"checks/{name}") / "answers.jsonl", settings, resume=given["resume"])
+    try:
+        with interrupts("the answers so far are kept, --resume continues from them") as cancel:
+            result = check_skill(
+                chat,
+                evals,
+                texts,
+                log,
+                runs=given["runs"],
+                most_tokens=given["answer_tokens"],
+                temperature=_temperature(given),
+                budget=Budget(given["max_calls"], given["max_tokens"], given["max_seconds"]),
+                sandbox=shlex.split(given["sandbox"] or ""),
+                judge=judged_by(judge, log) if judge else None,
+                progress=progress,
+                cancel=cancel,
+            )
+    except MasaError as error:
+        raise MasaError(f"{error}; the answers so far are kept in {log.path.parent}, --resume continues") from None
+    finally:
+        progress.close()
+        log.close()
+        chat.close()
+        if judge is not None:
+            judge.close()
+    if keep is not None and result.stopped != "cancelled":
+        _keep(folder, keep, data if result.best == "adapted" else None)
+    if as_json:
+        told_json = {**result.to_json(), "checks_left_out": left_out, "note": why, "answers_in": str(log.path)}
+        write_json({**told_json, "kept": str(keep) if keep else None})
+    elif not quiet:
+        click.echo(_text(result, card, left_out, why))
+        click.echo(clean(f"answers: {log.path}" + (f"\nkept: {keep} ({result.best})" if keep else "")))
+    if result.stopped == "cancelled":
+        click.echo("Cancelled: the same command with --resume continues.", err=True)
+        click.get_current_context().exit(CANCELLED)
+
+
+def _temperature(given: dict[str, Any]) -> float:
+    """A single answer is the model's likeliest one."""
+    return 0.0 if given["runs"] == 1 else float(given["temperature"])
+
+
+def _folder(path: str) -> Path:
+    folder = Path(path).expanduser()
+    folder = folder.parent if folder.name == "SKILL.md" else folder
+    if not (folder / "SKILL.md").is_file():
+        raise MasaError(f"{folder}: no SKILL.md there; give the folder of one skill")
+    return folder
+
+
+def _evals(folder: Path, given: dict[str, Any]) -> tuple[tuple[Eval, ...], int]:
+    """The evaluations that can be judged, and how many checks are left out."""
+    from masa.evals import PLACE, load_evals, needs, without
+
+    path = Path(given["evals"]) if given["evals"] else folder / PLACE
+    if not path.exists():
+        raise MasaError(f"{path}: no such file; write prompts and checks there, or name another file with --evals")
+    evals = load_evals(path, folder)
+    if needs(evals, "command") and not given["sandbox"]:
+        raise MasaError(f"{path}: has checks that are commands; name what runs them with --sandbox")
+    left_out = 0
+    if not given["judge"]:
+        evals, left_out = without(evals, "judge")
+        if not evals:
+            raise MasaError(
+                f"{path}: no check that can be made without a judge; add checks such as "
+                '{"type": "contains", "value": "…"}, or name a judge with --judge'
+            )
+    elif not any(one.checks for one in evals):
+        raise MasaError(f"{path}: has no checks; say for each prompt what an answer must be like")
+    return tuple(one for one in evals if one.checks), left_out
+
+
+def _adapt(folder: Path, card: ModelCard, rewriter: str) -> tuple[bytes, str]:
+    """The adapted SKILL.md, and why it is as it was, if so."""
+    from masa.rewriter import Rewriter
+    from masa.served_skills import Library
+
+    with Rewriter.load(rewriter) as loaded:
+        library = Library([folder], {card.name: card}, loaded)
+        shelf = library.shelf()
+        skill = next((s for s in shelf.skills.values() if s.files["SKILL.md"] == folder / "SKILL.md"), None)
+        if skill is None:
+            raise MasaError("; ".join(map(str, shelf.problems)) or f"{folder}: no skill that can be rewritten")
+        adapted = library.adapt([skill], card)[skill.path]
+    why = "" if card.weaknesses else f"{card.name} has no weaknesses in its card, so nothing called for an edit"
+    return adapted.data, adapted.problem or why
+
+
+def _free(keep: str | None) -> Path | None:
+    if keep is None:
+        return None
+    path = Path(keep)
+    if path.exists():
+        raise MasaError(f"{path}: already exists; choose a new folder or remove it first")
+    return path
+
+
+def _keep(folder: Path, target: Path, data: bytes | None) -> None:
+    """A copy of the skill, with this SKILL.md if one is given."""
+    try:
+        shutil.copytree(folder, target, symlinks=True)
+        if data is not None:
+            (target / "SKILL.md").write_bytes(data)
+    except OSError as error:
+        shutil.rmtree(target, ignore_errors=True)
+        raise MasaError(f"{target}: cannot be written ({error.strerror}); the answers are kept") from None
+
+
+def _text(result: CheckResult, card: ModelCard, left_out: int, why: str) -> str:
+    from masa.checking import ARMS
+
+    rows = []
+    for arm in ARMS:
+        answers = result.arm(arm)
+        if answers:
+            tokens = result.tokens(arm)
+            met, of = sum(sum(one.checks) for one in answers), sum(len(one.checks) for one in answers)
+            right = sum(one.right for one in answers)
+            cut = sum(not one.reply.finished for one in answers)
+            read, written = (f"{tokens[0]:.0f}", f"{tokens[1]:.0f}") if tokens else ("–", "–")
+            rows.append((arm, f"{right} of {len(answers)}", f"{met} of {of}", read, written, str(cut)))
+    lines = [table(rows, ("arm", "right", "checks met", "tokens read", "written", "cut"), right=(3, 4, 5)), ""]
+    if result.same:
+        lines.append(f"The adapted skill is the original{': ' + why if why else ''}.")
+    else:
+        lines.append("adapted against original: " + _sentence(result.compare("adapted", "original")))
+        if result.saved is not None:
+            lines.append(f"tokens saved per answer: {result.saved:.0f}")
+    lines.append("original against none: " + _sentence(result.compare("original", "none")))
+    if left_out:
+        lines.append(f"{count(left_out, 'check')} that need a judge left out; --judge MODEL judges them")
+    if result.stopped:
+        lines.append(f"Stopped: {result.stopped}; --resume continues.")
+    return clean("\n".join(lines))
+
+
+def _sentence(comparison: Comparison) -> str:
+    if not comparison.pairs:
+        return "no pair was asked"
+    low, high = comparison.interval
+    points = f"{100 * (comparison.difference or 0):+.0f} points ({100 * low:+.0f} to {100 * high:+.0f})"
+    pairs = f"{comparison.gained} gained, {comparison.lost} lost in {count(comparison.pairs, 'pair')}"
+    told = f"{comparison.verdict}, {points}; {pairs}"
+    if comparison.verdict != "undecided":
+        return told
+    more = comparison.more
+    return told + (
+        f"; about {count(more, 'more pair')} would decide" if more else "; no number of runs is in sight that decides"
+    )
