@@ -21,7 +21,7 @@ from masa.constraint import Constraint
 from masa.errors import MasaError
 from masa.prompt import Segment
 from masa.weights import find_weights
-from masa_export.onnx_tokenizer import prove, write_tokenizer
+from masa_export.onnx_export import prove, write_tokenizer
 from masa_training.bases import FolderTokenizer
 
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # gguf's TokenType

@@ -17,7 +17,7 @@ from masa.codec import template_to_json
 from masa.formats.gguf_header import read_header
 from masa_export.converter import VARIABLE, convert, find_converter
 from masa_export.errors import ExportError
-from masa_export.gguf_plan import write_shapes
+from masa_export.gguf_export import write_shapes
 from masa_training.bases import folder_sha256
 
 from .checkpoint_samples import notes

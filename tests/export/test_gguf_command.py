@@ -166,7 +166,7 @@ def test_an_export_that_dies_leaves_what_was_there(made: Path, tmp_path: Path, m
 def test_a_disk_that_is_too_full_is_told_before_the_work(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("masa_export.gguf_plan._free", lambda folder: 1000)
+    monkeypatch.setattr("masa_export.gguf_export._free", lambda folder: 1000)
     done = run(made / "checkpoint", "-o", tmp_path / "out", "--no-verify")
     assert "0.00 GB are free" in refused(done) and not (tmp_path / "out").exists()
 

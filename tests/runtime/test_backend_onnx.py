@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masa.backends.onnx import OnnxBackend
-from masa.backends.onnx_library import choose_provider
-from masa.backends.onnx_session import OnnxSession
+from masa.backends.onnx import OnnxBackend, OnnxSession, choose_provider
 from masa.decoding import Job, Sampling, decode
 from masa.doctor import check_onnx
 from masa.engine import check_options

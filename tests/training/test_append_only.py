@@ -122,6 +122,3 @@ def test_where_there_are_no_locks_nothing_is_checked(tmp_path: Path, monkeypatch
         patch.setattr(fcntl, "flock", unsupported)
         with writing(tmp_path), writing(tmp_path):
             pass
-    monkeypatch.setitem(sys.modules, "fcntl", None)
-    with writing(tmp_path), writing(tmp_path):
-        pass

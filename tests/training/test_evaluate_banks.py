@@ -21,6 +21,7 @@ from masa_training.evaluate.banks.config import Backbone, Trial, choose_tasks, j
 from masa_training.evaluate.banks.report import report, to_csv, to_markdown
 from masa_training.models import Request
 from masa_training.rollouts import Arm, Episode, Job, Player, WorkerSpec
+from masa_training.rollouts.executors import InProcess
 from tests.training.corridor import Corridor, Walker
 
 BANK = SkillBank((Skill("g1", "Right", "Walk to the right."),), {})
@@ -91,6 +92,12 @@ def test_two_cannot_play_into_one_folder(tmp_path: Path) -> None:
     with writing(tmp_path / "out"), pytest.raises(TrainingError, match="another masa works in it"):
         running.run(trial(), Here(), tmp_path / "out", resume=True)
     assert len(running.run(trial(), Here(), tmp_path / "out")["walker"]) == 32, "the lock is no content"
+
+
+def test_a_backbone_that_cannot_be_opened_is_told_before_anything_is_played(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"nosuch\.gguf"):
+        running.run(trial(backbones=(Backbone("n", str(tmp_path / "nosuch.gguf")),)), InProcess(), tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("events.jsonl"))
 
 
 def test_another_backbone_can_be_added_but_no_arm_changed(tmp_path: Path) -> None:

@@ -20,8 +20,6 @@ from masa_training.errors import TrainingError
 LOCK = ".lock"
 """File in a run folder that the process at work there holds; what is left of it after a kill says nothing."""
 
-_held: set[int] = set()
-
 
 def append_lines(path: Path, text: str) -> None:
     """Append whole lines and wait until the disk has them; a last line that a kill left torn is cut off before.
@@ -67,23 +65,34 @@ def whole_lines(path: Path) -> list[str]:
 def writing(folder: Path) -> Iterator[None]:
     """Be the only one that works in a run folder, which is made where it is missing.
 
-    However the process ends, the system lets go of its lock; what it started never has it. Where the system or the
-    file system knows no locks, nothing is checked.
+    However the process ends, the system lets go of its lock; what it started never has it. Where the file system knows
+    no locks or nothing can be written, nothing is checked.
 
     Raises:
         TrainingError: if somebody works in it.
     """
+    from filelock import FileLock, Timeout
+
     path = make_folder(folder) / LOCK
-    descriptor = _lock(path)
+    lock = FileLock(path, thread_local=False)
+    try:
+        lock.acquire(timeout=0.2)  # its holder may be removing it right now
+    except Timeout:
+        raise TrainingError(
+            f"{folder}: another masa works in it{_holder(path)}; wait for it or stop it, or give another folder"
+        ) from None
+    except OSError:
+        yield
+        return
+    with contextlib.suppress(OSError):  # Windows lets nobody write into a locked file
+        path.write_text(str(os.getpid()), "ascii")
     try:
         yield
     finally:
-        # Not in a forked child that comes by here: the lock is its parent's.
-        if descriptor in _held:
-            _held.remove(descriptor)
+        if lock.is_locked:  # not in a forked child that comes by here: the lock is its parent's
             with contextlib.suppress(OSError):
                 path.unlink()
-            os.close(descriptor)
+            lock.release()
 
 
 def is_empty(folder: Path) -> bool:
@@ -91,47 +100,9 @@ def is_empty(folder: Path) -> bool:
     return all(path.name == LOCK for path in folder.iterdir())
 
 
-def _lock(path: Path) -> int:
-    """A descriptor of the file, which is locked; -1 where there are no locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return -1
-    while True:
-        try:
-            # Python's descriptors close on exec: workers and servers that outlive this process do not keep the lock.
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError:  # where nothing can be written, nobody does
-            return -1
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            number = os.pread(descriptor, 20, 0).decode("ascii", "replace")
-            os.close(descriptor)
-            who = f" (process {number})" if number.isdigit() else ""
-            raise TrainingError(
-                f"{path.parent}: another masa works in it{who}; wait for it or stop it, or give another folder"
-            ) from None
-        except OSError:  # a file system without locks
-            os.close(descriptor)
-            return -1
-        with contextlib.suppress(FileNotFoundError):
-            # Its holder may have removed the file between the two calls: then this lock is on nothing.
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                break
-        os.close(descriptor)
-    _held.add(descriptor)
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, str(os.getpid()).encode())
-    return descriptor
-
-
-def _after_fork() -> None:
-    """A child that lives on without its parent must not keep the lock."""
-    for descriptor in _held:
-        os.close(descriptor)
-    _held.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+def _holder(path: Path) -> str:
+    """Which process has the lock, as far as it could say so."""
+    with contextlib.suppress(OSError):
+        number = path.read_text("ascii", "replace").strip()
+        return f" (process {number})" if number.isdigit() else ""
+    return ""

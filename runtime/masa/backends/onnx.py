@@ -8,14 +8,224 @@ padding, and nothing is copied from step to step.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from masa.backends.onnx_library import PROVIDERS, choose_provider, library
-from masa.backends.onnx_session import OnnxSession
+from masa.backends import Feed
 from masa.backends.onnx_tokenizer import TOKENIZER_NAME, JsonTokenizer
 from masa.backends.tokenizing import Tokenizing
 from masa.errors import BackendError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+from collections.abc import Mapping
+
+from masa.errors import MissingExtraError
+
+PROVIDERS: Mapping[str, str] = {
+    "cuda": "CUDAExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+}
+"""masa's name of a provider -> ONNX Runtime's."""
+PREFERRED = ("cuda", "directml", "cpu")
+"""What is taken where nothing is asked for, the first one that is there. TensorRT and CoreML compile a graph for every
+shape, which takes longer than a rewrite: they are for those who ask."""
+_ADVICE = {
+    "cuda": 'install the build for NVIDIA GPUs: pip uninstall onnxruntime, then pip install "masa-skills[onnx-gpu]"',
+    "tensorrt": 'install the build for NVIDIA GPUs: pip uninstall onnxruntime, then pip install "masa-skills[onnx-gpu]"'
+    ", and TensorRT",
+    "directml": "install the build for Windows: pip uninstall onnxruntime, then pip install onnxruntime-directml",
+    "coreml": "use a build of onnxruntime for macOS",
+    "cpu": "reinstall onnxruntime",
+}
+
+
+def library() -> Any:
+    """The module `onnxruntime`, its telemetry off.
+
+    Raises:
+        MissingExtraError: if it is not installed.
+        BackendError: if it does not load here.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise MissingExtraError("the ONNX backend", "onnx") from None
+    except (ImportError, OSError) as error:
+        raise BackendError(f"onnxruntime does not load here ({error}); reinstall it for this machine") from None
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
+def choose_provider(wanted: str | None, available: Sequence[str]) -> str:
+    """The provider to use, by masa's name: the one that is `wanted`, else the best one of `available` (ONNX Runtime's
+    names).
+
+    Raises:
+        BackendError: if it is unknown, or this onnxruntime was built without it.
+    """
+    there = [name for name, long in PROVIDERS.items() if long in available]
+    if wanted is None:
+        return next((name for name in PREFERRED if name in there), "cpu")
+    if wanted not in PROVIDERS:
+        raise BackendError(f"unknown provider {wanted!r}; known: {', '.join(PROVIDERS)}")
+    if wanted not in there:
+        raise BackendError(
+            f"the provider {wanted} is not in this onnxruntime (it has {', '.join(there) or 'none that masa knows'}); "
+            f"{_ADVICE[wanted]}"
+        )
+    return wanted
+
+
+_PAST, _PRESENT = "past_key_values.", "present."
+
+
+class OnnxSession:
+    """The cache of a number of sequences, and the passes that extend it.
+
+    The sequences that run lie in rows 0, 1, … of the cache without a gap, so that one pass computes them all; the
+    prefix has the last row. A pass reads and writes the rows where they are.
+    """
+
+    def __init__(self, session: Any, *, slots: int, length: int, batch: int) -> None:
+        import numpy as np
+
+        self.slots, self.length = slots, length
+        self._session = session
+        self._batch = batch
+        self._vocabulary = int(session.get_outputs()[0].shape[-1])
+        pasts = [entry for entry in session.get_inputs() if entry.name.startswith(_PAST)]
+        self._names = [(entry.name, _PRESENT + entry.name.removeprefix(_PAST)) for entry in pasts]
+        _, heads, _, width = pasts[0].shape
+        # One cell more: in a pass, a sequence that rests computes a token behind its end, which nothing reads.
+        shape = (slots + 1, heads, length + 1, width)
+        # Zeros take no memory until they are written to.
+        self._cache: list[NDArray[np.float32]] | None = [np.zeros(shape, np.float32) for _ in pasts]
+        self._prefix: tuple[int, ...] = ()
+        self._row: dict[int, int] = {}
+        self._used: dict[int, int] = {}
+
+    def share(self, tokens: Sequence[int]) -> None:
+        if tuple(tokens) != self._prefix:
+            self._prefix = ()
+            self._read(self.slots, 0, tokens)
+            self._prefix = tuple(tokens)
+
+    def begin(self, slot: int, tokens: Sequence[int]) -> NDArray[np.float32]:
+        row, shared = len(self._row), len(self._prefix)
+        self._copy(self.slots, row, shared)
+        logits = self._read(row, shared, tokens)
+        self._row[slot], self._used[slot] = row, shared + len(tokens)
+        return logits
+
+    def step(self, feeds: Sequence[Feed], wanted: Sequence[int]) -> list[NDArray[np.float32]]:
+        import numpy as np
+
+        results: list[list[NDArray[np.float32]]] = [[] for _ in feeds]
+        longest = max(len(tokens) for _, tokens in feeds)
+        several = [i for i, (_, tokens) in enumerate(feeds) if len(tokens) > 1]
+        single = [i for i, (_, tokens) in enumerate(feeds) if len(tokens) == 1]
+        # GroupQueryAttention computes several tokens of one sequence in a pass, or one of each of several sequences.
+        # A pass reads all weights whatever it computes, so the way with fewer passes is taken.
+        if longest <= len(several) + bool(single):
+            for number in range(longest):
+                taking = [i for i, (_, tokens) in enumerate(feeds) if number < len(tokens)]
+                rows = self._one_each({feeds[i][0]: feeds[i][1][number] for i in taking})
+                for i in taking:
+                    if len(feeds[i][1]) - number <= wanted[i]:
+                        results[i].append(rows[feeds[i][0]])
+        else:
+            for i in several:
+                slot, tokens = feeds[i]
+                start = self._used[slot]
+                results[i].append(self._run(self._row[slot], [tokens], [start + len(tokens)], wanted[i])[0])
+                self._used[slot] = start + len(tokens)
+            if single:
+                rows = self._one_each({feeds[i][0]: feeds[i][1][0] for i in single})
+                for i in single:
+                    results[i].append(rows[feeds[i][0]])
+        return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in results]
+
+    def rewind(self, slot: int, tokens: int) -> None:
+        self._used[slot] -= tokens
+
+    def release(self, slot: int) -> None:
+        row = self._row.pop(slot, None)
+        self._used.pop(slot, None)
+        if row is None or not self._row or self._cache is None:
+            return
+        other = max(self._row, key=lambda slot: self._row[slot])
+        if self._row[other] > row:
+            self._copy(self._row[other], row, self._used[other])
+            self._row[other] = row
+
+    def close(self) -> None:
+        self._cache = None
+        self._session = None
+
+    def _copy(self, source: int, target: int, cells: int) -> None:
+        for array in self._cache or ():
+            array[target, :, :cells] = array[source, :, :cells]
+
+    def _read(self, row: int, start: int, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Compute a prompt in one row, piece by piece; logits after its last token."""
+        import numpy as np
+
+        logits: NDArray[np.float32] = np.empty(0, np.float32)
+        for begin in range(0, len(tokens), self._batch):
+            piece = tokens[begin : begin + self._batch]
+            logits = self._run(row, [piece], [start + begin + len(piece)], 1)[0, 0]
+        return logits
+
+    def _one_each(self, tokens: dict[int, int]) -> dict[int, NDArray[np.float32]]:
+        """Append one token to each of some slots, in one pass over the rows from the first to the last of them."""
+        slot_of = {row: slot for slot, row in self._row.items()}
+        rows = [self._row[slot] for slot in tokens]
+        first = min(rows)
+        slots = [slot_of[row] for row in range(first, max(rows) + 1)]
+        # A row between them that rests computes some token behind its end; its length stays what it is.
+        logits = self._run(first, [[tokens.get(slot, 0)] for slot in slots], [self._used[s] + 1 for s in slots], 1)
+        for slot in tokens:
+            self._used[slot] += 1
+        return {slot: logits[number] for number, slot in enumerate(slots) if slot in tokens}
+
+    def _run(
+        self, first: int, tokens: Sequence[Sequence[int]], ends: Sequence[int], wanted: int
+    ) -> NDArray[np.float32]:
+        """One pass over the rows from `first`: `tokens` are appended, after which the rows are `ends` tokens long.
+
+        Returns logits of the last `wanted` tokens: rows x wanted x vocabulary.
+        """
+        import numpy as np
+
+        if self._cache is None:
+            raise BackendError("the rewriter was closed in the middle of a rewrite")
+        count = len(tokens)
+        logits = np.empty((count, wanted, self._vocabulary), np.float32)
+        binding = self._session.io_binding()
+        binding.bind_cpu_input("input_ids", np.array(tokens, np.int64))
+        binding.bind_cpu_input("seqlens_k", np.array(ends, np.int32) - 1)
+        binding.bind_cpu_input("total_sequence_length", np.array([max(ends)], np.int32))
+        binding.bind_cpu_input("wanted", np.array([wanted], np.int64))
+        for (past, present), array in zip(self._names, self._cache, strict=True):
+            part = array[first : first + count]
+            # One and the same memory for both: the new cells are written into it, the others are not touched.
+            binding.bind_input(past, "cpu", 0, np.float32, part.shape, part.ctypes.data)
+            binding.bind_output(present, "cpu", 0, np.float32, part.shape, part.ctypes.data)
+        binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime's errors have no other base
+            raise BackendError(
+                f"ONNX Runtime could not compute {count} x {len(tokens[0])} tokens ({str(error).strip()[:200]})"
+            ) from error
+        return logits
+
 
 GRAPH = "1"
 """The version of the graph's inputs and outputs, in its metadata as `masa.graph`."""

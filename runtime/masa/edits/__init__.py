@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from masa.edits.additions import WARN_KINDS
-from masa.edits.applying import apply_plan, check_plan
-from masa.edits.plan import EditCall, Plan, PlanLine, PlannedGroup
+from masa.edits.plan import EditCall, Plan, PlanLine, PlannedGroup, apply_plan, check_plan
 from masa.edits.registry import EDITS, LIMITS, Edit, available_edits, droppable
 
 __all__ = [

@@ -154,8 +154,8 @@ def _run(
     study: EvolutionStudy, folder: Path, given: dict[str, Any], *, quiet: bool
 ) -> tuple[dict[str, str], bool, str | None]:
     """The runs that are not complete, with the reasons; whether the person stopped the study; why it stopped early."""
-    from masa_training.evolution.budget import CANCELLED as STOPPED
     from masa_training.evolution.run import evolve
+    from masa_training.evolution.run_log import CANCELLED as STOPPED
     from masa_training.evolution.views.report import write_report
     from masa_training.rollouts.executors import make_executor
     from masa_training.studies.evolutions import run_cells

@@ -15,8 +15,9 @@ from masa_training.append_only import is_empty, writing
 from masa_training.environments import SPLITS, Split, Task, open_environment
 from masa_training.errors import TrainingError
 from masa_training.evaluate.banks.config import Trial, choose_tasks, jobs_of
-from masa_training.rollouts import Episode, Record
-from masa_training.rollouts.executors import Cancel, Executor
+from masa_training.models import open_model
+from masa_training.rollouts import Episode, Record, WorkerSpec
+from masa_training.rollouts.executors import Cancel, Executor, InProcess
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ def _run(
     records = {name: _record(trial, root, name) for name, _ in parts}
     wanted = {name: jobs_of(trial, list(spec.arms), tasks) for name, spec in parts}
     done = sum(records[name].finished(job) for name, jobs in wanted.items() for job in jobs)
+    _check_models(executor, [spec for name, spec in parts if not all(map(records[name].finished, wanted[name]))])
     began, before = time.monotonic(), done
     for name, spec in parts:
         record = records[name]
@@ -136,6 +138,14 @@ def _run(
         name: [records[name].episodes[job] for job in jobs if job in records[name].episodes]
         for name, jobs in wanted.items()
     }
+
+
+def _check_models(executor: Executor, specs: Sequence[WorkerSpec]) -> None:
+    """Open every model once that is not opened first of all, so that a wrong one is told before anything is played."""
+    if isinstance(executor, InProcess) and executor.model is None:
+        for spec in specs[1:]:
+            if spec.model:
+                open_model(spec.model, **spec.model_options).close()
 
 
 def _record(trial: Trial, root: Path | None, backbone: str) -> Record:
