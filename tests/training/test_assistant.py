@@ -8,15 +8,17 @@ import re
 
 import pytest
 
+from masa.formats import load_bank
 from masa_training.agents import AgentConfig
 from masa_training.environments import SPLITS, Step, Task, open_environment
 from masa_training.environments.assistant import Assistant
-from masa_training.environments.assistant.device import TOOLS, compared, share_right
+from masa_training.environments.assistant.device import APPS, TOOLS, compared, share_right
 from masa_training.environments.contract import check_environment
 from masa_training.environments.solutions import unsolved
 from masa_training.environments.tool_calls import Call
 from masa_training.environments.worker import in_worker
 from masa_training.errors import TrainingError
+from masa_training.instruments.config import BANKS
 from masa_training.models import Request
 from masa_training.models.scripted import ScriptedModel
 from masa_training.rollouts import Arm, Job, Player, WorkerSpec
@@ -72,7 +74,7 @@ def test_tasks_are_the_same_on_every_machine(world: Assistant) -> None:
     told = [[task.id, task.goal, dict(task.payload)] for split in SPLITS for task in world.tasks(split)]
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     # Whoever changes the requests on purpose changes this; results before and after cannot be compared.
-    assert digest[:16] == "4ccf54378f7b4e6e"
+    assert digest[:16] == "5b20b13d73016594"
 
 
 def test_splits_share_no_person_event_or_note(world: Assistant) -> None:
@@ -188,6 +190,46 @@ def test_options_out_of_range_are_one_sentence(options: dict[str, object]) -> No
         open_environment("assistant", **options)
 
 
+def test_a_task_has_the_tools_of_its_app_or_all(world: Assistant) -> None:
+    for task in world.tasks("val")[:60]:
+        assert task.tools == APPS[task.type]
+        assert {call.name for call in calls_of(task)} <= set(task.tools)
+    step = play(world, find(world, "reminder", 1), Call("set_light", {"room": "kitchen", "level": 20}))
+    assert not step.valid and "add_reminder" in step.observation
+    everything = Assistant(tools="all")
+    assert all(not task.tools for task in everything.tasks("val"))
+    with pytest.raises(TrainingError, match="app or all"):
+        Assistant(tools="none")
+
+
+def test_a_message_goes_to_an_address(world: Assistant) -> None:
+    task = find(world, "message", 2)
+    look, send = calls_of(task)
+    wrong = Call(send.name, {**send.arguments, "to": look.arguments["name"]})
+    step = play(world, task, wrong)
+    assert (step.changed, step.done) == (False, False) and "find_contact" in step.observation
+    assert play(world, task, wrong, look, send).success
+
+
+def test_it_says_when_more_was_asked_for(world: Assistant) -> None:
+    task = find(world, "shopping", 2)
+    first, second = calls_of(task)
+    assert "More" in play(world, task, first).observation
+    assert "More" not in play(world, task, first, second).observation
+
+
+def test_skills_begin_the_first_turn_in_the_order_of_the_bank(world: Assistant) -> None:
+    bank = load_bank(BANKS / "assistant" / "concise.json")
+    model = ScriptedModel(lambda request: "Done!")
+    jobs = [Job(arm, task.id, 0) for arm in ("none", "skills") for task in world.tasks("val")[:18]]
+    arms = {"none": Arm(name="none"), "skills": Arm(name="skills", bank=bank)}
+    spec = WorkerSpec(environment="assistant", split="val", model="", arms=arms, agent=AgentConfig(give_up=1))
+    list(Player(spec, model=model, make_environment=Assistant).play(jobs))
+    assert len({request.messages[0] for request in model.seen}) == 1
+    leads = {request.messages[1].content[: request.messages[1].shared] for request in model.seen}
+    assert len(leads) == 1 + len(TYPES)
+
+
 def test_foreign_tasks_are_refused(world: Assistant) -> None:
     with pytest.raises(TrainingError, match="from the environment itself"):
         world.reset(Task("x", "reminder", "?", "val"), 0)
@@ -197,7 +239,7 @@ def test_an_agent_is_told_the_tools_in_every_arm_and_writes_calls(world: Assista
     solved = {task.goal: calls_of(task) for task in world.tasks("val")}
 
     def script(request: Request) -> str:
-        goal = request.messages[1].content.partition("Task: ")[2].partition("\n")[0]
+        goal = request.messages[1].content.partition("Task: ")[2]
         said = sum(message.role == "assistant" for message in request.messages)
         return f"<tool_call>\n{solved[goal][said].text}\n</tool_call>"
 
@@ -207,7 +249,10 @@ def test_an_agent_is_told_the_tools_in_every_arm_and_writes_calls(world: Assista
     player = Player(spec, model=model, make_environment=Assistant)
     episodes = list(player.play(jobs))
     assert all(episode.success and episode.reward == 1 for episode in episodes)
-    assert all(request.tools == TOOLS for request in model.seen)
+    told = {tuple(tool["function"]["name"] for tool in request.tools) for request in model.seen}
+    assert told == {
+        tuple(t["function"]["name"] for t in TOOLS if t["function"]["name"] in app) for app in APPS.values()
+    }
     longest = max(model.seen, key=lambda request: len(request.messages))
     assert [message.role for message in longest.messages[:4]] == ["system", "user", "assistant", "tool"]
 

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -277,6 +278,8 @@ def test_broken_and_refusing_templates_are_one_sentence() -> None:
 class ListEngine:
     """Keeps tokens in lists, counts what it computes, and fails a test that breaks the protocol."""
 
+    exact = True
+
     def __init__(self, slots: int, length: int = 4000) -> None:
         self.slots, self.length = slots, length
         self.sequences: list[list[int]] = [[] for _ in range(slots)]
@@ -286,14 +289,17 @@ class ListEngine:
         self.failing = False
 
     def start(self, slot: int, prefix: Sequence[int]) -> bool:
-        self.sequences[slot] = list(prefix)
-        copied = bool(prefix) and tuple(prefix) in self.prefixes
+        kept = tuple(prefix) in self.prefixes
+        if kept:
+            self.sequences[slot] = list(prefix)
+        return kept
+
+    def keep(self, slot: int, prefix: Sequence[int]) -> None:
+        assert self.sequences[slot] == list(prefix)
         self.prefixes.add(tuple(prefix))
-        self.computed += 0 if copied else len(prefix)
-        return copied
 
     def cut(self, slot: int, tokens: int) -> None:
-        assert 0 < tokens <= len(self.sequences[slot])
+        assert 0 <= tokens <= len(self.sequences[slot])
         del self.sequences[slot][tokens:]
 
     def append(self, slot: int, tokens: Sequence[int]) -> None:
@@ -360,6 +366,63 @@ def test_an_episode_computes_only_what_is_new() -> None:
     # Another episode finds the rules computed.
     (other,) = model.reply([Request(talk(turns[0], "start elsewhere"), ACTIONS)])
     assert isinstance(other, Reply) and other.cached_tokens > 200
+
+
+def test_what_conversations_share_in_their_first_turn_is_computed_once() -> None:
+    model, _ = listed(2)
+    skills = "always look left first " * 10
+
+    def first(rules: str, task: str) -> Request:
+        return Request((Message("system", rules), Message("user", skills + task, shared=len(skills))), ACTIONS)
+
+    model.reply([first("rules", "start")])
+    (other,) = model.reply([first("rules", "another start")])
+    assert isinstance(other, Reply) and other.cached_tokens > len(skills)
+    # Other skills behind the same rules: the rules stay.
+    (bare,) = model.reply([Request(talk("rules", "start"), ACTIONS)])
+    assert isinstance(bare, Reply) and 0 < bare.cached_tokens < len(skills)
+    fresh, _ = listed(1)
+    (alone,) = fresh.reply([first("rules", "another start")])
+    assert isinstance(alone, Reply) and alone.scores == other.scores
+
+
+def test_a_slot_goes_on_with_the_next_request_as_soon_as_it_is_free() -> None:
+    class Counting(ListEngine):
+        """Writes as many letters as the last message has, then ends; keeps how many sequences each pass had."""
+
+        passes: ClassVar[list[int]] = []
+
+        def run(self, asks: Sequence[Ask]) -> Iterator[np.ndarray]:
+            self.passes.append(len(asks))
+            for ask, _ in zip(asks, super().run(asks), strict=True):
+                text = spelled(self.sequences[ask.slot])
+                wish = text.rpartition("user\n")[2].partition("<|im_end|>")[0]
+                row = np.zeros((1, VOCABULARY), np.float32)
+                row[0, STOP if len(text.rpartition("assistant\n")[2]) == len(wish) else ord("x")] = 9
+                yield row
+
+    engine = Counting(2)
+    model = InProcessModel("counting", chatml(), TOKENIZER, lambda: engine, slots=2)
+    stream = model.stream()
+    for name in ("a" * 9, "b" * 2, "c" * 3, "d"):
+        stream.put(name, Request(talk("rules", name)))
+    found: list[str] = []
+    while len(found) < 4:
+        found += [key for key, _ in stream.ready()]
+    assert stream.ready() == []
+    assert found == ["bb", "ccc", "d", "a" * 9]
+    assert engine.passes == [2] * 9 + [1]
+
+
+def test_a_stream_that_is_given_up_frees_its_slots() -> None:
+    model, _ = listed(1)
+    stream = model.stream()
+    stream.put(1, Request(talk("rules", "start"), max_tokens=1))
+    stream.put(2, Request(talk("rules", "more"), max_tokens=50))
+    assert [key for key, _ in stream.ready()] == [1]
+    stream.close()
+    (reply,) = model.reply([Request(talk("rules", "start"), max_tokens=1)])
+    assert isinstance(reply, Reply)
 
 
 def test_conversations_keep_their_slots_when_given_in_another_order() -> None:

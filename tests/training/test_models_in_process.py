@@ -304,7 +304,8 @@ def test_trees_see_through_a_sliding_window_as_plain_sequences_do(together: int)
     choice = plan(candidates, 257, "total")
     engine = TransformersEngine(model, slots=3, length=100, together=together)
     for slot, prompt in enumerate(prompts):
-        engine.start(slot, prompt[: slot * 2])
+        if slot:
+            engine.append(slot, prompt[: slot * 2])
     rows = engine.run([Ask(slot, prompt[slot * 2 :], choice.tree) for slot, prompt in enumerate(prompts)])
     place = {node: i for i, node in enumerate(choice.tree.rows)}
     for number, found in enumerate(rows):

@@ -1,14 +1,16 @@
 """Agents: what a backbone is told once, skills included, the turns that follow, and the action that its words mean.
 
 A dialogue only ever grows at its end, unless `window` cuts old turns, so a model in process can keep what it computed.
-Where the environment has tools, the model is told them, whatever the arm, and answers with calls of them.
+Where the environment has tools, the model is told them, whatever the arm, and answers with calls of them. Skills then
+stand at the beginning of the first turn, in the order of the bank: what precedes them is the same for all arms, and
+episodes of an arm and task type begin alike.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from masa.facts import Facts
@@ -102,7 +104,18 @@ class Agent:
     def begin(self, task: Task, first: Step) -> Dialogue:
         """The dialogue of one episode, up to its first question."""
         selection = self.skills_for(task)
-        return Dialogue(self._config, self._system(selection), task.goal, first, _ids(selection), self._tools)
+        tools = [tool for tool in self._tools if not task.tools or tool["function"]["name"] in task.tools]
+        if not tools:
+            return Dialogue(self._config, self._system(selection), task.goal, first, _ids(selection))
+        if selection and self._bank:
+            order = {skill.skill_id: i for i, skill in enumerate(s for g in self._bank.groups() for s in g.skills)}
+            general, specific = (
+                tuple(sorted(some, key=lambda skill: order[skill.skill_id]))
+                for some in (selection.general, selection.specific)
+            )
+            selection = replace(selection, general=general, specific=specific)
+        lead = render(selection).strip() + "\n\n" if selection else ""
+        return Dialogue(self._config, self._system(None), task.goal, first, _ids(selection), tuple(tools), lead)
 
     def _system(self, selection: Selection | None) -> str:
         parts = [f"You act in {self._description}."]
@@ -134,14 +147,16 @@ class Dialogue:
         first: Step,
         skills: tuple[str, ...],
         tools: tuple[Mapping[str, Any], ...] = (),
+        lead: str = "",
     ) -> None:
-        """`skills` are the identifiers of those in `system`."""
+        """`skills` are the identifiers of those in `system` or in `lead`, with which the first turn begins."""
         self.skills = skills
         self._tools = tools
         self._config = config
         self._opening = (Message("system", system),)
         self._goal = goal
-        self._turns: list[Message] = [Message("user", f"Task: {goal}\n\n{self._told(first)}")]
+        self._lead = lead
+        self._turns: list[Message] = [self._first(self._told(first))]
         self._admissible = first.admissible
 
     def request(self, seed: int) -> Request:
@@ -186,7 +201,13 @@ class Dialogue:
         if not window or len(self._turns) <= 2 * window + 1:
             return tuple(self._turns)
         first, *rest = self._turns[-(2 * window + 1) :]
-        return (Message("user", f"Task: {self._goal}\n\n{first.content}"), *rest)
+        return (self._first(first.content), *rest)
+
+    def _first(self, told: str) -> Message:
+        if self._tools:
+            # The request comes last: a small model takes what stands nearest.
+            return Message("user", f"{self._lead}{told}\n\nTask: {self._goal}", shared=len(self._lead))
+        return Message("user", f"Task: {self._goal}\n\n{told}")
 
 
 def _ids(selection: Selection | None) -> tuple[str, ...]:

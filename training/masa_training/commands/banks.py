@@ -10,8 +10,6 @@ import click
 
 from masa_training.commands import episodes as shared
 
-SCORES = ("success", "reward")
-
 if TYPE_CHECKING:
     from masa_training.evaluate.banks.config import Trial
 
@@ -45,7 +43,7 @@ if TYPE_CHECKING:
     click.option("--penalty", type=float, default=0.0, show_default=True, metavar="λ", help="Of R = S − λ·NHR."),
     click.option(
         "--score",
-        type=click.Choice(SCORES),
+        type=click.Choice(shared.SCORES),
         default="success",
         show_default=True,
         help="What S is, by which arms are compared; the environment's reward knows partial success.",

@@ -26,6 +26,9 @@ _EVERY = 0.5
 
 Option = Callable[[Any], Any]
 
+SCORES = ("success", "reward")
+"""What arms may be compared by."""
+
 BACKBONES: tuple[Option, ...] = (
     click.option(
         "--backbone",

@@ -47,6 +47,13 @@ if TYPE_CHECKING:
     ),
     *shared.world(tasks=100),
     click.option(
+        "--score",
+        type=click.Choice(shared.SCORES),
+        default="success",
+        show_default=True,
+        help="By what wordings are compared; the environment's reward knows partial success.",
+    ),
+    click.option(
         "--choose/--write",
         "choose",
         default=None,
@@ -109,6 +116,7 @@ def _trial(environment: str, given: dict[str, Any]) -> Trial:
         environment=environment,
         arms=arms.arms,
         banks=arms.checksums,
+        score=given["score"],
         agent=shared.agent(given, choose=choose),
         **played,
     )
@@ -140,10 +148,11 @@ def to_markdown(told: Mapping[str, Any]) -> str:
     how = "choose among the admissible actions" if settings["agent"]["choose"] else "write their actions"
     counts = sorted({row["episodes"] for row in told["rows"]}) or [0]
     episodes = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    score = "Mean reward" if told["score"] == "reward" else "Success rate"
     lines = [
         f"# Granularity study: {settings['environment']}, {settings['split']} split{partial}",
         "",
-        f"Success rate with a 95 % interval (cluster bootstrap over tasks). Episodes a cell: {episodes}. Agents {how}. "
+        f"{score} with a 95 % interval (cluster bootstrap over tasks). Episodes a cell: {episodes}. Agents {how}. "
         "Bold: the best granularity; \\*: differs from none beyond the interval of the difference.",
         "",
     ]
@@ -152,7 +161,7 @@ def to_markdown(told: Mapping[str, Any]) -> str:
         [[name, *(_cell(told, rows, name, arm) for arm in arms)] for name in backbones],
     )
     chance = rows.get((None, RANDOM))
-    lines += ["", f"Random policy: {_percent(chance['SR'] if chance else None)}.", "", "## The best granularity", ""]
+    lines += ["", f"Random policy: {_percent(chance['reward'] if chance else None)}.", "", "## The best granularity", ""]
     body = []
     for one in told["backbones"]:
         best = one["best"]
@@ -172,6 +181,7 @@ def to_markdown(told: Mapping[str, Any]) -> str:
         f"Differences are paired by task and seed; their intervals have the level {told['level']:.2%}, so that all "
         "of a backbone's hold together with 95 % and the best one may be picked after looking."
     )
+    lines += ["", *_pairs(told["pairs"])] if told["pairs"]["pairs"] else []
     lines += ["", *_preferences(told["preferences"])] if len(backbones) > 1 else []
     lines += ["", "## Banks", "", *_banks(told, rows, backbones)]
     lines += _by_type(rows, [(None, RANDOM), *((name, arm) for name in backbones for arm in arms)])
@@ -183,9 +193,33 @@ def _cell(told: Mapping[str, Any], rows: Mapping[Any, Any], backbone: str, arm: 
     if row is None:
         return "–"
     one = next(one for one in told["backbones"] if one["backbone"] == backbone)
-    text = _percent(row["SR"]) + (f", {row['missing']} missing" if row["missing"] else "")
+    text = _percent(row["reward"]) + (f", {row['missing']} missing" if row["missing"] else "")
     text = f"**{text}**" if one["best"] == arm else text
     return text + (" \\*" if arm != NONE and one["over_none"][arm]["verdict"] is not None else "")
+
+
+def _pairs(told: Mapping[str, Any]) -> list[str]:
+    pairs = told["pairs"]
+    columns = [*pairs[0]["differences"], *pairs[0]["apart"]]
+    body = [
+        [
+            f"{one['wordings'][1]} − {one['wordings'][0]}",
+            *(_marked({**one["differences"], **one["apart"]}[name]) for name in columns),
+        ]
+        for one in pairs
+    ]
+    told_apart = " The last columns say by how much the backbones differ." if pairs[0]["apart"] else ""
+    return [
+        "## Every two granularities, points",
+        "",
+        *table(["", *columns], body),
+        "",
+        f"Level {told['level']:.2%}, so that all of a column hold together with 95 %. \\*: decided.{told_apart}",
+    ]
+
+
+def _marked(found: Mapping[str, Any]) -> str:
+    return _points(found) + (" \\*" if found["verdict"] is not None else "")
 
 
 def _preferences(found: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -27,6 +27,7 @@ class Task:
         goal: what the agent is told to achieve.
         split: the split it belongs to.
         payload: what the environment needs to set the task up, JSON values only.
+        tools: names of the environment's tools that the agent is told for it; empty where it is told all.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Task:
     goal: str
     split: Split
     payload: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

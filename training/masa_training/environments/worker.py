@@ -84,7 +84,7 @@ class Worker:
 
     def tasks(self, split: Split) -> Sequence[Task]:
         """As the environment's."""
-        return [Task(**task) for task in self._process.ask("tasks", split=split)]
+        return [_task(task) for task in self._process.ask("tasks", split=split)]
 
     def tools(self) -> Sequence[Mapping[str, Any]]:
         """As the environment's; none where it has none."""
@@ -229,6 +229,11 @@ def _result(answer: Mapping[str, Any]) -> Any:
 
 def _as_json(task: Task) -> dict[str, Any]:
     return {**asdict(task), "payload": dict(task.payload)}
+
+
+def _task(told: Mapping[str, Any]) -> Task:
+    """A task as another process told it."""
+    return Task(**{**told, "tools": tuple(told["tools"])})
 
 
 def _step(fields: Mapping[str, Any]) -> Step:

@@ -69,7 +69,7 @@ def _answer(environment: Environment, request: Mapping[str, Any]) -> Any:
         return facts_to_json(environment.facts())
     if method == "step":
         return asdict(environment.step(request["action"]))
-    task = Task(**request["task"])
+    task = Task(**{**request["task"], "tools": tuple(request["task"]["tools"])})
     if method == "reset":
         return asdict(environment.reset(task, request["seed"]))
     return list(environment.solution(task, request["seed"]))  # type: ignore[attr-defined]

@@ -40,13 +40,16 @@ _MARK = re.compile("\u2983(\\d+)\u2984")
 class Encoded:
     """A conversation as token ids.
 
-    `borders` are the lengths at which the conversation was asked for an answer before, and first of all the end of
-    what comes before the first user message; the last is the whole. Models compute from border to border, so that a
-    conversation's numbers do not depend on what else a cache held.
+    Attributes:
+        borders: the lengths at which the conversation was asked for an answer before, first of all the ends of what
+            other conversations share; the last is the whole. Models that choose compute from border to border, so that
+            a conversation's numbers do not depend on what else a cache held.
+        shared: the last border of what is shared, or 0.
     """
 
     tokens: tuple[int, ...]
     borders: tuple[int, ...]
+    shared: int = 0
 
 
 class ChatFormat:
@@ -128,17 +131,25 @@ class ChatFormat:
         first = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
         tokens: list[int] = []
         borders: list[int] = []
+        shared = 0
         for segment, number in self._segments(messages, tools):
             # An answer begins where it was asked for; what precedes the first message is common to many episodes.
             if number is not None and tokens and (number == first or messages[number].role == "assistant"):
                 borders.append(len(tokens))
-            tokens += self._cached(segment)
+                shared = shared or len(tokens)
+            head, rest = ("", segment) if number is None else _parted(segment, messages[number])
+            if head:
+                tokens += self._cached(Segment(head))
+                borders.append(len(tokens))
+                shared = len(tokens)
+            tokens += self._cached(rest)
         if self._add_bos and self._bos is not None:
             begin = self._tokenizer.token_id(self._bos)
             if begin is not None and tokens[:1] != [begin]:
                 tokens.insert(0, begin)
                 borders = [border + 1 for border in borders]
-        return Encoded(tuple(tokens), tuple(sorted({*borders, len(tokens)})))
+                shared += bool(shared)
+        return Encoded(tuple(tokens), tuple(sorted({*borders, len(tokens)})), shared)
 
     def answer(self, text: str) -> tuple[int, ...]:
         """Token ids of an answer, without the token that ends it."""
@@ -221,6 +232,15 @@ class ChatFormat:
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}]
         ending = self._rendered(turns, generate=False).rpartition(mark)[2]
         return tuple(segment.text for segment in self._split(ending) if segment.control)[:1]
+
+
+def _parted(segment: Segment, message: Message) -> tuple[str, Segment]:
+    """A message's text in two: what it shares with other conversations, and the rest."""
+    head = message.content[: message.shared].strip()
+    end = segment.text.find(head) + len(head)
+    return (
+        (segment.text[:end], Segment(segment.text[end:])) if 0 < len(head) <= end < len(segment.text) else ("", segment)
+    )
 
 
 def _with_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from masa.backends.tokenizing import Tokenizer
 from masa.constraint import Constraint
@@ -28,7 +30,7 @@ _TAIL = 24
 
 
 class InProcessModel:
-    """A `Model` over an engine. Calls from several threads follow one another."""
+    """A `Model` over an engine. Passes of several threads follow one another."""
 
     def __init__(
         self,
@@ -58,6 +60,9 @@ class InProcessModel:
         self._slots: dict[bool, Slots] = {}
         self._meter = Meter()
         self._lock = threading.Lock()
+        self._freed = threading.Condition(self._lock)
+        self._busy: set[int] = set()
+        """Slots of the engine for writing that streams hold."""
         self._on_close = on_close
         self._closed = False
 
@@ -66,18 +71,17 @@ class InProcessModel:
         return self._meter.total
 
     def reply(self, requests: Sequence[Request]) -> list[Reply | ModelError]:
-        outcomes: list[Reply | ModelError | None] = [None] * len(requests)
-        with self._lock:
-            for choosing in (True, False):
-                chosen = [i for i, request in enumerate(requests) if (request.candidates is not None) == choosing]
-                for start in range(0, len(chosen), self.concurrency):
-                    some = chosen[start : start + self.concurrency]
-                    for i, outcome in zip(some, self._round([requests[i] for i in some], choosing), strict=True):
-                        outcomes[i] = outcome
-        done = [outcome for outcome in outcomes if outcome is not None]
-        for request, outcome in zip(requests, done, strict=True):
-            self._meter.add(request, outcome)
-        return done
+        outcomes: dict[int, Reply | ModelError] = {}
+        with closing(self.stream()) as stream:
+            for i, request in enumerate(requests):
+                stream.put(i, request)
+            while len(outcomes) < len(requests):
+                outcomes.update(stream.ready())
+        return [outcomes[i] for i in range(len(requests))]
+
+    def stream(self) -> InProcessStream:
+        """Requests as they come: a slot goes on with the next one as soon as it is free."""
+        return InProcessStream(self)
 
     def close(self) -> None:
         with self._lock:
@@ -88,30 +92,36 @@ class InProcessModel:
                 engine.close()
             self._on_close()
 
-    def _round(self, requests: Sequence[Request], choosing: bool) -> list[Reply | ModelError]:
-        """At most `concurrency` requests of one kind."""
+    def _chosen(self, requests: Sequence[Request]) -> list[Reply | ModelError]:
+        """The choices of at most `concurrency` requests."""
         began = time.perf_counter()
         outcomes: list[Reply | ModelError | None] = [None] * len(requests)
         try:
-            slots = self._engine(choosing)
+            slots = self._engine(choosing=True)
             jobs: list[_Job] = []
             for i, request in enumerate(requests):
-                try:
-                    jobs.append(self._job(i, request, slots.engine.length))
-                except (MasaError, ValueError) as error:
-                    outcomes[i] = ModelError(f"{self.name}: {error}", retryable=False)
+                job = self._job(i, request, slots.engine.length)
+                if isinstance(job, ModelError):
+                    outcomes[i] = job
+                else:
+                    jobs.append(job)
             for job, slot in zip(jobs, slots.assign([job.prompt for job in jobs]), strict=True):
                 job.slot = slot
-            replies = self._choose(slots, jobs) if choosing else self._write(slots, jobs)
+            replies = self._choose(slots, jobs)
             seconds = time.perf_counter() - began
-            for job, (text, written, scores, finish) in zip(jobs, replies, strict=True):
-                outcomes[job.number] = Reply(text, len(job.prompt.tokens), written, job.cached, seconds, scores, finish)
+            for job, (text, written, scores) in zip(jobs, replies, strict=True):
+                outcomes[job.number] = Reply(text, len(job.prompt.tokens), written, job.cached, seconds, scores)
         except (MasaError, MemoryError, RuntimeError) as error:
-            self._forget()
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            failure = ModelError(f"{self.name}: {reason}", retryable=not self._closed)
+            failure = self._failure(error)
             return [failure if outcome is None else outcome for outcome in outcomes]
         return [outcome for outcome in outcomes if outcome is not None]
+
+    def _failure(self, error: BaseException) -> ModelError:
+        """What a failure in the middle of a pass is to its requests; nothing that the slots hold is believed."""
+        for slots in self._slots.values():
+            slots.forget()
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        return ModelError(f"{self.name}: {reason}", retryable=not self._closed)
 
     def _engine(self, choosing: bool) -> Slots:
         if self._closed:
@@ -123,12 +133,13 @@ class InProcessModel:
                 self._slots[choosing] = Slots(self._make[choosing]())
         return self._slots[choosing]
 
-    def _forget(self) -> None:
-        """After a failure in the middle of a pass nothing that the slots hold is believed."""
-        for slots in self._slots.values():
-            slots.forget()
+    def _job(self, number: int, request: Request, length: int) -> _Job | ModelError:
+        try:
+            return self._made(number, request, length)
+        except (MasaError, ValueError) as error:
+            return ModelError(f"{self.name}: {error}", retryable=False)
 
-    def _job(self, number: int, request: Request, length: int) -> _Job:
+    def _made(self, number: int, request: Request, length: int) -> _Job:
         import numpy as np
 
         prompt = self.chat.encode(request.messages, request.tools)
@@ -168,45 +179,50 @@ class InProcessModel:
             assert job.choice is not None and job.request.candidates is not None
             scores = score(job.choice, logits, self.scoring)
             best = pick(scores, job.request.temperature, job.draws)
-            answers.append((job.request.candidates[best], job.lengths[best], scores, "stop"))
+            answers.append((job.request.candidates[best], job.lengths[best], scores))
             slots.settle(job.prompt, job.slot)
         return answers
 
-    def _write(self, slots: Slots, jobs: Sequence[_Job]) -> list[_Answer]:
-        asks = []
-        for job in jobs:
-            placed = slots.place(job.prompt, job.slot)
-            job.cached = placed.cached
-            asks.append(Ask(job.slot, placed.rest))
-        running = list(jobs)
-        rows = slots.engine.run(asks)
-        while True:
-            for job, logits in zip(running, rows, strict=True):
-                self._take(job, logits[0])
-            running = [job for job in running if job.finish is None]
-            if not running:
-                break
-            rows = slots.engine.run([Ask(job.slot, job.output[-1:]) for job in running])
-        for job in jobs:
-            # The token that ends an answer, and the last before the limit, were never fed.
-            slots.settle(job.prompt, job.slot, written=len(job.output))
-        return [(without_reasoning(job.text), len(job.output), None, job.finish or "stop") for job in jobs]
+    def _place(self, slots: Slots, job: _Job) -> None:
+        """Give a job that writes a slot that is free; its prompt is what the first pass computes."""
+        (job.slot,) = slots.assign([job.prompt], self._busy)
+        self._busy.add(job.slot)
+        placed = slots.place(job.prompt, job.slot)
+        job.feed, job.cached = placed.rest, placed.cached
+
+    def _pass(self, slots: Slots, jobs: Sequence[_Job]) -> list[_Job]:
+        """One pass for jobs that write; those that it completed."""
+        rows = slots.engine.run([Ask(job.slot, job.feed) for job in jobs])
+        for job, logits in zip(jobs, rows, strict=True):
+            job.fed = len(job.output)
+            self._take(job, logits[0])
+        done = [job for job in jobs if job.finish is not None]
+        for job in done:
+            # The last tokens were never fed.
+            slots.settle(job.prompt, job.slot, job.output[: job.fed])
+        return done
 
     def _take(self, job: _Job, logits: NDArray[np.float32]) -> None:
-        """Choose the next token of a free text, and see whether the text is complete."""
-        request = job.request
+        """Choose the next token of a free text, add what must follow it, and see whether the text is complete."""
+        request, constraint = job.request, job.constraint
         token = pick(logits, request.temperature, job.draws)
-        if job.constraint is not None:
+        if constraint is not None:
             # Greedy decoding hardly ever needs the mask; what is drawn has to be drawn from what is allowed.
-            ending = token in self.chat.ends and job.constraint.complete
-            if request.temperature or not (ending or job.constraint.allows(token)):
-                token = pick(job.constraint.mask(logits, self.chat.ends), request.temperature, job.draws)
-            if token not in self.chat.ends:
-                job.constraint.advance(token)
+            ending = token in self.chat.ends and constraint.complete
+            if request.temperature or not (ending or constraint.allows(token)):
+                token = pick(constraint.mask(logits, self.chat.ends), request.temperature, job.draws)
         if token in self.chat.ends:
             self._finish(job, "stop")
             return
-        job.output.append(token)
+        new = [token]
+        if constraint is not None:
+            constraint.advance(token)
+            for forced in constraint.forced():
+                constraint.advance(forced)
+                new.append(forced)
+        new = new[: request.max_tokens - len(job.output)]
+        job.feed = new
+        job.output += new
         stops = (*request.stop, *self.chat.stops)
         if stops:
             tail = job.output[-max(_TAIL, *(len(stop) for stop in stops)) :]
@@ -214,7 +230,9 @@ class InProcessModel:
                 self._finish(job, "stop")
                 job.text = min((job.text.split(stop, 1)[0] for stop in stops), key=len)
                 return
-        if len(job.output) >= request.max_tokens:
+        if constraint is not None and constraint.finished:
+            self._finish(job, "stop")
+        elif len(job.output) >= request.max_tokens:
             self._finish(job, "length")
 
     def _finish(self, job: _Job, finish: Finish) -> None:
@@ -225,13 +243,113 @@ class InProcessModel:
         return self._tokenizer.detokenize(tokens).decode("utf-8", "replace")
 
 
-_Answer = tuple[str, int, tuple[float, ...] | None, Finish]
-"""Text, tokens written, scores and finish."""
+class InProcessStream:
+    """A `Stream` of an `InProcessModel`. Of several streams, each advances its own requests."""
+
+    def __init__(self, model: InProcessModel) -> None:
+        self._model = model
+        self._waiting: deque[tuple[Any, Request]] = deque()
+        self._writing: list[_Job] = []
+        self._keys: dict[int, Any] = {}
+        self._count = 0
+
+    def put(self, key: Any, request: Request) -> None:
+        self._waiting.append((key, request))
+
+    def ready(self) -> list[tuple[Any, Reply | ModelError]]:
+        model = self._model
+        with model._lock:
+            choices = [(key, request) for key, request in self._waiting if request.candidates is not None]
+            if choices and not (model._one and self._writing):
+                self._waiting = deque(one for one in self._waiting if one[1].candidates is None)
+                found = self._choices(choices)
+            else:
+                found = self._write() if self._waiting or self._writing else []
+        return found
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        with self._model._lock:
+            self._free(self._writing)
+            self._writing.clear()
+            self._waiting.clear()
+
+    def _choices(self, asked: Sequence[tuple[Any, Request]]) -> list[tuple[Any, Reply | ModelError]]:
+        model, outcomes = self._model, []
+        while model._one and model._busy:
+            model._freed.wait()
+        for start in range(0, len(asked), model.concurrency):
+            some = asked[start : start + model.concurrency]
+            told = model._chosen([request for _, request in some])
+            for (key, request), outcome in zip(some, told, strict=True):
+                model._meter.add(request, outcome)
+                outcomes.append((key, outcome))
+        return outcomes
+
+    def _write(self) -> list[tuple[Any, Reply | ModelError]]:
+        """Go on until a request is done."""
+        model = self._model
+        found: list[tuple[Any, Request, Reply | ModelError]] = []
+        try:
+            slots = model._engine(choosing=False)
+            while not found:
+                while self._waiting and len(model._busy) < model.concurrency:
+                    key, request = self._waiting.popleft()
+                    job = model._job(self._count, request, slots.engine.length)
+                    if isinstance(job, ModelError):
+                        found.append((key, request, job))
+                        continue
+                    self._keys[self._count] = key
+                    self._count += 1
+                    self._writing.append(job)
+                    model._place(slots, job)
+                if not self._writing:
+                    if not found:
+                        model._freed.wait()
+                    continue
+                done = model._pass(slots, self._writing)
+                self._writing = [job for job in self._writing if job.finish is None]
+                self._free(done)
+                for job in done:
+                    reply = Reply(
+                        without_reasoning(job.text),
+                        len(job.prompt.tokens),
+                        len(job.output),
+                        job.cached,
+                        time.perf_counter() - job.began,
+                        None,
+                        job.finish or "stop",
+                    )
+                    found.append((self._keys.pop(job.number), job.request, reply))
+        except (MasaError, MemoryError, RuntimeError) as error:
+            failure = model._failure(error)
+            found += [(self._keys.pop(job.number), job.request, failure) for job in self._writing]
+            found += [(key, request, failure) for key, request in self._waiting]
+            self._free(self._writing)
+            self._writing.clear()
+            self._waiting.clear()
+        for _, request, outcome in found:
+            model._meter.add(request, outcome)
+        return [(key, outcome) for key, _, outcome in found]
+
+    def _free(self, jobs: Sequence[_Job]) -> None:
+        self._model._busy -= {job.slot for job in jobs}
+        self._model._freed.notify_all()
+
+
+_Answer = tuple[str, int, tuple[float, ...] | None]
+"""Text, tokens written and scores."""
 
 
 @dataclass(slots=True)
 class _Job:
-    """A request on its way; `lengths` are the candidates' numbers of tokens."""
+    """A request on its way.
+
+    Attributes:
+        lengths: the candidates' numbers of tokens.
+        feed: what the next pass computes.
+        fed: how much of `output` was computed.
+    """
 
     number: int
     request: Request
@@ -242,6 +360,9 @@ class _Job:
     constraint: Constraint | None = None
     slot: int = -1
     cached: int = 0
+    began: float = field(default_factory=time.perf_counter)
+    feed: Sequence[int] = ()
+    fed: int = 0
     output: list[int] = field(default_factory=list)
     text: str = ""
     finish: Finish | None = None

@@ -70,7 +70,7 @@ def open_llama(
             chat_format(backend, path, template, template_options),
             backend,
             lambda: LlamaTrees(backend, slots=slots, length=longest, batch=batch, cache=cache),
-            lambda: LlamaTexts(backend, slots=slots, length=longest),
+            lambda: LlamaTexts(backend, slots=slots, length=longest, batch=batch),
             slots=slots,
             scoring=scoring,
             on_close=backend.close,

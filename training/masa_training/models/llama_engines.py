@@ -2,8 +2,8 @@
 
 Candidates need sequences that share cells, which llama.cpp offers only inside one cache; attention then looks at all
 cells of that cache. So every slot has a context with a cache of its own: a pass costs what its own conversation costs,
-and cells lie the same whoever runs beside it, which makes results repeatable to the bit. Free text goes through
-`masa.backends`, whose sessions decode many sequences in one pass.
+and cells lie the same whoever runs beside it, which makes results repeatable to the bit. Free text is written by all
+slots in passes of one cache: a pass over the weights costs nearly the same for one token as for several.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from masa.backends.llama import LlamaBackend
 from masa.backends.llama_library import quiet
 from masa.errors import BackendError
-from masa_training.models.choice import ROOT
+from masa_training.models.choice import ROOT, Tree
 from masa_training.models.slots import Ask
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ _TREE = 1024
 """Most tokens of the branches of one pass, if it has more than one branch."""
 
 _PREFIXES = 16
+_SHARED = 2
+"""Prefixes kept in a cache that all sequences share: attention looks at all its cells."""
+
 CACHE_TYPES = {"f32": 0, "f16": 1}  # ggml's numbers
 
 
@@ -49,6 +52,8 @@ def _passes(paths: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
 class LlamaTrees:
     """An `Engine` for candidates: one context per slot, opened when the slot is first used."""
 
+    exact = True
+
     def __init__(self, backend: LlamaBackend, *, slots: int, length: int, batch: int = 512, cache: str = "f16") -> None:
         self.slots = slots
         self.length = length
@@ -63,27 +68,25 @@ class LlamaTrees:
         self._closed = False
 
     def start(self, slot: int, prefix: Sequence[int]) -> bool:
-        context = self._context(slot)
-        self._llama.llama_memory_clear(self._llama.llama_get_memory(context), False)
-        self._used[slot] = 0
-        key = tuple(prefix)
-        if not key:
+        context, key = self._context(slot), tuple(prefix)
+        if key not in self._prefixes:
             return False
-        if key in self._prefixes:
-            self._prefixes.move_to_end(key)
-            state = self._prefixes[key]
-            if not self._llama.llama_state_seq_set_data(context, state, len(state), 0):
-                raise BackendError("llama.cpp did not take back the cache of a shared prefix")
-            self._used[slot] = len(key)
-            return True
-        self.append(slot, key)
+        self._prefixes.move_to_end(key)
+        self._llama.llama_memory_clear(self._llama.llama_get_memory(context), False)
+        state = self._prefixes[key]
+        if not self._llama.llama_state_seq_set_data(context, state, len(state), 0):
+            raise BackendError("llama.cpp did not take back the cache of a shared prefix")
+        self._used[slot] = len(key)
+        return True
+
+    def keep(self, slot: int, prefix: Sequence[int]) -> None:
+        context = self._context(slot)
         size = self._llama.llama_state_seq_get_size(context, 0)
         state = (ctypes.c_uint8 * size)()
         self._llama.llama_state_seq_get_data(context, state, size, 0)
-        self._prefixes[key] = state
+        self._prefixes[tuple(prefix)] = state
         if len(self._prefixes) > _PREFIXES:
             self._prefixes.popitem(last=False)
-        return False
 
     def cut(self, slot: int, tokens: int) -> None:
         memory = self._llama.llama_get_memory(self._context(slot))
@@ -176,78 +179,138 @@ class LlamaTrees:
         return self._contexts[slot]
 
     def _open(self) -> Any:
-        llama, backend = self._llama, self._backend
-        params = llama.llama_context_default_params()
-        params.n_seq_max = _LEAVES + 1
         # A tree lies in the same cache as the conversation.
-        params.n_ctx = self.length + _TREE
-        params.n_batch = params.n_ubatch = self._room
-        params.n_threads = params.n_threads_batch = backend.threads
-        params.kv_unified = True
-        params.type_k = params.type_v = self._type
-        # A cache of sliding layers would forget cells that a shorter conversation needs again.
-        params.swa_full = True
-        if not backend.on_gpu:
-            params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.no_perf = True
-        with quiet(llama) as messages:
-            context = llama.llama_init_from_model(backend.model, params)
-        if not context:
-            why = next((line for line in reversed(messages) if line.strip()), "").strip()
-            raise BackendError(f"no memory for another conversation of {self.length} tokens ({why}); use fewer slots")
-        if backend.adapter:
-            lora = (llama.llama_adapter_lora_p_ctypes * 1)(backend.adapter[0])
-            if llama.llama_set_adapters_lora(context, lora, 1, (ctypes.c_float * 1)(backend.adapter[1])):
-                llama.llama_free(context)
-                raise BackendError("llama.cpp refused to attach the LoRA adapter")
-        return context
+        cells = self.length + _TREE
+        return _open_context(self._backend, _LEAVES + 1, cells, self._room, self._type)
 
 
 class LlamaTexts:
-    """An `Engine` for free text over a session of `masa.backends`; it takes no trees."""
+    """An `Engine` for free text, which takes no trees: all sequences share one cache and its passes.
 
-    def __init__(self, backend: LlamaBackend, *, slots: int, length: int) -> None:
-        self._session = backend.session(slots=slots, length=length)
+    A prefix that is kept costs its cells once, and a pass may hold one token of one sequence and many of another.
+    """
+
+    exact = False
+
+    def __init__(self, backend: LlamaBackend, *, slots: int, length: int, batch: int = 512) -> None:
         self.slots = slots
-        self.length = self._session.length
+        self.length = length
+        self._backend = backend
+        self._llama = backend.library
+        self._room = batch
         self._used = [0] * slots
-        self._prefix: dict[int, tuple[int, ...]] = {}
-        self._shared: tuple[int, ...] = ()
+        self._prefixes: OrderedDict[tuple[int, ...], int] = OrderedDict()
+        self._free = list(range(slots, slots + _SHARED))
+        self._batch = self._llama.llama_batch_init(batch, 0, 1)
+        self._context = _open_context(backend, slots + _SHARED, length * (slots + 1), batch, CACHE_TYPES["f16"])
+        self._memory = self._llama.llama_get_memory(self._context)
 
     def start(self, slot: int, prefix: Sequence[int]) -> bool:
-        # A session copies the prefix when the sequence begins, which needs a token behind it.
-        self._prefix[slot] = tuple(prefix)
-        self._used[slot] = 0
-        return bool(prefix) and self._prefix[slot] == self._shared
+        key = tuple(prefix)
+        if key not in self._prefixes:
+            return False
+        self._prefixes.move_to_end(key)
+        self.cut(slot, 0)
+        self._llama.llama_memory_seq_cp(self._memory, self._prefixes[key], slot, -1, -1)
+        self._used[slot] = len(key)
+        return True
+
+    def keep(self, slot: int, prefix: Sequence[int]) -> None:
+        if not self._free:
+            self._drop()
+        sequence = self._free.pop()
+        self._llama.llama_memory_seq_cp(self._memory, slot, sequence, -1, -1)
+        self._prefixes[tuple(prefix)] = sequence
 
     def cut(self, slot: int, tokens: int) -> None:
-        self._session.rewind(slot, self._used[slot] - tokens)
+        self._open_still()
+        if not self._llama.llama_memory_seq_rm(self._memory, slot, tokens, -1):
+            raise BackendError("llama.cpp cannot forget a part of this model's memory; use a model with a KV cache")
         self._used[slot] = tokens
 
     def append(self, slot: int, tokens: Sequence[int]) -> None:
-        self._one(slot, tokens)
+        for _ in self._passes([Ask(slot, tokens, Tree(rows=()))]):
+            pass
 
     def run(self, asks: Sequence[Ask]) -> Iterator[NDArray[np.float32]]:
-        # Prompts one by one, so that a sequence's numbers do not depend on who else begins.
-        together = [ask for ask in asks if len(ask.tokens) == 1 and ask.slot not in self._prefix]
-        if len(together) == len(asks):
-            rows = self._session.step([(ask.slot, ask.tokens) for ask in asks], [1] * len(asks))
-            for ask in asks:
-                self._used[ask.slot] += 1
-            yield from rows
-            return
-        for ask in asks:
-            yield self._one(ask.slot, ask.tokens)
+        # The shortest first: most sequences then need one pass, however long the others' prompts are.
+        order = sorted(range(len(asks)), key=lambda i: len(asks[i].tokens))
+        found = dict(zip(order, self._passes([asks[i] for i in order]), strict=True))
+        for i in range(len(asks)):
+            yield found[i].reshape(1, -1)
 
     def close(self) -> None:
-        self._session.close()
+        if self._context:
+            self._llama.llama_batch_free(self._batch)
+            self._llama.llama_free(self._context)
+            self._context = None
+            self._prefixes.clear()
 
-    def _one(self, slot: int, tokens: Sequence[int]) -> NDArray[np.float32]:
-        prefix = self._prefix.pop(slot, None)
-        if prefix is None:
-            self._used[slot] += len(tokens)
-            return self._session.step([(slot, tokens)], [1])[0]
-        self._session.share(prefix)
-        self._shared = prefix
-        self._used[slot] = len(prefix) + len(tokens)
-        return self._session.begin(slot, tokens).reshape(1, -1)
+    def _passes(self, asks: Sequence[Ask]) -> Iterator[NDArray[np.float32]]:
+        """Compute all tokens; the logits behind each ask that wants them, in order."""
+        import numpy as np
+
+        self._open_still()
+        entries = []
+        for ask in asks:
+            first, last = self._used[ask.slot], len(ask.tokens) - 1
+            entries += [
+                (ask.slot, token, first + i, i == last and bool(ask.tree.rows)) for i, token in enumerate(ask.tokens)
+            ]
+            self._used[ask.slot] = first + len(ask.tokens)
+        batch = self._batch
+        for start in range(0, len(entries), self._room):
+            piece = entries[start : start + self._room]
+            batch.n_tokens = len(piece)
+            for i, (slot, token, position, wanted) in enumerate(piece):
+                batch.token[i] = token
+                batch.pos[i] = position
+                batch.n_seq_id[i] = 1
+                batch.seq_id[i][0] = slot
+                batch.logits[i] = wanted
+            while (code := self._llama.llama_decode(self._context, batch)) == 1 and self._prefixes:
+                self._drop()
+            if code:
+                raise BackendError(f"llama.cpp could not compute {len(piece)} tokens (code {code})")
+            for i, (*_, wanted) in enumerate(piece):
+                if wanted:
+                    pointer = self._llama.llama_get_logits_ith(self._context, i)
+                    yield np.ctypeslib.as_array(pointer, (self._backend.vocabulary,)).copy()
+
+    def _drop(self) -> None:
+        """Forget the prefix that was unused for longest; what sequences have of it stays theirs."""
+        _, sequence = self._prefixes.popitem(last=False)
+        self._llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        self._free.append(sequence)
+
+    def _open_still(self) -> None:
+        if not self._context:
+            raise BackendError("the model was closed in the middle of a request")
+
+
+def _open_context(backend: LlamaBackend, sequences: int, cells: int, batch: int, cache: int) -> Any:
+    """A context whose sequences share one cache of so many cells."""
+    llama = backend.library
+    params = llama.llama_context_default_params()
+    params.n_seq_max = sequences
+    params.n_ctx = cells
+    params.n_batch = params.n_ubatch = batch
+    params.n_threads = params.n_threads_batch = backend.threads
+    params.kv_unified = True
+    params.type_k = params.type_v = cache
+    # A cache of sliding layers would forget cells that a shorter conversation needs again.
+    params.swa_full = True
+    if not backend.on_gpu:
+        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.no_perf = True
+    with quiet(llama) as messages:
+        context = llama.llama_init_from_model(backend.model, params)
+    if not context:
+        why = next((line for line in reversed(messages) if line.strip()), "").strip()
+        raise BackendError(f"no memory for a cache of {cells} tokens ({why}); use fewer slots or a smaller `length`")
+    if backend.adapter:
+        lora = (llama.llama_adapter_lora_p_ctypes * 1)(backend.adapter[0])
+        if llama.llama_set_adapters_lora(context, lora, 1, (ctypes.c_float * 1)(backend.adapter[1])):
+            llama.llama_free(context)
+            raise BackendError("llama.cpp refused to attach the LoRA adapter")
+    return context

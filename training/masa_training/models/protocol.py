@@ -14,10 +14,17 @@ Finish = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; `role` is "system", "user", "assistant", or "tool" for what a tool answered."""
+    """One turn of a conversation.
+
+    Attributes:
+        role: "system", "user", "assistant", or "tool" for what a tool answered.
+        content: the text.
+        shared: letters at its beginning that many conversations have in common, which models in process compute once.
+    """
 
     role: str
     content: str
+    shared: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +139,48 @@ class Model(Protocol):
     def close(self) -> None:
         """Release memory, sockets and threads. Calling it twice is allowed."""
         ...
+
+
+class Stream(Protocol):
+    """Requests to a model that come one by one, for one thread."""
+
+    def put(self, key: Any, request: Request) -> None:
+        """Ask; `key` tells the reply apart."""
+        ...
+
+    def ready(self) -> list[tuple[Any, Reply | ModelError]]:
+        """Wait until something that was asked is answered; empty where nothing was asked."""
+        ...
+
+    def close(self) -> None:
+        """Give up what is not answered yet."""
+        ...
+
+
+class _Rounds:
+    """A stream of a model that has none of its own: all that was asked is answered together."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._asked: list[tuple[Any, Request]] = []
+
+    def put(self, key: Any, request: Request) -> None:
+        self._asked.append((key, request))
+
+    def ready(self) -> list[tuple[Any, Reply | ModelError]]:
+        asked, self._asked = self._asked, []
+        outcomes = self._model.reply([request for _, request in asked]) if asked else []
+        return [(key, outcome) for (key, _), outcome in zip(asked, outcomes, strict=True)]
+
+    def close(self) -> None:
+        self._asked = []
+
+
+def stream_of(model: Model) -> Stream:
+    """The model's own stream, which refills a slot as soon as it is free, or one that asks in rounds."""
+    make = getattr(model, "stream", None)
+    stream: Stream = make() if make else _Rounds(model)
+    return stream
 
 
 class Meter:

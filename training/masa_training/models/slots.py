@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,18 +29,25 @@ class Ask:
 class Engine(Protocol):
     """Key-value caches of `slots` sequences of up to `length` tokens, and the model that fills them.
 
-    What a slot's sequence yields depends on how it was fed, never on the other slots.
+    Attributes:
+        exact: what a slot's sequence yields depends on how it was fed, never on the other slots. Engines that write
+            give that up: sequences share passes, and what they yield differs by rounding.
     """
 
     slots: int
     length: int
+    exact: bool
 
     def start(self, slot: int, prefix: Sequence[int]) -> bool:
-        """Make the slot's sequence this prefix, as others have it; whether it was copied instead of computed."""
+        """Make the slot's sequence this prefix if it is kept, else leave it alone; whether it is kept."""
+        ...
+
+    def keep(self, slot: int, prefix: Sequence[int]) -> None:
+        """Keep the slot's sequence, which is this prefix, for `start`; engines keep a bounded number."""
         ...
 
     def cut(self, slot: int, tokens: int) -> None:
-        """Keep only the first `tokens` tokens (more than none) of a sequence."""
+        """Keep only the first `tokens` tokens of a sequence."""
         ...
 
     def append(self, slot: int, tokens: Sequence[int]) -> None:
@@ -74,13 +81,14 @@ class Slots:
         self._used = [0] * engine.slots
         self._clock = 0
 
-    def assign(self, prompts: Sequence[Encoded]) -> list[int]:
-        """A slot for each of at most `engine.slots` prompts: where its conversation is, or the longest unused one."""
-        free = set(range(self.engine.slots))
+    def assign(self, prompts: Sequence[Encoded], busy: Collection[int] = ()) -> list[int]:
+        """A slot for each prompt, of those not busy: where its conversation is, or the longest unused one."""
+        free = set(range(self.engine.slots)) - set(busy)
         found: dict[int, int] = {}
         for i, prompt in enumerate(prompts):
             # A slot that holds no more than what all conversations begin with may as well go to another.
-            kept = {slot: keep for slot in free if (keep := _kept(prompt, self._live[slot])) > prompt.borders[0]}
+            common = prompt.shared or prompt.borders[0]
+            kept = {slot: keep for slot in free if (keep := self._kept(prompt, slot)) > common}
             if kept:
                 found[i] = max(kept, key=lambda slot: (kept[slot], -len(self._live[slot])))
                 free.remove(found[i])
@@ -94,40 +102,46 @@ class Slots:
         """Bring a slot to where only the last pass of the prompt is missing."""
         self._clock += 1
         self._used[slot] = self._clock
-        keep = cached = _kept(prompt, self._live[slot])
+        keep = self._kept(prompt, slot)
         # Until all is done the slot counts as empty: an error in between must leave nothing that is believed.
         before, self._live[slot] = self._live[slot], ()
-        if keep == 0 and len(prompt.borders) > 1:
-            keep = prompt.borders[0]
-            cached = keep if self.engine.start(slot, prompt.tokens[:keep]) else 0
-        elif keep == 0:
-            self.engine.start(slot, ())
-        elif keep < len(before):
+        shared = [border for border in prompt.borders[:-1] if border <= prompt.shared]
+        found = next((b for b in reversed(shared) if b > keep and self.engine.start(slot, prompt.tokens[:b])), 0)
+        if found:
+            keep = found
+        elif keep < len(before) or not keep:
             self.engine.cut(slot, keep)
-        for border in prompt.borders[:-1]:
+        cached = keep
+        for border in prompt.borders[:-1] if self.engine.exact else shared:
             if border > keep:
                 self.engine.append(slot, prompt.tokens[keep:border])
                 keep = border
+                if border in shared:
+                    self.engine.keep(slot, prompt.tokens[:border])
         return Placed(slot, prompt.tokens[keep:], cached)
 
-    def settle(self, prompt: Encoded, slot: int, *, written: int = 0) -> None:
-        """The prompt is in the slot, with `written` tokens behind it that are forgotten.
+    def settle(self, prompt: Encoded, slot: int, written: Sequence[int] = ()) -> None:
+        """The prompt is in the slot, and behind it tokens that were written.
 
-        An answer comes back as text in the next request and is computed again with what follows it: a conversation's
-        numbers follow from its texts, whatever tokens the answer was written in.
+        An answer comes back as text in the next request. An exact engine computes it again with what follows it: a
+        conversation's numbers follow from its texts, whatever tokens the answer was written in.
         """
-        if written:
+        if written and self.engine.exact:
             self.engine.cut(slot, len(prompt.tokens))
-        self._live[slot] = prompt.tokens
+            written = ()
+        self._live[slot] = (*prompt.tokens, *written)
 
     def forget(self) -> None:
         """Believe nothing of what the slots hold, after a failure in the middle of a pass."""
         self._live = [()] * self.engine.slots
 
-
-def _kept(prompt: Encoded, live: tuple[int, ...]) -> int:
-    """The last border before the end of the prompt up to which a slot's tokens are the prompt's, or 0."""
-    for border in reversed(prompt.borders[:-1]):
-        if len(live) >= border and live[:border] == prompt.tokens[:border]:
-            return border
-    return 0
+    def _kept(self, prompt: Encoded, slot: int) -> int:
+        """How many of the prompt's tokens a slot has, all but the last at most; in exact engines up to a border."""
+        live, wanted = self._live[slot], prompt.tokens[:-1]
+        if not self.engine.exact:
+            differing = (i for i, pair in enumerate(zip(live, wanted, strict=False)) if pair[0] != pair[1])
+            return next(differing, min(len(live), len(wanted)))
+        for border in reversed(prompt.borders[:-1]):
+            if len(live) >= border and live[:border] == prompt.tokens[:border]:
+                return border
+        return 0

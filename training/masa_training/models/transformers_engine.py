@@ -86,6 +86,8 @@ class _Part:
 class TransformersEngine:
     """An `Engine` over a transformers model, which is put into evaluation mode."""
 
+    exact = True
+
     def __init__(self, model: Any, *, slots: int, length: int, together: int = 1) -> None:
         from transformers import AttentionInterface
         from transformers.masking_utils import AttentionMaskInterface
@@ -102,26 +104,24 @@ class TransformersEngine:
         self._prefixes: OrderedDict[tuple[int, ...], list[tuple[torch.Tensor, torch.Tensor]]] = OrderedDict()
 
     def start(self, slot: int, prefix: Sequence[int]) -> bool:
-        cache = self._caches[slot]
-        cache.used = 0
-        key = tuple(prefix)
-        if not key:
+        cache, key = self._caches[slot], tuple(prefix)
+        if key not in self._prefixes:
             return False
-        if key in self._prefixes:
-            self._prefixes.move_to_end(key)
-            with torch.inference_mode():  # what was computed in this mode can be written to in no other
-                for layer, (keys, values) in enumerate(self._prefixes[key]):
-                    cache.put(layer, 0, keys, values, self.length)
-            cache.used = len(key)
-            return True
-        self.append(slot, key)
+        self._prefixes.move_to_end(key)
+        with torch.inference_mode():  # what was computed in this mode can be written to in no other
+            for layer, (keys, values) in enumerate(self._prefixes[key]):
+                cache.put(layer, 0, keys, values, self.length)
+        cache.used = len(key)
+        return True
+
+    def keep(self, slot: int, prefix: Sequence[int]) -> None:
+        cache, key = self._caches[slot], tuple(prefix)
         self._prefixes[key] = [
             (keys[:, : len(key)].clone(), values[:, : len(key)].clone())
             for keys, values in zip(cache.keys, cache.values, strict=True)
         ]
         if len(self._prefixes) > _PREFIXES:
             self._prefixes.popitem(last=False)
-        return False
 
     def cut(self, slot: int, tokens: int) -> None:
         self._caches[slot].used = tokens

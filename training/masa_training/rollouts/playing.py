@@ -16,7 +16,7 @@ from masa_training.agents import Agent, AgentConfig, Dialogue
 from masa_training.environments import Environment, Split, Step, Task
 from masa_training.environments.worker import EnvironmentLostError
 from masa_training.errors import TrainingError
-from masa_training.models import Model, ModelError, Reply, Request
+from masa_training.models import Model, ModelError, Reply, Request, Stream, stream_of
 from masa_training.rollouts.episodes import Episode, Job, Turn
 
 ATTEMPTS = 3
@@ -94,10 +94,9 @@ class _Playing:
             raise TrainingError(f"task {self.task.id}: lists no admissible actions, so there is no random policy")
         return random.Random(seed_of(self.job, len(self.turns))).choice(self.last.admissible)
 
-    def take(self, action: str, reply: Reply | None, seconds: float) -> None:
+    def take(self, action: str, reply: Reply | None) -> None:
         step = self._timed(lambda: self.world.step(action))
         self.turns.append(Turn(action, step.observation, step.changed, step.valid))
-        self.model_seconds += seconds
         if reply is not None:
             self.prompt_tokens += reply.prompt_tokens
             self.completion_tokens += reply.completion_tokens
@@ -180,7 +179,8 @@ class Player:
             TrainingError: for a job that cannot be played at all: an unknown task or arm, a model that refuses it.
         """
         waiting = deque((job, 1) for job in jobs)
-        active: list[_Playing] = []
+        active: dict[int, _Playing] = {}
+        stream = stream_of(self._model) if self._model else None
         try:
             while (waiting or active) and not cancel():
                 while waiting and len(active) < self.slots:
@@ -188,19 +188,22 @@ class Player:
                     if isinstance(began, Episode):
                         yield began
                     elif began is not None:
-                        active.append(began)
-                going: list[_Playing] = []
-                for playing, lost in self._step(active):
+                        active[id(began)] = began
+                        _ask(stream, began)
+                for playing, lost in self._step(stream, active):
+                    if lost or playing.over:
+                        del active[id(playing)]
                     if lost:
                         yield from self._again(playing.job, playing.task, playing.attempts, lost, waiting)
                     elif playing.over:
                         self._free.append(playing.world)
                         yield playing.episode(self._spec.keep_turns)
                     else:
-                        going.append(playing)
-                active = going
+                        _ask(stream, playing)
         finally:
-            self._free += [playing.world for playing in active]
+            if stream:
+                stream.close()
+            self._free += [playing.world for playing in active.values()]
 
     def close(self) -> None:
         """Close the environments; the model is its owner's."""
@@ -223,19 +226,20 @@ class Player:
             return next(self._again(job, task, attempt, str(error), waiting), None)
         return playing
 
-    def _step(self, active: Sequence[_Playing]) -> Iterator[tuple[_Playing, str]]:
-        """Every active episode one step further, with the reason if it was lost."""
-        asking = [playing for playing in active if playing.dialogue is not None]
-        replies: list[Reply | ModelError] = []
-        seconds = 0.0
+    def _step(self, stream: Stream | None, active: Mapping[int, _Playing]) -> Iterator[tuple[_Playing, str]]:
+        """Those active episodes one step further that have a reply or need none, with the reason if one was lost."""
+        asking = [playing for playing in active.values() if playing.dialogue is not None]
+        replied: list[tuple[_Playing, Reply | ModelError | None]] = [
+            (playing, None) for playing in active.values() if playing.dialogue is None
+        ]
         if asking:
-            assert self._model is not None
+            assert stream is not None
             began = time.monotonic()
-            replies = self._model.reply([playing.request() for playing in asking])
+            replied += [(active[key], reply) for key, reply in stream.ready()]
             seconds = (time.monotonic() - began) / len(asking)
-        answers = dict(zip(map(id, asking), replies, strict=True))
-        for playing in active:
-            reply = answers.get(id(playing))
+            for playing in asking:
+                playing.model_seconds += seconds
+        for playing, reply in replied:
             if isinstance(reply, ModelError):
                 if not reply.retryable:
                     raise TrainingError(str(reply))
@@ -244,7 +248,7 @@ class Player:
                 continue
             try:
                 action = playing.dialogue.action(reply) if playing.dialogue and reply else playing.random_action()
-                playing.take(action, reply, seconds if reply else 0.0)
+                playing.take(action, reply)
             except EnvironmentLostError as error:
                 _close(playing.world)
                 yield playing, str(error)
@@ -289,6 +293,12 @@ def opened(spec: WorkerSpec, model: Model | None = None) -> Iterator[Player]:
         player = Player(spec, model=model, make_environment=make)
         stack.callback(player.close)
         yield player
+
+
+def _ask(stream: Stream | None, playing: _Playing) -> None:
+    if playing.dialogue is not None:
+        assert stream is not None
+        stream.put(id(playing), playing.request())
 
 
 def seed_of(job: Job, step: int) -> int:

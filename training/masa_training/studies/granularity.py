@@ -1,8 +1,9 @@
 """The granularity study: the same skills in several wordings, for several backbones (arXiv 2605.30723, first table).
 
-What it says is computed from the episodes alone. A difference is one of SR over the tasks and seeds that both sides
-played; a task counts once, with the mean of its seeds. Its interval is a cluster bootstrap over tasks, wide enough that
-all comparisons of a backbone hold together with 95 %, so that the best wording may be picked after looking.
+What it says is computed from the episodes alone. A difference is one of SR (of the reward where the trial's score says
+so) over the tasks and seeds that both sides played; a task counts once, with the mean of its seeds. Its interval is a
+cluster bootstrap over tasks, wide enough that all comparisons of a backbone hold together with 95 %, so that the best
+wording may be picked after looking.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from masa_training.errors import TrainingError
 from masa_training.evaluate.banks.config import BANKS, RANDOM, Trial, bank_arm
 from masa_training.evaluate.banks.report import Episodes, report
 from masa_training.rollouts import Arm, Episode
+from masa_training.rollouts.episodes import Score, reward_of
 from masa_training.statistics import Value, cluster_bootstrap, mean
 
 NONE = "none"
@@ -85,7 +87,7 @@ def study(trial: Trial, episodes: Episodes, *, complete: bool, resamples: int = 
     told = report(trial, episodes, complete=complete, resamples=resamples)
     del told["differences"]
     wordings = [arm.name for arm in trial.arms if arm.bank is not None]
-    played = {backbone: _successes(some) for backbone, some in episodes.items()}
+    played = {backbone: _scores(some, trial.score) for backbone, some in episodes.items()}
     level = 1 - ALPHA / (len(wordings) + 1)
     found = []
     for backbone in (one.name for one in trial.backbones):
@@ -112,24 +114,26 @@ def study(trial: Trial, episodes: Episodes, *, complete: bool, resamples: int = 
         "banks": [_bank(arm.name, arm.bank) for arm in trial.arms if arm.bank is not None],
         "same_skills": _same_skills([arm.bank for arm in trial.arms if arm.bank is not None]),
         "backbones": found,
+        "pairs": _pairs([str(one["backbone"]) for one in found], wordings, played, resamples),
         "preferences": _preferences(found, played, resamples),
     }
 
 
-Successes = Mapping[str, Mapping[tuple[str, int], float]]
-"""By arm, whether each task and seed was a success."""
+Scores = Mapping[str, Mapping[tuple[str, int], float]]
+"""By arm, what each task and seed scored: success as 0 or 1, or the environment's reward."""
 
 
-def _successes(episodes: Iterable[Episode]) -> Successes:
+def _scores(episodes: Iterable[Episode], score: Score) -> Scores:
     found: dict[str, dict[tuple[str, int], float]] = defaultdict(dict)
     for episode in episodes:
-        if episode.outcome == "finished":
-            found[episode.job.arm][episode.job.task, episode.job.seed] = float(episode.success)
+        value = reward_of(episode, 0.0, score)
+        if value is not None:
+            found[episode.job.arm][episode.job.task, episode.job.seed] = value
     return found
 
 
-def _differences(first: Successes, arm: str, second: Successes, other: str) -> dict[str, float]:
-    """By task, the mean difference of success over the seeds that both arms played."""
+def _differences(first: Scores, arm: str, second: Scores, other: str) -> dict[str, float]:
+    """By task, the mean difference of the score over the seeds that both arms played."""
     one, two = first.get(arm, {}), second.get(other, {})
     by_task: dict[str, list[float]] = defaultdict(list)
     for (task, seed), success in one.items():
@@ -161,6 +165,36 @@ def comparison(by_task: Mapping[str, float], *, level: float, resamples: int = 2
     }
 
 
+def _pairs(
+    backbones: Sequence[str], wordings: Sequence[str], played: Mapping[str, Scores], resamples: int
+) -> dict[str, Any]:
+    """Every two wordings: what the second is worth over the first to each backbone, and by how much that differs.
+
+    The level of each column makes up for the number of its pairs.
+    """
+    pairs = list(combinations(wordings, 2))
+    level = 1 - ALPHA / max(len(pairs), 1)
+    found = []
+    for first, second in pairs:
+        by_backbone = {
+            name: _differences(played.get(name, {}), second, played.get(name, {}), first) for name in backbones
+        }
+        apart = {}
+        for one, other in combinations(backbones, 2):
+            both = {t: by_backbone[one][t] - by_backbone[other][t] for t in by_backbone[one] if t in by_backbone[other]}
+            apart[f"{one} − {other}"] = comparison(both, level=level, resamples=resamples)
+        found.append(
+            {
+                "wordings": [first, second],
+                "differences": {
+                    name: comparison(some, level=level, resamples=resamples) for name, some in by_backbone.items()
+                },
+                "apart": apart,
+            }
+        )
+    return {"level": level, "pairs": found}
+
+
 def _best(gains: Mapping[str, float | None]) -> str | None:
     """The name with the highest gain, the first of equals; None where none is known."""
     known = {name: gain for name, gain in gains.items() if gain is not None}
@@ -168,7 +202,7 @@ def _best(gains: Mapping[str, float | None]) -> str | None:
 
 
 def _preferences(
-    backbones: Sequence[Mapping[str, Any]], played: Mapping[str, Successes], resamples: int
+    backbones: Sequence[Mapping[str, Any]], played: Mapping[str, Scores], resamples: int
 ) -> list[dict[str, Any]]:
     """For each two backbones whose best arms differ, whether each does better with its own than with the other's.
 

@@ -68,6 +68,16 @@ TOOLS: tuple[Tool, ...] = (
     _tool("find_note", "Shows notes by words in them.", words=_TEXT),
 )
 
+APPS: Mapping[str, tuple[str, ...]] = {
+    "reminder": ("add_event", "add_reminder"),
+    "event": ("add_event", "add_reminder"),
+    "home": ("set_heating", "set_light"),
+    "shopping": ("add_item", "add_note"),
+    "message": ("find_contact", "send_message"),
+    "follow_up": ("find_event", "find_note", "find_contact", "add_reminder", "add_note", "send_message"),
+}
+"""The tools that a request is about, by task type."""
+
 _PARAMETERS = {tool["function"]["name"]: tool["function"]["parameters"]["properties"] for tool in TOOLS}
 _LOOKED_IN = {"find_contact": "contacts", "find_event": "events", "find_note": "notes"}
 _SETTINGS = ("set_light", "set_heating")
@@ -89,6 +99,9 @@ class Device:
         """What a call that is understood answers, and whether anything changed or is newly known."""
         if call.name in _LOOKED_IN:
             return self._look(call)
+        addresses = [line.rpartition(" ")[2] for line in self._stored.get("contacts", ())]
+        if call.name == "send_message" and as_name(call.arguments["to"]) not in addresses:
+            return "There is no such address; find_contact shows addresses.", False
         record = (call.name, {name: _kept(call.name, name, value) for name, value in call.arguments.items()})
         if record in self.changes:
             return "That is so already.", False

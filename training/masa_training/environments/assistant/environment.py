@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from masa.facts import ActionForm, Facts
-from masa_training.environments.assistant.device import TOOLS, Device, share_right
+from masa_training.environments.assistant.device import APPS, TOOLS, Device, share_right
 from masa_training.environments.assistant.requests import TASK_TYPES, make_requests
 from masa_training.environments.protocol import Split, Step, Task
 from masa_training.environments.tool_calls import Call, Tool, problem_of, read_call
@@ -26,9 +26,13 @@ class Assistant:
     max_steps = 7
     task_types = TASK_TYPES
 
-    def __init__(self, *, seed: int = 0, difficulty: float = 0.4) -> None:
-        """Requests made from `seed`; `difficulty`, from 0 to 1, is how often one has each of the things that are hard:
-        several changes at once, relative days, parts of the day, what is not said.
+    def __init__(self, *, seed: int = 0, difficulty: float = 0.1, tools: str = "app") -> None:
+        """Requests made from `seed`.
+
+        Args:
+            difficulty: from 0 to 1, how often a request has each of the things that are hard: several changes at once,
+                relative days, parts of the day, what is not said.
+            tools: "app": the agent has the two to six tools that a request is about; "all": all ten.
 
         Raises:
             TrainingError: for an option out of its range.
@@ -37,14 +41,16 @@ class Assistant:
             raise TrainingError(f"assistant: seed is {seed!r}; give a whole number from 0")
         if isinstance(difficulty, bool) or not isinstance(difficulty, int | float) or not 0 <= difficulty <= 1:
             raise TrainingError(f"assistant: difficulty is {difficulty!r}; give a number from 0 to 1")
-        self._seed, self._difficulty = seed, float(difficulty)
+        if tools not in ("app", "all"):
+            raise TrainingError(f"assistant: tools is {tools!r}; give app or all")
+        self._seed, self._difficulty, self._all = seed, float(difficulty), tools == "all"
         self._task: Task | None = None
         self._device = Device({})
         self._done = False
 
     def tasks(self, split: Split) -> Sequence[Task]:
         """100 of each type, the types taking turns. Splits share no name, no thing and no wording of a request."""
-        return _tasks(self._seed, self._difficulty, split)
+        return _tasks(self._seed, self._difficulty, self._all, split)
 
     def tools(self) -> Sequence[Tool]:
         """What can be called, as chat templates and servers take it."""
@@ -80,9 +86,12 @@ class Assistant:
         if found is None:
             return self._answer("Not understood. Answer with one call of a tool.", changed=False, valid=False)
         call, _ = found
-        if problem := problem_of(call, TOOLS):
+        mine = [tool for tool in TOOLS if not self._task.tools or tool["function"]["name"] in self._task.tools]
+        if problem := problem_of(call, mine):
             return self._answer(problem, changed=False, valid=False)
         told, changed = self._device.take(call)
+        if told in ("Done.", "That is so already.") and self._device.count < len(self._task.payload["asked"]):
+            told += " More was asked for."
         return self._answer(told, changed=changed)
 
     def solution(self, task: Task, seed: int) -> Sequence[str]:
@@ -114,8 +123,15 @@ def _form(tool: Tool) -> ActionForm:
 
 
 @lru_cache(maxsize=12)
-def _tasks(seed: int, difficulty: float, split: Split) -> tuple[Task, ...]:
+def _tasks(seed: int, difficulty: float, every_tool: bool, split: Split) -> tuple[Task, ...]:
     return tuple(
-        Task(f"{split}-{number:03d}-{request.type}", request.type, request.text, split, request.payload())
+        Task(
+            f"{split}-{number:03d}-{request.type}",
+            request.type,
+            request.text,
+            split,
+            request.payload(),
+            () if every_tool else APPS[request.type],
+        )
         for number, request in enumerate(make_requests(seed, difficulty, split))
     )

@@ -22,7 +22,7 @@ class Request:
     """A request.
 
     Attributes:
-        today: the weekday and time that the device shows.
+        today: the weekday that the device shows.
         calls: (tool, arguments) that do what is asked, looking up included.
         texts: words that a free text among the arguments has to hold, by number of the call and argument.
         stored: lines of the device's contacts, events and notes.
@@ -217,9 +217,7 @@ class _Maker:
             "events": [f"{title}: {ways.DAYS[day]} {time}" for title, (day, time) in self.events.items()],
             "notes": [f"{topic}: {content}" for topic, content in self.notes.items()],
         }
-        hour = f"{self.rng.randrange(7, 21):02d}:{self.rng.choice(('05', '20', '40'))}"
-        today = f"{_WEEKDAYS[self.today]}, it is {hour}"
-        return Request(type_, text, today, tuple(self.calls), self.texts, stored)
+        return Request(type_, text, _WEEKDAYS[self.today], tuple(self.calls), self.texts, stored)
 
     def hard(self) -> bool:
         return self.rng.random() < self._difficulty
