@@ -34,10 +34,10 @@ def record(chosen: argparse.Namespace) -> list[list[dict[str, Any]]]:
     from masa.formats import load_bank
     from masa_training.agents import AgentConfig
     from masa_training.environments import open_environment
+    from masa_training.evaluate.banks.config import choose_tasks
     from masa_training.instruments.config import BANKS
     from masa_training.models import open_model
     from masa_training.rollouts import Arm, Job, WorkerSpec, opened
-    from masa_training.trials.config import choose_tasks
 
     model = open_model(chosen.backbone, slots=max(chosen.slots), **made(chosen.model_option))
     episodes: dict[str, list[dict[str, Any]]] = {}

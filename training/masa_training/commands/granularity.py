@@ -161,7 +161,13 @@ def to_markdown(told: Mapping[str, Any]) -> str:
         [[name, *(_cell(told, rows, name, arm) for arm in arms)] for name in backbones],
     )
     chance = rows.get((None, RANDOM))
-    lines += ["", f"Random policy: {_percent(chance['reward'] if chance else None)}.", "", "## The best granularity", ""]
+    lines += [
+        "",
+        f"Random policy: {_percent(chance['reward'] if chance else None)}.",
+        "",
+        "## The best granularity",
+        "",
+    ]
     body = []
     for one in told["backbones"]:
         best = one["best"]
