@@ -1,0 +1,253 @@
+"""A model as an ONNX graph whose inputs and outputs are those that `masa.backends.onnx` feeds.
+
+- input_ids (batch, tokens) int64;
+- seqlens_k (batch,) int32: tokens of each sequence after this pass, less one;
+- total_sequence_length (1,) int32: the largest of them plus one;
+- wanted (1,) int64: of how many last tokens logits are wanted;
+- past_key_values.N.key and .value (batch, heads, cells, width), bound to the memory of present.N.key and .value;
+- logits (batch, wanted, vocabulary).
+
+Attention is ONNX Runtime's GroupQueryAttention (com.microsoft). Between attentions all tokens of a pass are rows of one
+matrix. In `int8` every row is rounded with a scale of its own, so no token's result depends on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masa.errors import MissingExtraError
+from masa.forms.reference import frequencies
+from masa.forms.rounding import BLOCK, by_output, in_blocks
+from masa.forms.weights import Array, Model
+
+FORMS: Mapping[str, str] = {
+    "int8": "weights in 8 bits with a scale for every output, tokens rounded with a scale each",
+    "int8-w8": "as int8, with the matrix that ends each layer in blocks",
+    "w8": "weights in 8 bits in blocks of 32",
+}
+"""The forms that are made, the one expected to be fastest first."""
+
+_MICROSOFT = "com.microsoft"
+_INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: activations may be rounded to 8 bits, block by block
+_END = 2**63 - 1
+_LAST = "last"
+
+
+def write_graph(model: Model, form: str, path: Path) -> None:
+    """Write `model` in that form (one of `FORMS`) as `path`, its weights as `path`.data.
+
+    Raises:
+        MissingExtraError: without the package onnx.
+    """
+    try:
+        import onnx
+        from onnx import helper
+    except ImportError:
+        raise MissingExtraError("making a form for this machine", "onnx") from None
+    graph = _Graph(form)
+    inputs, outputs = graph.build(model)
+    made = helper.make_model(
+        helper.make_graph(graph.nodes, "masa", inputs, outputs, graph.constants),
+        opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid(_MICROSOFT, 1)],
+        ir_version=10,
+    )
+    notes = {"masa.graph": "1", "masa.eos_token": str(model.eos), "masa.context_length": str(model.context)}
+    helper.set_model_props(made, notes)
+    data = path.name + ".data"
+    # onnx would append to it.
+    (path.parent / data).unlink(missing_ok=True)
+    onnx.save_model(made, str(path), save_as_external_data=True, location=data, size_threshold=1024)
+
+
+class _Graph:
+    """The nodes and constants so far; each method adds some and returns the name of what they make."""
+
+    def __init__(self, form: str) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self._form = form
+
+    def build(self, model: Model) -> tuple[list[Any], list[Any]]:
+        """Add everything; the graph's inputs and outputs."""
+        from onnx import TensorProto, helper
+
+        info, floats, integers = helper.make_tensor_value_info, TensorProto.FLOAT, TensorProto.INT64
+        vocabulary = len(model.embedding)
+        inputs = [
+            info("input_ids", integers, ["batch", "tokens"]),
+            info("seqlens_k", TensorProto.INT32, ["batch"]),
+            info("total_sequence_length", TensorProto.INT32, [1]),
+            info("wanted", integers, [1]),
+        ]
+        outputs = [info("logits", floats, ["batch", "wanted", vocabulary])]
+        angles = np.outer(np.arange(model.context), frequencies(model))
+        self._constant("cos", np.cos(angles).astype(np.float32))
+        self._constant("sin", np.sin(angles).astype(np.float32))
+        for name, value in (("one", 1.0), ("step", 1 / 127), ("least", 1e-9)):
+            self._constant(name, np.float32(value))
+        self._constant("middle", np.uint8(128))
+        for name, numbers in (("rows", [1]), ("rest", [-1]), ("end", [_END]), ("axis", [1])):
+            self._constant(name, np.array(numbers, np.int64))
+        self._constant("flat", np.array([-1, model.embedding.shape[1]], np.int64))
+        self._constant("heads", np.array([-1, model.heads * model.width], np.int64))
+        batch = self._node("Shape", ["input_ids"], "shape")
+        self._node("Concat", [batch, "rest"], "per_sequence", axis=0)
+
+        hidden = self._embedded(model)
+        x = self._node("SimplifiedLayerNormalization", [hidden, self._norm(model, 0, "attn_norm")], "x0",
+                       axis=-1, epsilon=model.epsilon)  # fmt: skip
+        cells: list[str | int] = ["batch", model.kv_heads, "cells", model.width]
+        for number in range(model.layers):
+            attended, cache = self._attention(model, number, x)
+            inputs += [info(f"past_key_values.{name}", floats, cells) for name in cache]
+            outputs += [info(f"present.{name}", floats, cells) for name in cache]
+            place = f"layer{number}"
+            output = self._product(attended, model.layer(number, "attn_output"), f"{place}.output", self._form)
+            norm = self._norm(model, number, "ffn_norm")
+            x, hidden = self._added(hidden, output, norm, f"{place}.middle", model.epsilon)
+            down = self._feed_forward(model, number, x)
+            last = number + 1 == model.layers
+            norm = "norm" if last else self._norm(model, number + 1, "attn_norm")
+            if last:
+                self._constant("norm", model.weights["output_norm.weight"])
+            x, hidden = self._added(hidden, down, norm, f"{place}.end", model.epsilon, last=last)
+        whole = self._node("Reshape", [x, "per_sequence"], "whole")
+        first = self._node("Neg", ["wanted"], "first")
+        self._logits(model, self._node("Slice", [whole, first, "end", "axis"], _LAST))
+        return inputs, outputs
+
+    def _constant(self, name: str, values: NDArray[Any] | np.generic[Any]) -> str:
+        from onnx import numpy_helper
+
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values).reshape(np.shape(values)), name))
+        return name
+
+    def _node(self, kind: str, inputs: Sequence[str], made: str, *, domain: str = "", **options: Any) -> str:
+        self._nodes(kind, inputs, [made], domain=domain, **options)
+        return made
+
+    def _nodes(
+        self, kind: str, inputs: Sequence[str], made: Sequence[str], *, domain: str = "", **options: Any
+    ) -> None:
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(kind, inputs, made, f"{made[0]}/{kind}", domain=domain, **options))
+
+    def _norm(self, model: Model, number: int, part: str) -> str:
+        return self._constant(f"layer{number}.{part}", model.layer(number, part))
+
+    def _embedded(self, model: Model) -> str:
+        packed, scales, _ = in_blocks(model.embedding)
+        self._constant("embedding", packed.reshape(len(packed), -1))
+        self._constant("embedding_scales", scales)
+        found = self._node(
+            "GatherBlockQuantized",
+            ["embedding", "input_ids", "embedding_scales"],
+            "embedded",
+            domain=_MICROSOFT,
+            bits=8,
+            block_size=BLOCK,
+            gather_axis=0,
+            quantize_axis=1,
+        )
+        return self._node("Reshape", [found, "flat"], "hidden")
+
+    def _logits(self, model: Model, last: str) -> None:
+        head = model.head
+        if head is model.embedding:
+            self._constant("blocks", np.array([len(head), -1, BLOCK], np.int64))
+            self._blocks(
+                last, self._node("Reshape", ["embedding", "blocks"], "head"), "embedding_scales", head, "logits"
+            )
+            return
+        packed, scales, _ = in_blocks(head)
+        self._blocks(last, self._constant("head", packed), self._constant("head_scales", scales), head, "logits")
+
+    def _attention(self, model: Model, number: int, x: str) -> tuple[str, list[str]]:
+        """What the heads of a layer found, and the names of its cache."""
+        place = f"layer{number}.attention"
+        matrix, bias = model.projection(number)
+        projected = self._product(x, matrix, place, self._form)
+        if bias is not None:
+            projected = self._node("Add", [projected, self._constant(f"{place}.bias", bias)], f"{place}.biased")
+        packed = self._node("Reshape", [projected, "per_sequence"], f"{place}.packed")
+        cache = [f"{number}.key", f"{number}.value"]
+        self._nodes(
+            "GroupQueryAttention",
+            [packed, "", "", *(f"past_key_values.{name}" for name in cache), "seqlens_k", "total_sequence_length",
+             "cos", "sin"],
+            [f"{place}.heads", *(f"present.{name}" for name in cache)],
+            domain=_MICROSOFT,
+            num_heads=model.heads,
+            kv_num_heads=model.kv_heads,
+            scale=model.width**-0.5,
+            do_rotary=1,
+            rotary_interleaved=int(model.interleaved),
+        )  # fmt: skip
+        return self._node("Reshape", [f"{place}.heads", "heads"], f"{place}.flat"), cache
+
+    def _feed_forward(self, model: Model, number: int, x: str) -> str:
+        place = f"layer{number}"
+        rounded = self._rounded(x, f"{place}.gate") if self._form != "w8" else None
+        gate, up = (
+            self._product(x, model.layer(number, f"ffn_{part}"), f"{place}.{part}", self._form, rounded)
+            for part in ("gate", "up")
+        )
+        gated = self._node("QuickGelu", [gate], f"{place}.gated", domain=_MICROSOFT, alpha=1.0)  # alpha 1: SiLU
+        inner = self._node("Mul", [gated, up], f"{place}.inner")
+        form = "w8" if self._form == "int8-w8" else self._form
+        return self._product(inner, model.layer(number, "ffn_down"), f"{place}.down", form)
+
+    def _added(
+        self, hidden: str, change: str, norm: str, place: str, epsilon: float, *, last: bool = False
+    ) -> tuple[str, str]:
+        """The normed sum, and the sum."""
+        total = "" if last else f"{place}.sum"
+        made = [f"{place}.normed", "", "", total]
+        self._nodes(
+            "SkipSimplifiedLayerNormalization", [hidden, change, norm], made, domain=_MICROSOFT, epsilon=epsilon
+        )
+        return made[0], total
+
+    def _product(self, x: str, matrix: Array, place: str, form: str, rounded: tuple[str, str] | None = None) -> str:
+        if form == "w8":
+            packed, scales, _ = in_blocks(matrix)
+            names = self._constant(f"{place}.weight", packed), self._constant(f"{place}.scales", scales)
+            return self._blocks(x, *names, matrix, place)
+        tokens, steps = rounded or self._rounded(x, place)
+        values, widths = by_output(matrix)
+        weight, scale = self._constant(f"{place}.weight", values), self._constant(f"{place}.scales", widths)
+        product = self._node(
+            "MatMulIntegerToFloat", [tokens, weight, "one", scale, "middle"], f"{place}.product", domain=_MICROSOFT
+        )
+        return self._node("Mul", [product, steps], place)
+
+    def _blocks(self, x: str, packed: str, scales: str, matrix: Array, made: str) -> str:
+        return self._node(
+            "MatMulNBits",
+            [x, packed, scales],
+            made,
+            domain=_MICROSOFT,
+            K=matrix.shape[1],
+            N=matrix.shape[0],
+            bits=8,
+            block_size=BLOCK,
+            accuracy_level=_INT8_ACTIVATIONS,
+        )
+
+    def _rounded(self, x: str, place: str) -> tuple[str, str]:
+        """The rows of `x` in 8 bits around 128, and the step of each row (rows x 1)."""
+        highest = self._node("ReduceMax", [x, "axis"], f"{place}.highest", keepdims=1)
+        lowest = self._node("ReduceMin", [x, "axis"], f"{place}.lowest", keepdims=1)
+        negative = self._node("Neg", [lowest], f"{place}.negative")
+        peak = self._node("Max", [highest, negative, "least"], f"{place}.peak")
+        steps = self._node("Mul", [peak, "step"], f"{place}.steps")
+        flat = self._node("Reshape", [steps, "rest"], f"{place}.flat_steps")
+        size = self._node("Shape", [flat], f"{place}.size")
+        middles = self._node("Expand", ["middle", size], f"{place}.middles")
+        return self._node("QuantizeLinear", [x, flat, middles], f"{place}.rounded", axis=0), steps

@@ -1,0 +1,73 @@
+"""The model in plain numpy, float32: what every form is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from masa.forms.weights import Array, Model
+
+
+@dataclass(slots=True)
+class Peaks:
+    """The largest magnitude that each input of a matrix had, by layer: one array of its width for each of the four."""
+
+    projection: list[Array] = field(default_factory=list)
+    attended: list[Array] = field(default_factory=list)
+    gated: list[Array] = field(default_factory=list)
+    down: list[Array] = field(default_factory=list)
+
+
+def forward(model: Model, tokens: Sequence[int], peaks: Peaks | None = None) -> Array:
+    """Logits after every token: tokens x vocabulary. `peaks` collects what went into the matrices."""
+    hidden = model.embedding[np.asarray(tokens)]
+    angles = np.outer(np.arange(len(tokens)), frequencies(model))
+    turn = (np.cos(angles).astype(np.float32)[:, None], np.sin(angles).astype(np.float32)[:, None])
+    future = np.triu(np.full((len(tokens), len(tokens)), -np.inf, np.float32), 1)
+    sizes = np.cumsum([model.heads * model.width, model.kv_heads * model.width])
+    shape = (len(tokens), -1, model.width)
+    for number in range(model.layers):
+        x = _normed(hidden, model.layer(number, "attn_norm"), model.epsilon)
+        matrix, bias = model.projection(number)
+        projected = x @ matrix.T if bias is None else x @ matrix.T + bias
+        q, k, v = (part.reshape(shape) for part in np.split(projected, sizes, axis=1))
+        q, k = (_rotated(part, turn, model.interleaved) for part in (q, k))
+        k, v = (np.repeat(part, model.heads // model.kv_heads, axis=1) for part in (k, v))
+        scores = np.einsum("qhd,khd->hqk", q, k, optimize=True) * np.float32(model.width**-0.5) + future
+        scores = np.exp(scores - scores.max(-1, keepdims=True))
+        scores /= scores.sum(-1, keepdims=True)
+        attended = np.einsum("hqk,khd->qhd", scores, v, optimize=True).reshape(len(tokens), -1)
+        hidden = hidden + attended @ model.layer(number, "attn_output").T
+        y = _normed(hidden, model.layer(number, "ffn_norm"), model.epsilon)
+        gate = y @ model.layer(number, "ffn_gate").T
+        inner = gate / (1 + np.exp(-gate)) * (y @ model.layer(number, "ffn_up").T)
+        hidden = hidden + inner @ model.layer(number, "ffn_down").T
+        if peaks is not None:
+            pairs = ((peaks.projection, x), (peaks.attended, attended), (peaks.gated, y), (peaks.down, inner))
+            for found, values in pairs:
+                found.append(np.abs(values).max(0))
+    logits: Array = _normed(hidden, model.weights["output_norm.weight"], model.epsilon) @ model.head.T
+    return logits
+
+
+def frequencies(model: Model) -> Array:
+    """Angle per position of each pair of a head."""
+    found: Array = model.rope_base ** (-np.arange(0, model.width, 2) / model.width)
+    return found
+
+
+def _normed(values: Array, weight: Array, epsilon: float) -> Array:
+    found: Array = values / np.sqrt((values * values).mean(-1, keepdims=True) + np.float32(epsilon)) * weight
+    return found
+
+
+def _rotated(values: Array, turn: tuple[Array, Array], interleaved: bool) -> Array:
+    cosine, sine = turn
+    half = values.shape[-1] // 2
+    first, second = (values[..., ::2], values[..., 1::2]) if interleaved else (values[..., :half], values[..., half:])
+    turned = (first * cosine - second * sine, first * sine + second * cosine)
+    if interleaved:
+        return np.stack(turned, axis=-1).reshape(values.shape)
+    return np.concatenate(turned, axis=-1)

@@ -1,0 +1,83 @@
+"""Weights in 8 bits, so that what is computed with them stays what it was.
+
+A few channels of what enters a matrix are far larger than the others, and with one scale a token they drown the rest.
+`smoothed` moves a part of their size into the weights, where every output has a scale of its own; the product is the
+same (SmoothQuant, arXiv 2211.10438).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masa.forms.reference import Peaks
+from masa.forms.weights import Array, Model
+
+BLOCK = 32
+_SHARE = 0.5  # how much of a channel's size moves, on a logarithmic scale; what the paper takes
+
+
+def smoothed(model: Model, peaks: Peaks) -> Model:
+    """The same model with inputs that are easier to round; `peaks` are of some text of the kind that it will read."""
+    changed: dict[str, Array] = {}
+    group = model.heads // model.kv_heads
+    for number in range(model.layers):
+        name = f"blk.{number}.{{}}.weight".format
+        for norm, parts, found in (
+            ("attn_norm", ("attn_q", "attn_k", "attn_v"), peaks.projection),
+            ("ffn_norm", ("ffn_gate", "ffn_up"), peaks.gated),
+        ):
+            width = np.max([np.abs(model.layer(number, part)).max(0) for part in parts], axis=0)
+            factor = _factor(found[number], width)
+            changed[name(norm)] = model.layer(number, norm) / factor
+            changed |= {name(part): model.layer(number, part) * factor for part in parts}
+        down = model.layer(number, "ffn_down")
+        factor = _factor(peaks.down[number], np.abs(down).max(0))
+        changed[name("ffn_down")] = down * factor
+        changed[name("ffn_up")] = changed[name("ffn_up")] / factor[:, None]
+        # The heads of a group read the same values, so they share a factor.
+        output = model.layer(number, "attn_output")
+        shape = (model.kv_heads, group, model.width)
+        peak, width = (found.reshape(shape).max(1) for found in (peaks.attended[number], np.abs(output).max(0)))
+        factor = _factor(peak.ravel(), width.ravel())
+        changed[name("attn_output")] = output * np.repeat(factor.reshape(-1, 1, model.width), group, 1).ravel()
+        changed[name("attn_v")] = changed[name("attn_v")] / factor[:, None]
+        bias = f"blk.{number}.attn_v.bias"
+        if bias in model.weights:
+            changed[bias] = model.weights[bias] / factor
+    return model.changed(changed)
+
+
+def _factor(peaks: Array, widths: Array) -> Array:
+    factor = np.maximum(peaks, 1e-5) ** _SHARE / np.maximum(widths, 1e-5) ** (1 - _SHARE)
+    found: Array = (factor / np.exp(np.log(factor).mean())).astype(np.float32)
+    return found
+
+
+def by_output(matrix: Array) -> tuple[NDArray[np.int8], Array]:
+    """A matrix (outputs x inputs) in 8 bits with a scale for every output: inputs x outputs, and the scales."""
+    scales = np.abs(matrix).max(1) / np.float32(127)
+    scales[scales == 0] = 1
+    return np.ascontiguousarray(np.round(matrix / scales[:, None]).astype(np.int8).T), scales.astype(np.float32)
+
+
+def in_blocks(matrix: Array, bits: int = 8) -> tuple[NDArray[np.uint8], Array, NDArray[np.uint8] | None]:
+    """A matrix (outputs x inputs) in blocks along its inputs, by ONNX Runtime's kernel.
+
+    Returns what MatMulNBits takes: outputs x blocks x bytes; scales, outputs x blocks; and for 4 bits zero points,
+    outputs x blocks, two a byte (8 bits are symmetric). A number is scale * (stored - zero point), where the zero point
+    is 128 for 8 bits.
+    """
+    # What onnxruntime.quantization.matmul_nbits_quantizer calls; that module also needs onnx_ir and sets up logging.
+    from onnxruntime.capi._pybind_state import quantize_matmul_4bits, quantize_matmul_8bits
+
+    columns, rows = matrix.shape
+    blocks = -(-rows // BLOCK)
+    padded = np.zeros((blocks * BLOCK, columns), np.float32)
+    padded[:rows] = matrix.T
+    packed = np.zeros((columns, blocks, BLOCK * bits // 8), np.uint8)
+    scales = np.zeros((columns, blocks), np.float32)
+    zeros = np.zeros((columns, -(-blocks * bits // 8)), np.uint8)
+    kernel = quantize_matmul_4bits if bits == 4 else quantize_matmul_8bits
+    kernel(packed, padded, scales, zeros, BLOCK, columns, rows, bits == 8)
+    return packed, scales, zeros if bits == 4 else None

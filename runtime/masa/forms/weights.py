@@ -1,0 +1,152 @@
+"""The weights of a rewriter as numpy arrays: its GGUF de-quantized, its adapter merged into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masa.errors import BackendError, MissingExtraError
+from masa.formats.gguf_header import GgufHeader, TensorInfo, read_header
+
+if TYPE_CHECKING:
+    from masa.artifact import Artifact
+
+Array = NDArray[np.float32]
+
+INTERLEAVED: Mapping[str, bool] = {"llama": True, "qwen2": False}
+"""The architectures that are known here; whether neighbours are rotated as a pair, or halves of a head."""
+
+_PARTS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "attn_norm", "ffn_norm")
+_BIASES = ("attn_q", "attn_k", "attn_v")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A decoder of the llama kind.
+
+    `weights` are float32, outputs x inputs, by their names in a GGUF. `width` is the size of a head, `eos` the token
+    that ends a text.
+    """
+
+    architecture: str
+    layers: int
+    heads: int
+    kv_heads: int
+    width: int
+    epsilon: float
+    rope_base: float
+    context: int
+    eos: int
+    weights: Mapping[str, Array]
+
+    @property
+    def interleaved(self) -> bool:
+        return INTERLEAVED[self.architecture]
+
+    @property
+    def embedding(self) -> Array:
+        return self.weights["token_embd.weight"]
+
+    @property
+    def head(self) -> Array:
+        """The output layer; the embedding itself where the model has no other."""
+        return self.weights.get("output.weight", self.embedding)
+
+    def layer(self, number: int, part: str) -> Array:
+        return self.weights[f"blk.{number}.{part}.weight"]
+
+    def projection(self, number: int) -> tuple[Array, Array | None]:
+        """Queries, keys and values as one matrix, and their biases where there are any."""
+        matrix = np.concatenate([self.layer(number, part) for part in _BIASES])
+        biases = [self.weights.get(f"blk.{number}.{part}.bias") for part in _BIASES]
+        found = [bias for bias in biases if bias is not None]
+        return matrix, np.concatenate(found) if found else None
+
+    def changed(self, weights: Mapping[str, Array]) -> Model:
+        return replace(self, weights={**self.weights, **weights})
+
+
+def read_model(artifact: Artifact) -> Model:
+    """The merged weights of a GGUF artifact.
+
+    Raises:
+        MissingExtraError: without the package gguf.
+        BackendError: if the architecture is not known here, or a file does not hold what it must.
+    """
+    header = read_header(artifact.weights_path)
+    kind = str(header.metadata.get("general.architecture"))
+    where = artifact.weights_path
+    if kind not in INTERLEAVED:
+        raise BackendError(f"{where}: forms are made for {' and '.join(INTERLEAVED)}, not for {kind!r}")
+    weights = {tensor.name: _read(header, tensor) for tensor in header.tensors if tensor.name != "rope_freqs.weight"}
+
+    def number(key: str, default: Any = None) -> Any:
+        found = header.metadata.get(f"{kind}.{key}", default)
+        if not isinstance(found, int | float) or isinstance(found, bool):
+            raise BackendError(f"{where}: has no number {kind}.{key}")
+        return found
+
+    layers, heads = int(number("block_count")), int(number("attention.head_count"))
+    known = {"token_embd.weight", "output.weight", "output_norm.weight"}
+    known |= {f"blk.{layer}.{part}.weight" for layer in range(layers) for part in _PARTS}
+    known |= {f"blk.{layer}.{part}.bias" for layer in range(layers) for part in _BIASES}
+    needed = {name for name in known if name.endswith(".weight")} - {"output.weight"}
+    if odd := sorted(weights.keys() ^ known & (weights.keys() | needed)):
+        raise BackendError(f"{where}: {odd[0]} is {'not known here' if odd[0] in weights else 'missing'}")
+    scaling = header.metadata.get(f"{kind}.rope.scaling.type", "none")
+    if scaling != "none" or "rope_freqs.weight" in {tensor.name for tensor in header.tensors}:
+        raise BackendError(f"{where}: its rotary embeddings are scaled, for which no form is made")
+    if artifact.adapter_path is not None:
+        _merge(weights, artifact.adapter_path)
+    return Model(
+        architecture=kind,
+        layers=layers,
+        heads=heads,
+        kv_heads=int(number("attention.head_count_kv", heads)),
+        width=int(number("attention.key_length", weights["output_norm.weight"].size // heads)),
+        epsilon=float(number("attention.layer_norm_rms_epsilon")),
+        rope_base=float(number("rope.freq_base", 10000.0)),
+        context=min(int(number("context_length")), artifact.context_length),
+        eos=int(header.metadata["tokenizer.ggml.eos_token_id"]),
+        weights=weights,
+    )
+
+
+def _merge(weights: dict[str, Array], path: Path) -> None:
+    """Add a LoRA to the weights that it changes."""
+    header = read_header(path)
+    alpha = header.metadata.get("adapter.lora.alpha")
+    if not isinstance(alpha, int | float):
+        raise BackendError(f"{path}: is no LoRA adapter, it has no adapter.lora.alpha")
+    sides = {tensor.name: tensor for tensor in header.tensors}
+    for name in [side.removesuffix(".lora_a") for side in sides if side.endswith(".lora_a")]:
+        inner, outer = (_read(header, sides[f"{name}.lora_{side}"]) for side in "ab")
+        if name not in weights or weights[name].shape != (outer.shape[0], inner.shape[1]):
+            raise BackendError(f"{path}: changes {name}, which its base does not have in that shape")
+        weights[name] = weights[name] + np.float32(alpha / len(inner)) * (outer @ inner)
+
+
+def _read(header: GgufHeader, tensor: TensorInfo) -> Array:
+    try:
+        import gguf
+    except ImportError:
+        raise MissingExtraError("making a form for this machine", "onnx") from None
+    rows = int(np.prod(tensor.shape[1:]))
+    if tensor.bytes is None:
+        raise BackendError(f"{header.path}: {tensor.name} has a type that is not known here; upgrade masa")
+    place = header.data_offset + tensor.offset
+    stored = np.memmap(header.path, np.uint8, "r", place, (rows, tensor.bytes // rows))
+    kind = gguf.GGMLQuantizationType(tensor.type)
+    try:
+        values = gguf.quants.dequantize(stored, kind)
+    except NotImplementedError:
+        raise BackendError(f"{header.path}: {tensor.name} is {kind.name}, which cannot be de-quantized here") from None
+    found: Array = np.asarray(values, np.float32).reshape(tensor.shape[::-1])
+    if not np.isfinite(found).all():
+        raise BackendError(f"{header.path}: {tensor.name} holds numbers that are not finite; fetch the file again")
+    return found
