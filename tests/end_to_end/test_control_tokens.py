@@ -19,9 +19,10 @@ from masa.backends.onnx_tokenizer import TOKENIZER_NAME, JsonTokenizer
 from masa.backends.tokenizing import Tokenizer
 from masa.constraint import Constraint
 from masa.errors import MasaError
+from masa.forms.tokenizer import write_tokenizer
 from masa.prompt import Segment
 from masa.weights import find_weights
-from masa_export.onnx_export import prove, write_tokenizer
+from masa_export.onnx_export import prove
 from masa_training.bases import FolderTokenizer
 
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # gguf's TokenType

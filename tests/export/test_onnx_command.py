@@ -119,7 +119,7 @@ def test_finished_artifacts_are_kept_and_others_only_replaced_by_force(
 def test_a_tokenizer_that_reads_otherwise_is_refused(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("masa_export.onnx_export._PRE", {"smollm": "."})  # every character a word of its own
+    monkeypatch.setattr("masa.forms.tokenizer._PRE", {"smollm": "."})  # every character a word of its own
     said = refused(run(checkpoint, "-o", tmp_path / "out"))
     assert "does not read text as llama.cpp does" in said
     assert list((tmp_path / "out").iterdir()) == []
