@@ -123,7 +123,7 @@ def main(arguments: list[str]) -> int:
 
 def demo() -> int:
     """Rewrite our bank for the model whose weights are here anyway."""
-    python = set_up(MAIN, ("llama",))
+    python = set_up(MAIN, ("llama", "onnx"))
     fetch_weights(python)
     script = f"from masa.artifact import load_artifact; print(load_artifact({REWRITER!r}).weights_path)"
     weights = captured([python, "-c", script]).strip()

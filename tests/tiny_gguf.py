@@ -16,12 +16,12 @@ HIDDEN, FEED, LAYERS, HEADS, KV_HEADS = 64, 96, 2, 4, 2
 VOCABULARY = 2048
 
 
-def write_tiny_gguf(source: Path, path: Path, *, seed: int = 0) -> Path:
-    """Write a Llama of two layers with the tokenizer of the GGUF `source`."""
+def write_tiny_gguf(source: Path, path: Path, *, seed: int = 0, architecture: str = "llama") -> Path:
+    """Write a Llama of two layers (or a "qwen2", with biases) with the tokenizer of the GGUF `source`."""
     import gguf
 
     reader = gguf.GGUFReader(source)
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     for name, field in reader.fields.items():
         if not name.startswith("tokenizer."):
             continue
@@ -59,6 +59,11 @@ def write_tiny_gguf(source: Path, path: Path, *, seed: int = 0) -> Path:
         }
     for name, shape in shapes.items():
         writer.add_tensor(f"{name}.weight", rng.normal(0, 0.08, shape).astype(np.float32))
+    if architecture == "qwen2":
+        for layer in range(LAYERS):
+            for side, width in (("q", HIDDEN), ("k", kv), ("v", kv)):
+                bias = rng.normal(0, 0.3, width).astype(np.float32)
+                writer.add_tensor(f"blk.{layer}.attn_{side}.bias", bias)
     norms = ["output_norm", *(f"blk.{n}.{kind}" for n in range(LAYERS) for kind in ("attn_norm", "ffn_norm"))]
     for name in norms:
         writer.add_tensor(f"{name}.weight", np.ones(HIDDEN, dtype=np.float32))

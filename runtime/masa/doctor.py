@@ -64,6 +64,8 @@ def examine(*, rewriter: str = DEFAULT_REWRITER, timeout: float = 120.0) -> list
     if (onnx := check_onnx([name for name in _ONNX_BUILDS if _installed(name)])) is not None:
         results.append(onnx)
     results.append(weights_check)
+    if weights is not None:
+        results.append(_guarded("form", lambda: check_form(rewriter)))
     results.append(_guarded("data folder", lambda: check_folder("data folder", _folder("data"), _ROOM)))
     results.append(_guarded("cache folder", lambda: check_folder("cache folder", _folder("cache"), 50_000_000)))
     results.append(_guarded("finished rewrites", check_cache))
@@ -183,6 +185,25 @@ def check_onnx(builds: Sequence[str]) -> Check | None:
         return Check("onnxruntime", "ok", builds[0]) if builds else None
     found = f"{' and '.join(builds)} are both installed and overwrite each other's files"
     return Check("onnxruntime", "warn", found, f"pip uninstall {' '.join(builds)}, then install the one you want")
+
+
+def check_form(rewriter: str) -> Check:
+    """Whether the rewriter runs as what this CPU computes fastest, or as it was shipped; either works."""
+    from masa.artifact import load_artifact
+    from masa.forms.finding import find_form, form_checks, missing_packages
+
+    artifact = load_artifact(rewriter)
+    if artifact.kind != "gguf":
+        return Check("form", "ok", f"{artifact.quantization}, as shipped")
+    form = find_form(artifact)
+    if form is not None:
+        last = form_checks(form)[-1]
+        return Check("form", "ok", f"{last.form} for this CPU, {last.speed:,.0f} prompt tokens/s when it was made")
+    missing = missing_packages(to_make=True)
+    advice = f"faster after: masa pull {artifact.name}"
+    if missing:
+        advice = f'faster after: pip install "masa-skills[onnx]", then masa pull {artifact.name}'
+    return Check("form", "ok", f"{artifact.quantization}, as shipped", advice)
 
 
 def check_folder(name: str, folder: Path, room: int) -> Check:

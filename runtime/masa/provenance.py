@@ -106,7 +106,7 @@ class RewriteResult:
 
     `seconds` is the wall time of the whole call, `tokens` the tokens written in it (none for cached groups). `trained`
     tells whether the rewriter was trained to write this language; `synthetic`, whether its targets followed from stated
-    rules and not from results in an environment.
+    rules and not from results in an environment. `form` is what ran instead of the artifact as shipped (`masa.forms`).
     """
 
     bank: SkillBank
@@ -120,6 +120,7 @@ class RewriteResult:
     seconds: float
     tokens: int
     synthetic: bool = False
+    form: str | None = None
 
     @property
     def cancelled(self) -> bool:
@@ -148,6 +149,7 @@ class RewriteResult:
                 "trained": self.trained,
                 "synthetic": self.synthetic,
                 "language": self.language,
+                "form": self.form,
             },
             "card": {"name": self.card, "fingerprint": self.card_fingerprint},
             "seconds": round(self.seconds, 3),

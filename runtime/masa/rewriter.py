@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -135,15 +136,19 @@ class Rewriter:
         cache: RewriteCache | None = None,
         keep_warm: bool = False,
         cautious: bool | None = None,
+        form: tuple[Artifact, Callable[[], Backend]] | None = None,
     ) -> None:
+        """`form` is what runs instead of `artifact`, and how it is opened; see `masa.forms`."""
         self.artifact = artifact
+        self.form = form[0] if form else None
         self.language = language or artifact.language
         if self.language not in LANGUAGES:
             raise BackendError(f"unknown output language {self.language!r}; known: {', '.join(LANGUAGES)}")
         # What was trained to write one language is as good as untrained in another.
         self.trained = artifact.trained and self.language == artifact.language
         self.cautious = not self.trained if cautious is None else cautious
-        self._engine = Engine(artifact, open_backend, self.language, keep_warm=keep_warm)
+        self._as_shipped = Engine(artifact, open_backend, self.language, keep_warm=keep_warm)
+        self._engine = Engine(*form, self.language, keep_warm=keep_warm) if form else self._as_shipped
         self._cache = cache
         self._adapter_key = ""
         self._lock = threading.Lock()
@@ -159,12 +164,13 @@ class Rewriter:
         threads: int | None = None,
         gpu_layers: int = 0,
         provider: str | None = None,
-        batch: int = 512,
+        batch: int | None = None,
         cache: RewriteCache | bool = True,
         keep_warm: bool = False,
         cautious: bool | None = None,
         llama: Any = None,
         verify: bool = True,
+        form: bool = True,
     ) -> Rewriter:
         """Load an artifact by name or folder.
 
@@ -174,7 +180,8 @@ class Rewriter:
             gpu_layers: layers to put on a GPU by llama.cpp; -1 for all.
             provider: what ONNX Runtime computes an ONNX artifact with: cuda, directml, coreml, tensorrt or cpu; default
                 the best one that is there.
-            batch: most prompt tokens computed at once; memory grows with it.
+            batch: most prompt tokens computed at once; memory grows with it. Default 512 in llama.cpp, 128 in ONNX
+                Runtime, whose attention takes the square of it.
             cache: True for the user's cache folder, False for none, or a cache of yours.
             keep_warm: keep the KV memory between rewrites, so that the shared prefix is not computed again.
             cautious: let a plan choose only among edits that keep every statement; default for artifacts that
@@ -183,6 +190,7 @@ class Rewriter:
                 and not closed.
             verify: check the sha256 of the artifact's files (remembered per file), and that a lent model is its
                 base model; without that check a lent model's rewrites are not cached.
+            form: run the form that `masa pull` made for this CPU, where there is one and the options above allow it.
 
         Raises:
             ArtifactError: if the artifact is missing, damaged or of another format.
@@ -198,16 +206,22 @@ class Rewriter:
 
             cache = RewriteCache(cache_dir() / "rewrites")
 
-        def opened() -> Backend:
+        def opened(which: Artifact) -> Backend:
             from masa.backends import open_backend
 
             return open_backend(
-                found, threads=threads, gpu_layers=gpu_layers, provider=provider, batch=batch, llama=llama
+                which, threads=threads, gpu_layers=gpu_layers, provider=provider, batch=batch, llama=llama
             )
 
+        made = None
+        if form and llama is None and not gpu_layers and provider is None:
+            from masa.forms.finding import find_form
+
+            made = find_form(found)
         return cls(
             found,
-            opened,
+            partial(opened, found),
+            form=(made, partial(opened, made)) if made else None,
             language=language,
             cache=cache or None,
             keep_warm=keep_warm,
@@ -305,6 +319,8 @@ class Rewriter:
     def use_adapter(self, path: str | os.PathLike[str] | None, *, scale: float = 1.0) -> None:
         """Swap the LoRA adapter without loading the base again; None for the bare base model.
 
+        A form has its adapter merged into it: from here on the artifact runs as it was shipped.
+
         Raises:
             BackendError: if the file is no adapter for this base.
         """
@@ -316,8 +332,11 @@ class Rewriter:
             if file is not None and not file.is_file():
                 read_bytes(file)  # says what is wrong with it
             key = f"{sha256_file(file)}*{scale}" if file else "none"
-            self._engine.use_adapter(file, scale)
+            self._as_shipped.use_adapter(file, scale)
             self._adapter_key = key
+            if self._engine is not self._as_shipped:
+                self._engine.close()
+                self._engine, self.form = self._as_shipped, None
 
     def close(self) -> None:
         """Free the model and its memory. Closing twice is allowed; a rewrite in another thread is waited for."""
@@ -383,7 +402,7 @@ class Rewriter:
             {
                 "masa": __version__,
                 "rules": _RULES,
-                "artifact": self.artifact.fingerprint,
+                "artifact": (self.form or self.artifact).fingerprint,
                 "adapter": self._adapter_key,
                 "temperature": sampling.temperature,
                 "seed": sampling.seed if sampling.temperature else 0,
@@ -413,6 +432,7 @@ class Rewriter:
             groups=ordered,
             artifact=self.artifact.name,
             artifact_fingerprint=self.artifact.fingerprint,
+            form=self.form.quantization if self.form else None,
             trained=self.trained,
             synthetic=self.trained and bool(self.artifact.training_data and self.artifact.training_data.synthetic),
             language=self.language,

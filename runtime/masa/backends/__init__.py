@@ -96,7 +96,7 @@ def open_backend(
     threads: int | None = None,
     gpu_layers: int = 0,
     provider: str | None = None,
-    batch: int = 512,
+    batch: int | None = None,
     llama: Any = None,
     vocab_only: bool = False,
 ) -> Backend:
@@ -112,14 +112,14 @@ def open_backend(
     if artifact.kind == "onnx":
         from masa.backends.onnx import OnnxBackend
 
-        return OnnxBackend.load(artifact.weights_path, threads=threads, provider=provider, batch=batch)
+        return OnnxBackend.load(artifact.weights_path, threads=threads, provider=provider, batch=batch or 128)
     from masa.backends.llama import LlamaBackend
 
     if llama is not None:
-        backend = LlamaBackend.borrow(llama, threads=threads, batch=batch)
+        backend = LlamaBackend.borrow(llama, threads=threads, batch=batch or 512)
     else:
         backend = LlamaBackend.load(
-            artifact.weights_path, threads=threads, gpu_layers=gpu_layers, batch=batch, vocab_only=vocab_only
+            artifact.weights_path, threads=threads, gpu_layers=gpu_layers, batch=batch or 512, vocab_only=vocab_only
         )
     if artifact.adapter_path is not None and not vocab_only:
         try:

@@ -252,12 +252,12 @@ class OnnxBackend(Tokenizing):
         tokenizer: str | Path | None = None,
         threads: int | None = None,
         provider: str | None = None,
-        batch: int = 512,
+        batch: int = 128,
     ) -> OnnxBackend:
         """Load a graph and the tokenizer.json beside it.
 
         `threads` defaults to the machine's cores, `provider` is one of `PROVIDERS` (default: the best one that is
-        there), `batch` the most prompt tokens computed at once (memory grows with it).
+        there), `batch` the most prompt tokens computed at once (attention takes memory and time by its square).
 
         Raises:
             MissingExtraError: without onnxruntime or tokenizers.

@@ -102,6 +102,7 @@ class _Written:
     type=click.Choice(["cuda", "directml", "coreml", "tensorrt", "cpu"]),
     help="ONNX rewriters: what computes them. [default: the best one available]",
 )
+@click.option("--as-shipped", is_flag=True, help="Do not run the form that `masa pull` made for this CPU.")
 @click.option(
     "--parallel",
     type=click.IntRange(min=1),
@@ -225,14 +226,19 @@ def _load_rewriter(options: dict[str, Any]) -> Rewriter:
         provider=options["provider"],
         cache=not options["no_cache"],
         cautious=None if options["edits"] is None else options["edits"] == "safe",
+        form=not options["as_shipped"],
     )
+
+
+def _running(rewriter: Rewriter) -> str:
+    return rewriter.language if rewriter.form is None else f"{rewriter.language}, {rewriter.form.quantization} form"
 
 
 def _rewrite(
     rewriter: Rewriter, original: BankFile, card: ModelCard, request: dict[str, Any], *, quiet: bool
 ) -> RewriteResult:
     progress = RewriteProgress(quiet=quiet)
-    progress.message(f"Rewriting for {card.name} with {rewriter.artifact.name} ({rewriter.language}) …")
+    progress.message(f"Rewriting for {card.name} with {rewriter.artifact.name} ({_running(rewriter)}) …")
     try:
         with interrupts() as cancel:
             return rewriter.rewrite(original.bank, card, on_progress=progress, cancel=cancel, **request)

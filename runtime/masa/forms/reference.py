@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from masa.forms.weights import Array, Model
 
@@ -20,8 +21,8 @@ class Peaks:
     down: list[Array] = field(default_factory=list)
 
 
-def forward(model: Model, tokens: Sequence[int], peaks: Peaks | None = None) -> Array:
-    """Logits after every token: tokens x vocabulary. `peaks` collects what went into the matrices."""
+def forward(model: Model, tokens: Sequence[int], *, last: int, peaks: Peaks | None = None) -> Array:
+    """Logits after the `last` tokens: last x vocabulary. `peaks` collects what went into the matrices."""
     hidden = model.embedding[np.asarray(tokens)]
     angles = np.outer(np.arange(len(tokens)), frequencies(model))
     turn = (np.cos(angles).astype(np.float32)[:, None], np.sin(angles).astype(np.float32)[:, None])
@@ -48,13 +49,13 @@ def forward(model: Model, tokens: Sequence[int], peaks: Peaks | None = None) -> 
             pairs = ((peaks.projection, x), (peaks.attended, attended), (peaks.gated, y), (peaks.down, inner))
             for found, values in pairs:
                 found.append(np.abs(values).max(0))
-    logits: Array = _normed(hidden, model.weights["output_norm.weight"], model.epsilon) @ model.head.T
+    logits: Array = _normed(hidden[-last:], model.weights["output_norm.weight"], model.epsilon) @ model.head.T
     return logits
 
 
-def frequencies(model: Model) -> Array:
+def frequencies(model: Model) -> NDArray[np.float64]:
     """Angle per position of each pair of a head."""
-    found: Array = model.rope_base ** (-np.arange(0, model.width, 2) / model.width)
+    found: NDArray[np.float64] = model.rope_base ** (-np.arange(0, model.width, 2) / model.width)
     return found
 
 

@@ -85,10 +85,10 @@ def read_model(artifact: Artifact) -> Model:
         raise BackendError(f"{where}: forms are made for {' and '.join(INTERLEAVED)}, not for {kind!r}")
     weights = {tensor.name: _read(header, tensor) for tensor in header.tensors if tensor.name != "rope_freqs.weight"}
 
-    def number(key: str, default: Any = None) -> Any:
-        found = header.metadata.get(f"{kind}.{key}", default)
+    def number(key: str, default: Any = None, of: str = kind) -> Any:
+        found = header.metadata.get(f"{of}.{key}", default)
         if not isinstance(found, int | float) or isinstance(found, bool):
-            raise BackendError(f"{where}: has no number {kind}.{key}")
+            raise BackendError(f"{where}: has no number {of}.{key}")
         return found
 
     layers, heads = int(number("block_count")), int(number("attention.head_count"))
@@ -112,7 +112,7 @@ def read_model(artifact: Artifact) -> Model:
         epsilon=float(number("attention.layer_norm_rms_epsilon")),
         rope_base=float(number("rope.freq_base", 10000.0)),
         context=min(int(number("context_length")), artifact.context_length),
-        eos=int(header.metadata["tokenizer.ggml.eos_token_id"]),
+        eos=int(number("eos_token_id", of="tokenizer.ggml")),
         weights=weights,
     )
 
