@@ -15,15 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from masa.errors import MissingExtraError
 from masa.forms.reference import frequencies
 from masa.forms.rounding import BLOCK, by_output, in_blocks
-from masa.forms.weights import Array, Model
+from masa.forms.weights import Model
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from masa.forms.weights import Array
 
 FORMS: Mapping[str, str] = {
     "int8": "weights in 8 bits with a scale for every output, tokens rounded with a scale each",
@@ -74,6 +77,8 @@ class _Graph:
 
     def build(self, model: Model) -> tuple[list[Any], list[Any]]:
         """Add everything; the graph's inputs and outputs."""
+
+        import numpy as np
         from onnx import TensorProto, helper
 
         info, floats, integers = helper.make_tensor_value_info, TensorProto.FLOAT, TensorProto.INT64
@@ -122,6 +127,7 @@ class _Graph:
         return inputs, outputs
 
     def _constant(self, name: str, values: NDArray[Any] | np.generic[Any]) -> str:
+        import numpy as np
         from onnx import numpy_helper
 
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values).reshape(np.shape(values)), name))
@@ -158,6 +164,8 @@ class _Graph:
         return self._node("Reshape", [found, "flat"], "hidden")
 
     def _logits(self, model: Model, last: str) -> None:
+        import numpy as np
+
         head = model.head
         if head is model.embedding:
             self._constant("blocks", np.array([len(head), -1, BLOCK], np.int64))

@@ -11,8 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from masa.artifact import Artifact, load_artifact
 from masa.backends.onnx_tokenizer import TOKENIZER_NAME
 from masa.checksums import sha256_file
@@ -23,13 +21,14 @@ from masa.forms.graph import FORMS, write_graph
 from masa.forms.reference import Peaks, forward
 from masa.forms.rounding import smoothed
 from masa.forms.tokenizer import write_tokenizer
-from masa.forms.weights import Array, Model, read_model
+from masa.forms.weights import Model, read_model
 from masa.manifest import MANIFEST_NAME
 from masa.prompt import Request, Segment, render_prompt
 from masa.skills import Group, Skill
 
 if TYPE_CHECKING:
     from masa.backends.onnx import OnnxBackend
+    from masa.forms.weights import Array
 
 Tell = Callable[[str], None]
 
@@ -85,6 +84,8 @@ def make_form(artifact: Artifact, *, tell: Tell = lambda _: None, threads: int |
 def _check(
     folder: Path, form: str, samples: list[tuple[list[int], list[int]]], expected: list[Array], threads: int | None
 ) -> Check:
+    import numpy as np
+
     backend = _open(folder, threads)
     try:
         divergence, same = [], []
@@ -112,6 +113,8 @@ def _open(folder: Path, threads: int | None) -> OnnxBackend:
 
 
 def _log_probabilities(logits: Array) -> Array:
+    import numpy as np
+
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     found: Array = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     return found

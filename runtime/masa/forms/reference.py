@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+from masa.forms.weights import Model
 
-from masa.forms.weights import Array, Model
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from masa.forms.weights import Array
 
 
 @dataclass(slots=True)
@@ -23,6 +27,9 @@ class Peaks:
 
 def forward(model: Model, tokens: Sequence[int], *, last: int, peaks: Peaks | None = None) -> Array:
     """Logits after the `last` tokens: last x vocabulary. `peaks` collects what went into the matrices."""
+
+    import numpy as np
+
     hidden = model.embedding[np.asarray(tokens)]
     angles = np.outer(np.arange(len(tokens)), frequencies(model))
     turn = (np.cos(angles).astype(np.float32)[:, None], np.sin(angles).astype(np.float32)[:, None])
@@ -55,16 +62,23 @@ def forward(model: Model, tokens: Sequence[int], *, last: int, peaks: Peaks | No
 
 def frequencies(model: Model) -> NDArray[np.float64]:
     """Angle per position of each pair of a head."""
+
+    import numpy as np
+
     found: NDArray[np.float64] = model.rope_base ** (-np.arange(0, model.width, 2) / model.width)
     return found
 
 
 def _normed(values: Array, weight: Array, epsilon: float) -> Array:
+    import numpy as np
+
     found: Array = values / np.sqrt((values * values).mean(-1, keepdims=True) + np.float32(epsilon)) * weight
     return found
 
 
 def _rotated(values: Array, turn: tuple[Array, Array], interleaved: bool) -> Array:
+    import numpy as np
+
     cosine, sine = turn
     half = values.shape[-1] // 2
     first, second = (values[..., ::2], values[..., 1::2]) if interleaved else (values[..., :half], values[..., half:])

@@ -7,11 +7,16 @@ same (SmoothQuant, arXiv 2211.10438).
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from masa.forms.reference import Peaks
-from masa.forms.weights import Array, Model
+from masa.forms.weights import Model
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from masa.forms.weights import Array
 
 BLOCK = 32
 _SHARE = 0.5  # how much of a channel's size moves, on a logarithmic scale; what the paper takes
@@ -19,6 +24,9 @@ _SHARE = 0.5  # how much of a channel's size moves, on a logarithmic scale; what
 
 def smoothed(model: Model, peaks: Peaks) -> Model:
     """The same model with inputs that are easier to round; `peaks` are of some text of the kind that it will read."""
+
+    import numpy as np
+
     changed: dict[str, Array] = {}
     group = model.heads // model.kv_heads
     for number in range(model.layers):
@@ -49,6 +57,8 @@ def smoothed(model: Model, peaks: Peaks) -> Model:
 
 
 def _factor(peaks: Array, widths: Array) -> Array:
+    import numpy as np
+
     factor = np.maximum(peaks, 1e-5) ** _SHARE / np.maximum(widths, 1e-5) ** (1 - _SHARE)
     found: Array = (factor / np.exp(np.log(factor).mean())).astype(np.float32)
     return found
@@ -56,6 +66,9 @@ def _factor(peaks: Array, widths: Array) -> Array:
 
 def by_output(matrix: Array) -> tuple[NDArray[np.int8], Array]:
     """A matrix (outputs x inputs) in 8 bits with a scale for every output: inputs x outputs, and the scales."""
+
+    import numpy as np
+
     scales = np.abs(matrix).max(1) / np.float32(127)
     scales[scales == 0] = 1
     return np.ascontiguousarray(np.round(matrix / scales[:, None]).astype(np.int8).T), scales.astype(np.float32)
@@ -68,6 +81,9 @@ def in_blocks(matrix: Array, bits: int = 8) -> tuple[NDArray[np.uint8], Array, N
     outputs x blocks, two a byte (8 bits are symmetric). A number is scale * (stored - zero point), where the zero point
     is 128 for 8 bits.
     """
+
+    import numpy as np
+
     # What onnxruntime.quantization.matmul_nbits_quantizer calls; that module also needs onnx_ir and sets up logging.
     from onnxruntime.capi._pybind_state import quantize_matmul_4bits, quantize_matmul_8bits
 

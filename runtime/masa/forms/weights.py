@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from masa.errors import BackendError, MissingExtraError
 from masa.formats.gguf_header import GgufHeader, TensorInfo, read_header
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from masa.artifact import Artifact
 
-Array = NDArray[np.float32]
+    Array = NDArray[np.float32]
 
 INTERLEAVED: Mapping[str, bool] = {"llama": True, "qwen2": False}
 """The architectures that are known here; whether neighbours are rotated as a pair, or halves of a head."""
@@ -62,6 +62,9 @@ class Model:
 
     def projection(self, number: int) -> tuple[Array, Array | None]:
         """Queries, keys and values as one matrix, and their biases where there are any."""
+
+        import numpy as np
+
         matrix = np.concatenate([self.layer(number, part) for part in _BIASES])
         biases = [self.weights.get(f"blk.{number}.{part}.bias") for part in _BIASES]
         found = [bias for bias in biases if bias is not None]
@@ -119,6 +122,9 @@ def read_model(artifact: Artifact) -> Model:
 
 def _merge(weights: dict[str, Array], path: Path) -> None:
     """Add a LoRA to the weights that it changes."""
+
+    import numpy as np
+
     header = read_header(path)
     alpha = header.metadata.get("adapter.lora.alpha")
     if not isinstance(alpha, int | float):
@@ -132,6 +138,8 @@ def _merge(weights: dict[str, Array], path: Path) -> None:
 
 
 def _read(header: GgufHeader, tensor: TensorInfo) -> Array:
+    import numpy as np
+
     try:
         import gguf
     except ImportError:
