@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import random
 import shutil
 import time
 import warnings
@@ -41,19 +42,11 @@ from masa_export.onnx_graph import attention_of, rewire
 from masa_export.onnx_quantize import quantize_onnx, save
 from masa_export.progress import Watch
 from masa_export.source import Source, open_source
+from masa_export.verify.tokens import compare_tokens
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-import random
-from typing import TYPE_CHECKING
-
-from masa_export.verify.tokens import compare_tokens
-
-if TYPE_CHECKING:
-    from masa.backends.llama import LlamaBackend
-
-
 _MIXED_TEXTS = 200
 
 
