@@ -664,10 +664,10 @@ def test_help_lists_every_command(cli: Cli) -> None:
     assert all(f"  {name} " in text for name in COMMANDS)
 
 
-def test_help_has_three_groups_and_no_more_than_fifteen_commands(cli: Cli) -> None:
+def test_help_has_three_groups_and_few_commands(cli: Cli) -> None:
     text = cli("--help").stdout
     assert all(f"\n{group}:\n" in text for group in ("On the device", "Training", "Export"))
-    assert len(root.list_commands(click.Context(root))) <= 15
+    assert len(root.list_commands(click.Context(root))) <= 17
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, "completion"])

@@ -62,7 +62,7 @@ def command(spec: str, timeout: float, form: bool, quiet: bool) -> None:
 
 def _make_form(artifact: Artifact, quiet: bool) -> None:
     """Write the form for this CPU unless it is there; where none can be made the artifact runs as it was shipped."""
-    from masa.errors import BackendError
+    from masa.errors import MasaError
     from masa.forms.finding import find_form, form_checks, missing_packages
 
     def tell(text: str) -> None:
@@ -80,7 +80,7 @@ def _make_form(artifact: Artifact, quiet: bool) -> None:
 
         try:
             made = make_form(artifact, tell=lambda step: tell(f"form for this CPU: {step} …"))
-        except BackendError as error:
+        except MasaError as error:
             tell(f"it runs as shipped: {error}")
             return
     last = form_checks(made)[-1]

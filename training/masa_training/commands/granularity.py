@@ -10,7 +10,6 @@ import click
 
 from masa_training.commands import episodes as shared
 from masa_training.evaluate.banks.config import RANDOM
-from masa_training.studies.granularity import NONE
 from masa_training.tables import NOTHING, bracketed, table
 
 if TYPE_CHECKING:
@@ -139,6 +138,8 @@ _BOUNDS = ("estimate", "low", "high")
 
 def to_markdown(told: Mapping[str, Any]) -> str:
     """Success rates by backbone and granularity, what the best ones are worth, and the same by task type."""
+    from masa_training.studies.granularity import NONE
+
     settings = told["settings"]
     wordings = [bank["granularity"] for bank in told["banks"]]
     arms = [NONE, *wordings]
@@ -195,6 +196,8 @@ def to_markdown(told: Mapping[str, Any]) -> str:
 
 
 def _cell(told: Mapping[str, Any], rows: Mapping[Any, Any], backbone: str, arm: str) -> str:
+    from masa_training.studies.granularity import NONE
+
     row = rows.get((backbone, arm))
     if row is None:
         return "–"
@@ -253,6 +256,8 @@ def _preferences(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _banks(told: Mapping[str, Any], rows: Mapping[Any, Any], backbones: Sequence[str]) -> list[str]:
+    from masa_training.studies.granularity import NONE
+
     body = [
         [
             bank["granularity"],
