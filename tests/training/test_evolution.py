@@ -176,7 +176,7 @@ def test_a_run_that_is_killed_around_the_end_of_a_search_says_it_once(tmp_path: 
     lines = (tmp_path / "whole" / EVENTS).read_text("utf-8").splitlines(keepends=True)
     kinds = [json.loads(line)["event"] for line in lines]
     ends = [i for i, kind in enumerate(kinds) if kind == "ended"]
-    assert len(ends) >= 3
+    assert len(ends) >= 2
     for cut in (ends[0], ends[0] + 1, ends[-1]):
         folder = tmp_path / f"cut-{cut}"
         folder.mkdir()
