@@ -1,7 +1,7 @@
 """What the edits take away, and how much of that the guard lets through.
 
     python benchmarks/loss.py examples/banks/household.json examples/skills
-    python benchmarks/loss.py ../shared/data/skillrl/*.json FOLDER... --json
+    python benchmarks/loss.py DATA/skillrl/*.json FOLDER... --json     # DATA as in docs/datasets.md
     python benchmarks/loss.py base.json --rewritten evolved-*.json     # also: how many of these rewrites pass the guard
 
 Every edit is forced on every skill of the banks and skill folders given, alone, and its output is judged twice: by the

@@ -30,7 +30,7 @@ _EVERY = 0.1
     "  text-published\n  text-published-heldout-environment\n  text-published-heldout-backbone\n"
     "  text-published-small\n  text-published-small-heldout-environment\n  text-published-small-heldout-backbone\n"
     "  plan-bootstrap\n  plan-bootstrap-large\n  plan-bootstrap-profiles\n  plan-bootstrap-readers\n"
-    "  plan-bootstrap-small\n  plan-bootstrap-strengths\n\n"
+    "  plan-bootstrap-small\n\n"
     "Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 cancelled.",
 )
 @click.argument("config", metavar="CONFIG")
