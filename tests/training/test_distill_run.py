@@ -180,7 +180,7 @@ def test_overrides_that_are_no_yaml_are_told() -> None:
     from masa_training.distill.config import load_config
 
     for override in ("base=[", "base=2024-13-45"):
-        with pytest.raises(TrainingError, match=r"--set base=.* is not YAML; quote it or correct it"):
+        with pytest.raises(TrainingError, match=r"--set base=.* is not YAML"):
             load_config("qwen3-4b", [override])
 
 
@@ -249,7 +249,7 @@ def test_a_disk_that_is_full_at_the_end_is_told_and_nothing_is_trained_again(
             )
         else:
             patch.setattr(place, full)
-        with pytest.raises(TrainingError, match="the disk is full at step 7; free some space, then go on with --resu"):
+        with pytest.raises(TrainingError, match="the disk is full at step 7"):
             run(tiny_config(base), tmp_path / "run")
     done = run(tiny_config(base), tmp_path / "run", resume=True)
     assert done.metrics["steps"] == 7
@@ -265,9 +265,7 @@ def test_events_that_cannot_be_written_end_a_run_in_words(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("masa_training.append_only.append_lines", full)
-    with pytest.raises(
-        TrainingError, match=r"events.jsonl: cannot be written \(No space left on device\); free some space"
-    ):
+    with pytest.raises(TrainingError, match=r"events.jsonl: cannot be written \(No space left on device\)"):
         EventLog(tmp_path / "events.jsonl").write("started")
     with pytest.raises(TrainingError, match=r"events.jsonl: cannot be written"):
         run(tiny_config(base), tmp_path / "run")
@@ -322,7 +320,7 @@ def test_two_processes_share_the_steps_of_one_run(base: Path, tmp_path: Path) ->
         ("finished", None, 4),
     ], "seven steps in four turns, told once"
     assert weights(tmp_path / "stopped") == weights(whole)
-    with pytest.raises(TrainingError, match=r"its run has 2 processes, not 1; resume with as many"):
+    with pytest.raises(TrainingError, match=r"its run has 2 processes, not 1"):
         run(config, tmp_path / "stopped", resume=True)
 
     train(config, SOURCE, lambda: together(tiny_plan(config), 2), tmp_path / "alone")

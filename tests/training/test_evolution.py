@@ -253,7 +253,7 @@ def test_the_teacher_sees_training_episodes_with_their_turns_and_what_was_refuse
 
 
 def test_another_run_in_the_folder_is_refused(whole: tuple[Evolved, Path], tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="holds a run already; add --resume"):
+    with pytest.raises(TrainingError, match="holds a run already"):
         evolve(config(tmp_path / "c.yaml"), whole[1], model=Reader())
     with pytest.raises(TrainingError, match="its run has another rounds"):
         evolve(config(tmp_path / "c.yaml", rounds=2), whole[1], resume=True, model=Reader())
@@ -298,7 +298,7 @@ def test_a_teacher_on_the_command_line_replaces_the_file_s_with_its_settings(tmp
     assert (near.model, near.attempts) == ("openai:http://near/v1#n", 7)
     assert near.api_key_env == "" and near.episodes == 8, "a key of another server is not sent"
     assert load_evolve(where).teacher_config().api_key_env == "FAR_KEY"
-    with pytest.raises(TrainingError, match="teacher is 'llm'; it must be one of operators"):
+    with pytest.raises(TrainingError, match="teacher is 'llm'"):
         load_evolve(where, teacher="llm")
 
 

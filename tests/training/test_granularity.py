@@ -190,7 +190,7 @@ def test_banks_ship_for_four_environments() -> None:
         for path in shipped_banks(name, stepwise=True).values()
     )
     with pytest.raises(
-        TrainingError, match=r"no banks ship for 'webshop', only for alfworld, assistant, household, lookup; give"
+        TrainingError, match=r"no banks ship for 'webshop', only for alfworld, assistant, household, lookup"
     ):
         shipped_banks("webshop")
 

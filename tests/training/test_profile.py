@@ -226,7 +226,7 @@ def test_a_profile_that_is_stopped_goes_on_and_plays_nothing_twice(tmp_path: Pat
         cancel=lambda: len(played) >= 3,
     )
     assert stopped.card is None and not (tmp_path / "p" / CARD).exists()
-    with pytest.raises(TrainingError, match="holds a run already; add --resume"):
+    with pytest.raises(TrainingError, match="holds a run already"):
         profile(config(tmp_path), tmp_path / "p", model=Guesser())
     with pytest.raises(TrainingError, match="other settings"):
         profile(config(tmp_path, agent=AgentConfig()), tmp_path / "p", resume=True, model=Guesser())
@@ -249,7 +249,7 @@ class Silent(Guesser):
 
 
 def test_where_nothing_could_be_played_there_is_no_card(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"no episode could be played \(no server answers\); mend it"):
+    with pytest.raises(TrainingError, match=r"no episode could be played \(no server answers\)"):
         profile(config(tmp_path), tmp_path / "p", model=Silent())
     assert not (tmp_path / "p" / CARD).exists()
     assert profile(config(tmp_path), tmp_path / "p", resume=True, model=Guesser()).card is not None

@@ -236,7 +236,7 @@ def test_the_file_of_a_base_is_given_or_in_the_environment(tmp_path: Path, monke
     assert base_path("{gemma}", {"gemma": str(file)}, "a") == str(file)
     monkeypatch.setenv("MASA_GEMMA", str(file))
     assert base_path("{gemma}", {}, "a") == str(file) and base_path("smollm2-135m", {}, "a") == "smollm2-135m"
-    with pytest.raises(TrainingError, match="no such file; correct --base-path gemma"):
+    with pytest.raises(TrainingError, match="no such file"):
         base_path("{gemma}", {"gemma": str(tmp_path / "none")}, "a")
 
 
