@@ -6,13 +6,15 @@ Nothing here writes: `masa.adapted` puts into effect what `adapt` returns.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from masa.adapted import Change, State, Store, Version
 from masa.errors import MasaError
+from masa.files import reason
+from masa.fitting import fit
 from masa.formats.skill_md_document import Document, parse_document
 from masa.formats.skill_md_render import render_document
 from masa.places import FoundSkill
@@ -115,27 +117,70 @@ def bank_of(chosen: Sequence[Source]) -> SkillBank:
     return SkillBank((), {source.key: source.document.skills() for source in chosen if not source.left})
 
 
-def adapt(chosen: Sequence[Source], result: RewriteResult | None, counter: TokenCounter) -> list[Adaptation]:
-    """What each skill would become by the rewrite of `bank_of(chosen)`; None stands for one that keeps everything."""
+def adapt(
+    chosen: Sequence[Source],
+    result: RewriteResult | None,
+    counter: TokenCounter,
+    *,
+    budget: int | None = None,
+    description: int | None = None,
+) -> list[Adaptation]:
+    """What each skill would become by the rewrite of `bank_of(chosen)`; None stands for one that keeps everything.
+
+    Args:
+        budget: most tokens of all descriptions and any one body together, as far as sections can move.
+        description: most tokens of each description, as far as sentences can go.
+    """
     by_key = {} if result is None else {group.key: group for group in result.groups}
-    made = []
-    for source in chosen:
-        group = by_key.get(source.key)
-        adapted, left = source.original, source.left
-        if group is not None and not left and group.status == "rewritten":
-            try:
-                adapted = render_document(source.document, group.output.skills, str(source.skill.file))
-            except MasaError as error:
-                left = str(error)
-        document = source.document
-        if adapted != source.original:
-            document = parse_document(adapted, str(source.skill.file), folder=source.document.name)
-        folder = source.skill.folder
-        before = skill_cost(source.document, folder, counter.count)
-        after = before if document is source.document else skill_cost(document, folder, counter.count)
-        problems = (*source.skill.problems, *_cost_problems(source, before))
-        made.append(Adaptation(source, group, adapted, {}, before, after, problems, left))
-    return made
+    made = [_rewritten(source, by_key.get(source.key), counter.count) for source in chosen]
+    if budget is None and description is None:
+        return made
+    made = [_fitted(one, counter.count, None, description) for one in made]
+    if budget is None:
+        return made
+    listed = sum(one.after.always for one in made)
+    return [_fitted(one, counter.count, max(0, budget - listed), None) for one in made]
+
+
+def _rewritten(source: Source, group: GroupResult | None, count: Callable[[str], int]) -> Adaptation:
+    adapted, left, document = source.original, source.left, source.document
+    if group is not None and not left and group.status == "rewritten":
+        try:
+            adapted = render_document(document, group.output.skills, str(source.skill.file))
+            document = parse_document(adapted, str(source.skill.file), folder=document.name)
+        except MasaError as error:
+            left = str(error)
+    before, problems = _cost(source, source.document, count)
+    after = before if document is source.document else _cost(source, document, count)[0]
+    problems = (*source.skill.problems, *problems, *_cost_problems(source, before))
+    return Adaptation(source, group, adapted, {}, before, after, problems, left)
+
+
+def _cost(
+    source: Source, document: Document, count: Callable[[str], int], added: Mapping[str, bytes] | None = None
+) -> tuple[SkillCost, tuple[Problem, ...]]:
+    extra = {name: data.decode("utf-8") for name, data in (added or {}).items()}
+    try:
+        return skill_cost(document, source.skill.folder, count, extra=extra), ()
+    except OSError as error:
+        where = str(source.skill.file.parent)
+        told = Problem(where, None, f"cannot be listed ({reason(error)}), so its files are not counted")
+        return skill_cost(document, None, count, extra=extra), (told,)
+
+
+def _fitted(one: Adaptation, count: Callable[[str], int], body: int | None, description: int | None) -> Adaptation:
+    if one.left:
+        return one
+    source, where = one.source, str(one.source.skill.file.absolute())
+    taken = [*one.before.files, *one.before.unreferenced, *one.added]
+    fitted = fit(one.adapted, where, count, body=body, description=description, taken=taken)
+    problems = tuple(Problem(str(source.skill.file), None, words, "warning") for words in fitted.told)
+    if fitted.text == one.adapted:
+        return replace(one, problems=(*one.problems, *problems))
+    added = {**one.added, **fitted.added}
+    document = parse_document(fitted.text, where, folder=source.document.name)
+    after = _cost(source, document, count, added)[0]
+    return replace(one, adapted=fitted.text, added=added, after=after, problems=(*one.problems, *problems))
 
 
 def change_of(adaptation: Adaptation, model: str, version: Version) -> Change:

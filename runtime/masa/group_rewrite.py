@@ -49,11 +49,13 @@ class Work:
     """1-based numbers in `whole` of the skills that stay as they are."""
     cautious: bool = False
     """Plan language: admit `CAUTIOUS_EDITS` only, and no warnings."""
+    without: frozenset[str] = frozenset()
+    """Plan language: edits that are switched off."""
 
     @property
     def warnings(self) -> int:
         """Plan language: how many warnings may be added."""
-        return 0 if self.cautious else MAX_WARNINGS
+        return 0 if self.cautious or "warn" in self.without else MAX_WARNINGS
 
     @functools.cached_property
     def allowed(self) -> tuple[tuple[str, ...], ...]:
@@ -66,6 +68,7 @@ class Work:
             names = available_edits(skill, self.request.facts)
             # The first skill is at the front already and has none above it.
             useless = ("first", "merge-up") if place == 0 else ()
+            useless = (*useless, *self.without)
             chosen = (n for n in names if n not in useless and (not self.cautious or n in CAUTIOUS_EDITS))
             allowed.append(tuple(chosen))
         return tuple(allowed)
@@ -99,16 +102,24 @@ class Work:
             "task": self.request.task,
             "environment": self.request.environment,
             "facts": repr(facts) if facts else None,
+            **({"without": sorted(self.without)} if self.without else {}),
         }
 
 
-def prepare(request: Request, pinned: frozenset[str], language: str, *, cautious: bool = False) -> Work:
-    """`request.group` is the whole group, `pinned` are ids of its skills."""
+def prepare(
+    request: Request,
+    pinned: frozenset[str],
+    language: str,
+    *,
+    cautious: bool = False,
+    without: frozenset[str] = frozenset(),
+) -> Work:
+    """`request.group` is the whole group, `pinned` are ids of its skills, `without` edits that are switched off."""
     whole = request.group
     fixed = frozenset(n for n, skill in enumerate(whole.skills, start=1) if skill.skill_id in pinned)
     free = tuple(skill for n, skill in enumerate(whole.skills, start=1) if n not in fixed)
     group = Group(whole.task_type, free)
-    return Work(whole, replace(request, group=group), language, fixed, cautious and language == "plan")
+    return Work(whole, replace(request, group=group), language, fixed, cautious and language == "plan", without)
 
 
 def halves(work: Work) -> tuple[Work, Work] | None:

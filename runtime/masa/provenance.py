@@ -107,6 +107,8 @@ class RewriteResult:
     `seconds` is the wall time of the whole call, `tokens` the tokens written in it (none for cached groups). `trained`
     tells whether the rewriter was trained to write this language; `synthetic`, whether its targets followed from stated
     rules and not from results in an environment. `form` is what ran instead of the artifact as shipped (`masa.forms`).
+    `read` is how many skills the rewriter read where it chose by kinds
+    of skills (`masa.kinds`), None where it read all.
     """
 
     bank: SkillBank
@@ -121,6 +123,7 @@ class RewriteResult:
     tokens: int
     synthetic: bool = False
     form: str | None = None
+    read: int | None = None
 
     @property
     def cancelled(self) -> bool:

@@ -25,6 +25,7 @@ from masa import __version__, asynchronous
 from masa.artifact import Artifact, load_artifact
 from masa.cache import RewriteCache, cache_key
 from masa.decoding import Sampling
+from masa.edits import EDITS
 from masa.engine import Engine, check_lent, check_options
 from masa.errors import BackendError, MasaError, UnknownNameError
 from masa.estimate import Estimate, GroupEstimate, measure, seconds
@@ -56,6 +57,7 @@ class Options(TypedDict, total=False):
         facts: interface facts of the environment, where known.
         only: keys of the groups to rewrite (`general_skills` or task types); default all.
         pinned: ids of skills that must not be touched.
+        without: names of edits that a plan must not use, such as `shorten`; `warn` stands for every warning.
         sampling: how tokens are chosen; greedy by default.
         on_progress: called from the rewriting thread after every prompt and step.
         cancel: polled between steps; once true, unfinished groups stay as they are.
@@ -66,6 +68,7 @@ class Options(TypedDict, total=False):
     facts: Facts | None
     only: Collection[str] | None
     pinned: Collection[str]
+    without: Collection[str]
     sampling: Sampling | None
     on_progress: Callable[[Progress], None] | None
     cancel: Callable[[], bool]
@@ -86,6 +89,10 @@ def check_request(bank: SkillBank, options: Mapping[str, Any]) -> None:
         if not fits(value):
             shown = f"the text {value!r}" if isinstance(value, str) else f"a {type(value).__name__}"
             raise MasaError(f"{name} must be {what}, not {shown}")
+    for name in options.get("without", ()):
+        if name not in EDITS or name == "keep":
+            hint = did_you_mean(name, EDITS) or f"; there are: {', '.join(edit for edit in EDITS if edit != 'keep')}"
+            raise UnknownNameError(f"without: no edit {name!r}{hint}")
     if not isinstance(bank, SkillBank):
         raise MasaError(f"the bank must be a SkillBank, not a {type(bank).__name__}; load_bank reads one from a path")
     for key in options.get("only") or ():
@@ -113,6 +120,7 @@ _TYPES: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "facts": ("Facts (load_facts reads them) or None", _is_facts),
     "only": ("a list of group names, such as ['clean'], or None", lambda value: value is None or _texts(value)),
     "pinned": ("a list of skill ids, such as ['gen_001']", _texts),
+    "without": ("a list of edits, such as ['shorten']", _texts),
     "sampling": ("a Sampling or None", lambda value: value is None or isinstance(value, Sampling)),
     "on_progress": ("a function or None", lambda value: value is None or callable(value)),
     "cancel": ("a function", callable),
@@ -228,6 +236,16 @@ class Rewriter:
             cautious=cautious,
         )
 
+    @property
+    def synthetic(self) -> bool:
+        """Whether it learned what to choose from stated rules, and not from results in an environment."""
+        return self.trained and bool(self.artifact.training_data and self.artifact.training_data.synthetic)
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """The control tokens of its prompts, which no rewrite may contain."""
+        return self.artifact.chat_template.controls
+
     def rewrite(self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]) -> RewriteResult:
         """Rewrite a bank for the backbone that the card describes; see `Options`.
 
@@ -246,7 +264,7 @@ class Rewriter:
 
         The rewriter is busy from the first group on, until the generator is exhausted or closed.
         """
-        return self._stream(self._works(bank, card, options), options)
+        return self._stream(self.works(bank, card, options), options)
 
     def _stream(self, works: list[Work], options: Options) -> Generator[GroupResult, None, None]:
         sampling = options.get("sampling") or Sampling()
@@ -293,13 +311,13 @@ class Rewriter:
 
     def lazy(self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]) -> LazyBank:
         """A view of the bank that rewrites a group when it is first asked for; takes `rewrite`'s options."""
-        self._works(bank, card, options)  # a mistake is told here, not when a group is first needed
+        self.works(bank, card, options)  # a mistake is told here, not when a group is first needed
         return LazyBank(self, bank, card, options)
 
     def estimate(self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]) -> Estimate:
         """Tokens and time that a rewrite would take, cache aside. Measures the machine for about a second."""
         sampling = options.get("sampling") or Sampling()
-        works = self._works(bank, card, options)
+        works = self.works(bank, card, options)
         with self._exclusive():
             shared: list[int] = []
             groups = []
@@ -315,6 +333,11 @@ class Rewriter:
             slots = min(sampling.parallel or PARALLEL[self.language], max(1, count))
             speeds = measure(self._engine.backend(), slots)
         return Estimate(len(shared), tuple(groups), *speeds, seconds(len(shared), groups, speeds))
+
+    def pending(self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]) -> list[str]:
+        """The keys of the groups that a rewrite would have to ask the model about: those not in the cache."""
+        sampling = options.get("sampling") or Sampling()
+        return [work.whole.key for work in self.works(bank, card, options) if self._lookup(work, sampling) is None]
 
     def use_adapter(self, path: str | os.PathLike[str] | None, *, scale: float = 1.0) -> None:
         """Swap the LoRA adapter without loading the base again; None for the bare base model.
@@ -371,8 +394,8 @@ class Rewriter:
             finally:
                 self._owner = None
 
-    def _works(self, bank: SkillBank, card: ModelCard, options: Options) -> list[Work]:
-        """The groups to rewrite, empty ones left out.
+    def works(self, bank: SkillBank, card: ModelCard, options: Options) -> list[Work]:
+        """The groups to rewrite as pieces of work, empty ones left out.
 
         Raises:
             MasaError: see `check_request`.
@@ -383,6 +406,9 @@ class Rewriter:
         only = options.get("only")
         groups = [bank.group(key) for key in dict.fromkeys(only)] if only is not None else list(bank.groups())
         pinned = frozenset(options.get("pinned", ()))
+        without = frozenset(options.get("without", ()))
+        if without and self.language == "text":
+            raise MasaError("without goes with plans; a rewriter that writes text has no edits to switch off")
         request = Request(
             Group(None, ()),
             card.fields(),
@@ -391,7 +417,7 @@ class Rewriter:
             options.get("facts"),
         )
         return [
-            prepare(replace(request, group=group), pinned, self.language, cautious=self.cautious)
+            prepare(replace(request, group=group), pinned, self.language, cautious=self.cautious, without=without)
             for group in groups
             if len(group)
         ]
@@ -434,7 +460,7 @@ class Rewriter:
             artifact_fingerprint=self.artifact.fingerprint,
             form=self.form.quantization if self.form else None,
             trained=self.trained,
-            synthetic=self.trained and bool(self.artifact.training_data and self.artifact.training_data.synthetic),
+            synthetic=self.synthetic,
             language=self.language,
             card=card.name,
             card_fingerprint=card.fingerprint,

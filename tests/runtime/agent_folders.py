@@ -59,6 +59,7 @@ def section(topic: int, number: int, sentences: int) -> str:
         )
         for place in range(sentences)
     ]
+    told.insert(0, f"Part {number + 1} is about {_HEADINGS[(number * 5 + 3) % len(_HEADINGS)].lower()} for {many}.")
     text = f"{level} {heading} {number + 1}\n\n" + " ".join(told[:4]) + "\n"
     if number % 3 == 1:
         text += "\n" + "".join(f"- {sentence}\n" for sentence in told[4:] or told[:2])

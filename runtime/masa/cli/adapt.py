@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from masa.cli import adapt_report as report
-from masa.cli.loading import backbone_options, resolve_card, rewriter_option
+from masa.cli.loading import backbone_options, resolve_card, rewriter_option, without_option
 from masa.cli.output import clean, count, write_json
-from masa.cli.progress import RewriteProgress, interrupts
+from masa.cli.progress import RewriteProgress, interrupts, tell_time
+from masa.cli.report import card_text
 from masa.errors import MasaError
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from masa.cards import ModelCard
     from masa.places import Found
     from masa.provenance import RewriteResult
+    from masa.skills import SkillBank
 
 _ACTIONS = ("apply", "undo", "status", "adopt", "diff")
 
@@ -45,6 +48,20 @@ _ACTIONS = ("apply", "undo", "status", "adopt", "diff")
 @click.option("--diff", is_flag=True, help="Show what differs from the originals.")
 @click.option("--for", "for_model", metavar="MODEL", help="Switch to what is kept for this model.")
 @click.option("--adopt", is_flag=True, help="Take skills that you edited as they are for new originals.")
+@click.option(
+    "--budget",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Most tokens of all descriptions and one body; sections above it move to references/.",
+)
+@click.option(
+    "--descriptions",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Most tokens of each description. What for and when stay.",
+)
+@without_option
+@click.option("--every", is_flag=True, help="Let the rewriter read every section, not some of each kind.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads. [default: all cores]")
 @click.option("--no-cache", is_flag=True, help="Neither read nor keep finished rewrites.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
@@ -136,12 +153,14 @@ def _adapt(where: Sequence[str], key: dict[str, Any], options: dict[str, Any], *
         click.echo("Cancelled: nothing was written; the same command goes on from here.", err=True)
         click.get_current_context().exit(130)
     counter = backbone_counter(key["backbone"], model=key["model"])
-    made = adapt(chosen, result, counter)
+    made = adapt(chosen, result, counter, budget=options["budget"], description=options["descriptions"])
     outcomes: list[Outcome] = []
+    names = ("budget", "descriptions", "without")
+    settings = {name: options[name] for name in names if options[name]}
     if options["apply"]:
         if not quiet and not as_json:
             click.echo(report.plan_text(made, found, card, counter, result))
-        outcomes = _apply(made, result, card, key["backbone"])
+        outcomes = _apply(made, result, card, key["backbone"], settings)
     if as_json:
         write_json(report.plan_json(made, found.problems, card, counter, result, outcomes))
     elif not quiet and not options["apply"]:
@@ -156,20 +175,35 @@ def _adapt(where: Sequence[str], key: dict[str, Any], options: dict[str, Any], *
             click.get_current_context().exit(1)
 
 
-def _rewrite(bank: Any, card: ModelCard, options: dict[str, Any], *, quiet: bool) -> RewriteResult:
+def _rewrite(bank: SkillBank, card: ModelCard, options: dict[str, Any], *, quiet: bool) -> RewriteResult:
+    from masa.kinds import rewrite_by_kind
+    from masa.operations import kept_result, nothing_to_do
     from masa.rewriter import Rewriter
 
     rewriter = Rewriter.load(options["rewriter"], threads=options["threads"], cache=not options["no_cache"])
+    if not quiet:
+        click.echo(card_text(card, options["without"]), err=True)
+    if nothing_to_do(card, rewriter.artifact):
+        return kept_result(bank, card, rewriter.artifact, rewriter.language)
     progress = RewriteProgress(quiet=quiet)
-    progress.message(f"Adapting {count(len(list(bank.groups())) - 1, 'skill')} for {card.name} …")
+    progress.message(f"Adapting {count(len(bank.task_specific), 'skill')} for {card.name} …")
+    rewrite = rewriter.rewrite if options["every"] else functools.partial(rewrite_by_kind, rewriter)
     try:
         with rewriter, interrupts() as cancel:
-            return rewriter.rewrite(bank, card, on_progress=progress, cancel=cancel)
+            if options["every"] and not quiet:
+                tell_time(rewriter, bank, card, {"without": options["without"]})
+            return rewrite(bank, card, on_progress=progress, cancel=cancel, without=options["without"])
     finally:
         progress.close()
 
 
-def _apply(made: Sequence[Adaptation], result: RewriteResult | None, card: ModelCard, backbone: str) -> list[Outcome]:
+def _apply(
+    made: Sequence[Adaptation],
+    result: RewriteResult | None,
+    card: ModelCard,
+    backbone: str,
+    settings: dict[str, Any],
+) -> list[Outcome]:
     from masa.adapt import change_of
     from masa.adapted import Outcome, Version
 
@@ -178,6 +212,7 @@ def _apply(made: Sequence[Adaptation], result: RewriteResult | None, card: Model
         backbone=backbone,
         card=card.fields(),
         card_fingerprint=card.fingerprint,
+        settings=settings,
         rewriter={} if result is None else {"name": result.artifact, "fingerprint": result.artifact_fingerprint},
     )
     _tell_uncommitted([one.source for one in made if not one.left])

@@ -12,6 +12,7 @@ import click
 from masa.cli.loading import problems_json
 from masa.cli.output import clean, count, duration, table, wrap, write_json
 from masa.errors import MasaError
+from masa.skill_cost import BODY_ADVICE
 
 if TYPE_CHECKING:
     from masa.adapt import Adaptation
@@ -46,6 +47,12 @@ def plan_text(
     for problem in (*found.problems, *(problem for one in made for problem in one.problems)):
         lines.append(wrap(f"{problem.severity}: {_short(problem)}", "", "  "))
     for one in made:
+        largest = sorted(one.after.sections, key=lambda section: -section[1])
+        shown = one.after.sections if len(made) == 1 else largest[:3] if one.after.body > BODY_ADVICE else ()
+        if shown:
+            said = ", ".join(f"{title} {tokens:,}" for title, tokens in shown)
+            lines.append(wrap(f"sections of {one.source.key}: {said}", "", "  "))
+    for one in made:
         if one.left:
             lines.append(wrap(f"left: {one.source.key}: {one.left}", "", "  "))
     return "\n".join([*lines, "", *_totals(made, card, counter, result)])
@@ -75,7 +82,10 @@ def _changes(one: Adaptation) -> str:
     if one.result is not None and one.result.status == "fell back":
         return "fell back"
     edits = [name if number == 1 else f"{name} ×{number}" for name, number in one.edits.items()]
-    edits += [f"+{name}" for name in one.added]
+    if one.added:
+        edits.append(f"{count(len(one.added), 'section')} to references/")
+    if one.after.always != one.before.always:
+        edits.append("description")
     return ", ".join(edits) or "–"
 
 
@@ -94,8 +104,10 @@ def _totals(
     how = "Counted by" if counter.exact else "Estimated:"
     yield wrap(f"{how} {counter.source}.", "", "  ")
     if result is not None:
-        seconds = f" in {duration(result.seconds)}"
-        yield wrap(f"For {card.name}{seconds} by {result.artifact}.", "", "  ")
+        sections = sum(len(one.source.document.sections) for one in made)
+        read = "" if result.read is None else f", which read {result.read} of {sections} sections"
+        how = f"in {duration(result.seconds)} by {result.artifact}{read}"
+        yield wrap(f"For {card.name} {how}.", "", "  ")
 
 
 def plan_json(
@@ -111,7 +123,9 @@ def plan_json(
     return {
         "card": {"name": card.name, "fingerprint": card.fingerprint, "context_window": card.context_window},
         "tokens": {"exact": counter.exact, "source": counter.source},
-        "rewriter": None if result is None else {"name": result.artifact, "fingerprint": result.artifact_fingerprint},
+        "rewriter": None
+        if result is None
+        else {"name": result.artifact, "fingerprint": result.artifact_fingerprint, "read": result.read},
         "skills": [
             {
                 "skill": one.source.key,

@@ -138,6 +138,19 @@ def rewriter_option(function: Function) -> Function:
     )(function)
 
 
+def without_option(function: Function) -> Function:
+    """`--without`."""
+    from masa.operations import SWITCHES
+
+    return click.option(
+        "--without",
+        multiple=True,
+        type=click.Choice(SWITCHES),
+        metavar="EDIT",
+        help=f"Switch an edit off. Repeatable: {', '.join(SWITCHES)}.",
+    )(function)
+
+
 def complete_backbone(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     from masa.cards import shipped_cards
 

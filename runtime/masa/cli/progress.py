@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,10 @@ import click
 from masa.cli.output import clean, duration, size, width
 
 if TYPE_CHECKING:
+    from masa.cards import ModelCard
     from masa.progress import Progress
+    from masa.rewriter import Rewriter
+    from masa.skills import SkillBank
 
 _EVERY = 0.1
 _EVERY_LINE = 30.0
@@ -74,6 +77,20 @@ class RewriteProgress:
 
     def close(self) -> None:
         interrupt_line()
+
+
+_LONG = 12_000
+"""Characters to read from which the time that a rewrite takes is told before it begins: some ten seconds."""
+
+
+def tell_time(rewriter: Rewriter, bank: SkillBank, card: ModelCard, request: Mapping[str, Any]) -> None:
+    """Say how long a rewrite will take at most, unless it will not take long or its results are in the cache."""
+    waiting = rewriter.pending(bank, card, **request)
+    if sum(len(skill.text) for key in waiting for skill in bank.group(key).skills) < _LONG:
+        return
+    estimate = rewriter.estimate(bank, card, **{**request, "only": waiting})
+    interrupt_line()
+    click.echo(f"At most about {duration(estimate.seconds)}; Ctrl-C keeps what is finished.", err=True)
 
 
 def line(progress: Progress) -> str:

@@ -13,6 +13,7 @@ import click
 from masa.cli.output import clean, count, duration, table, wrap
 
 if TYPE_CHECKING:
+    from masa.cards import ModelCard
     from masa.estimate import Estimate
     from masa.html_report import Change, Section
     from masa.provenance import GroupResult, RewriteResult, SkillFate
@@ -61,6 +62,21 @@ def summary_text(result: RewriteResult) -> str:
     if note:
         lines.append(click.style("Note: ", fg="yellow") + f"{clean(result.artifact)} {note}")
     return "\n".join(lines)
+
+
+def card_text(card: ModelCard, without: Sequence[str] = ()) -> str:
+    """What the card says of its backbone and which edits that calls for; where it says nothing, what would."""
+    from masa.operations import calls_of
+
+    calls = calls_of(card)
+    if not calls.weaknesses:
+        advice = "`masa profile MODEL --probe` measures them, docs/write-a-card.md says how to write them"
+        return wrap(f"{card.name}: its card names no weaknesses, so nothing calls for an edit; {advice}.", "", "  ")
+    lines = [f"{card.name}, as its card says:"]
+    for words, edit in calls.weaknesses:
+        off = edit.split()[0] in without if edit else False
+        lines.append(f"  {words} → {f'{edit}, switched off' if off else edit or 'the rewriter decides'}")
+    return "\n".join(wrap(line, "", "    ") for line in lines)
 
 
 def html_text(result: RewriteResult, bank: str) -> str:

@@ -21,9 +21,10 @@ from masa.cli.loading import (
     rewriter_option,
     strict_option,
     tell_problems,
+    without_option,
 )
 from masa.cli.output import clean, write_json
-from masa.cli.progress import RewriteProgress, interrupts
+from masa.cli.progress import RewriteProgress, interrupts, tell_time
 from masa.cli.rewrite_checks import STDOUT, check_output, check_page
 from masa.errors import MasaError
 from masa.files import write_atomic
@@ -74,6 +75,7 @@ class _Written:
     type=click.Choice(["safe", "all"]),
     help="Plan language: what may be chosen. safe keeps every statement. [default: all, safe if untrained]",
 )
+@without_option
 @click.option(
     "--only",
     multiple=True,
@@ -163,6 +165,7 @@ def command(
         "facts": load_facts(facts) if facts is not None else None,
         "only": only or None,
         "pinned": pin,
+        "without": options["without"],
         "sampling": Sampling(
             temperature=options["temperature"],
             seed=options["seed"],
@@ -237,9 +240,17 @@ def _running(rewriter: Rewriter) -> str:
 def _rewrite(
     rewriter: Rewriter, original: BankFile, card: ModelCard, request: dict[str, Any], *, quiet: bool
 ) -> RewriteResult:
+    from masa.operations import kept_result, nothing_to_do
+
     progress = RewriteProgress(quiet=quiet)
+    if not quiet:
+        click.echo(report.card_text(card, request["without"]), err=True)
+    if nothing_to_do(card, rewriter.artifact) and rewriter.language == "plan" and request["only"] is None:
+        return kept_result(original.bank, card, rewriter.artifact, rewriter.language)
     progress.message(f"Rewriting for {card.name} with {rewriter.artifact.name} ({_running(rewriter)}) …")
     try:
+        if not quiet:
+            tell_time(rewriter, original.bank, card, request)
         with interrupts() as cancel:
             return rewriter.rewrite(original.bank, card, on_progress=progress, cancel=cancel, **request)
     finally:

@@ -1,0 +1,110 @@
+"""What a card calls for, edits that are switched off, and large banks of which a few skills of each kind are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.runtime.artifact_samples import write_artifact
+from tests.support import ScriptedBackend
+
+from masa.artifact import Artifact, load_artifact
+from masa.cards import ModelCard
+from masa.errors import MasaError, UnknownNameError
+from masa.kinds import ENOUGH, rewrite_by_kind
+from masa.manifest import TrainingData
+from masa.operations import CALLS, SWITCHES, calls_of, kept_result, nothing_to_do
+from masa.rewriter import Rewriter
+from masa.skills import Skill, SkillBank
+
+CARD = ModelCard(family="Sample", variant="1B", weaknesses="skips steps")
+STEPS = "Open the drawer number {n}. Take the mug. Wash it in the sink. Put it on the shelf."
+ONE = "Look at mug {n} closely."
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Artifact:
+    """A rewriter that says it was trained on stated rules."""
+    write_artifact(tmp_path / "rewriter")
+    found = load_artifact(tmp_path / "rewriter")
+    return replace(found, trained=True, training_data=TrainingData(synthetic=True))
+
+
+def writes_steps(prompt: str) -> str:
+    numbers = re.findall(r"^## \[(\d+)\] (\w+)", prompt, re.M)
+    return "\n".join(f"{number} {'steps' if kind == 'Long' else 'keep'}" for number, kind in numbers)
+
+
+@pytest.fixture
+def rewriter(artifact: Artifact) -> Iterator[Rewriter]:
+    backend = ScriptedBackend(writes_steps)
+    with Rewriter(artifact, lambda: backend) as rewriter:
+        yield rewriter
+
+
+def bank(groups: int = 6, skills: int = 10) -> SkillBank:
+    def made(group: int, number: int) -> Skill:
+        text, kind = (STEPS, "Long") if number % 2 else (ONE, "Short")
+        return Skill(f"g{group}#{number}", f"{kind} {group} {number}", text.format(n=100 * group + number))
+
+    return SkillBank((), {f"g{g}": tuple(made(g, n) for n in range(skills)) for g in range(groups)})
+
+
+def test_the_words_of_a_card_are_told_with_the_edits_they_ask_for() -> None:
+    card = replace(CARD, weaknesses="Skips steps; repeats the same action over and over; poor at mathematics")
+    assert calls_of(card).weaknesses == (
+        ("Skips steps", "steps"),
+        ("repeats the same action over and over", "warn loop"),
+        ("poor at mathematics", ""),
+    )
+    assert calls_of(replace(CARD, weaknesses=None)).weaknesses == ()
+    page = (Path(__file__).parents[2] / "docs" / "write-a-card.md").read_text("utf-8")
+    assert all(words in page for words in CALLS)
+    assert {edit.split()[0] for edit in CALLS.values()} <= set(SWITCHES)
+
+
+def test_nothing_is_to_do_for_a_card_without_weaknesses_by_a_rewriter_of_rules(artifact: Artifact) -> None:
+    bare = replace(CARD, weaknesses=None)
+    assert nothing_to_do(bare, artifact)
+    assert not nothing_to_do(CARD, artifact)
+    assert not nothing_to_do(replace(bare, base_or_instruct="base"), artifact)
+    assert not nothing_to_do(bare, replace(artifact, training_data=TrainingData()))
+    result = kept_result(bank(), bare, artifact, "plan")
+    assert {group.status for group in result.groups} == {"kept"} and result.bank == bank() and result.read == 0
+
+
+def test_edits_are_switched_off_one_by_one(rewriter: Rewriter) -> None:
+    small = bank(1, 4)
+    assert rewriter.rewrite(small, CARD).groups[0].status == "rewritten"
+    off = rewriter.rewrite(small, CARD, without=["steps"])
+    assert not any("steps" in fate.edits for fate in off.groups[0].fates)
+    (work,) = rewriter.works(small, CARD, {"without": ["warn", "limit"]})
+    assert work.warnings == 0 and not any("limit" in allowed for allowed in work.allowed)
+    with pytest.raises(UnknownNameError, match=r"no edit 'shortn'.*shorten"):
+        rewriter.rewrite(small, CARD, without=["shortn"])
+    with pytest.raises(MasaError, match="list of edits"):
+        rewriter.rewrite(small, CARD, without="steps")
+
+
+def test_a_large_bank_is_chosen_for_by_kind_as_if_it_were_read_whole(rewriter: Rewriter) -> None:
+    large = bank()
+    assert len(large) > ENOUGH
+    whole, some = rewriter.rewrite(large, CARD), rewrite_by_kind(rewriter, large, CARD)
+    assert some.bank == whole.bank and whole.read is None
+    assert some.read is not None and some.read <= 9
+    assert [group.status for group in some.groups] == ["rewritten"] * 6
+    assert rewrite_by_kind(rewriter, bank(1, 4), CARD).read is None
+
+
+def test_a_rewriter_of_results_reads_every_skill(artifact: Artifact) -> None:
+    learned = replace(artifact, training_data=TrainingData(synthetic=False))
+    with Rewriter(learned, lambda: ScriptedBackend(writes_steps)) as rewriter:
+        assert rewrite_by_kind(rewriter, bank(), CARD).read is None
+
+
+def test_a_large_bank_can_be_cancelled(rewriter: Rewriter) -> None:
+    result = rewrite_by_kind(rewriter, bank(), CARD, cancel=lambda: True)
+    assert result.cancelled and result.bank == bank()
