@@ -30,12 +30,14 @@ _READ = 3  # skills of a kind: one group, as the rewriter was trained on
 _WARNING = re.compile(r"^\+ warn (\S+)$", re.MULTILINE)
 
 
-def rewrite_by_kind(rewriter: Rewriter, bank: SkillBank, card: ModelCard, **options: Any) -> RewriteResult:
+def rewrite_by_kind(
+    rewriter: Rewriter, bank: SkillBank, card: ModelCard, *, enough: int = ENOUGH, **options: Any
+) -> RewriteResult:
     """As `Rewriter.rewrite`; takes its options.
 
-    Falls back to it for a small bank, and for a rewriter whose choices depend on what a skill says.
+    Falls back to it for a bank of `enough` skills or fewer, and for a rewriter that learned from results.
     """
-    if len(bank) <= ENOUGH or rewriter.language != "plan" or not rewriter.synthetic:
+    if len(bank) <= enough or rewriter.language != "plan" or not rewriter.synthetic:
         return rewriter.rewrite(bank, card, **options)
     started = time.perf_counter()
     works = rewriter.works(bank, card, options)
