@@ -1,8 +1,8 @@
 """Rewriting a large bank by its kinds of skills: the rewriter reads a few of each kind, and its choice holds for all.
 
-Two skills are of one kind if they admit the same edits. A rewriter that learned from stated rules chooses by the card
-and by what a skill admits, hardly by its words (`benchmarks/kinds.py` measures how often both ways choose the same), so
-three hundred sections need not be read for it to choose. One that learned from results is asked about every skill.
+Two skills are of one kind if they admit the same edits. A rewriter that learned from stated rules looks more at the
+card and at what a skill admits than at its words, so three hundred sections need not be read for it to choose.
+`benchmarks/kinds.py` measures how often both ways choose the same. One that learned from results reads every skill.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from masa.edits import EDITS
 from masa.group_rewrite import Work, accept, refuse
@@ -22,7 +22,7 @@ from masa.skills import Skill, SkillBank
 
 if TYPE_CHECKING:
     from masa.cards import ModelCard
-    from masa.rewriter import Rewriter
+    from masa.rewriter import Options, Rewriter
 
 ENOUGH = 40
 """A bank of so many skills, or fewer, is read whole."""
@@ -40,7 +40,7 @@ def rewrite_by_kind(
     if len(bank) <= enough or rewriter.language != "plan" or not rewriter.synthetic:
         return rewriter.rewrite(bank, card, **options)
     started = time.perf_counter()
-    works = rewriter.works(bank, card, options)
+    works = rewriter.works(bank, card, cast("Options", options))
     kinds: dict[tuple[str, ...], list[Skill]] = {}
     for work in works:
         for skill, allowed in zip(work.request.group.skills, work.allowed, strict=True):
