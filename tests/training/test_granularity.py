@@ -97,6 +97,27 @@ def test_opposite_preferences_are_shown_and_equal_ones_are_not() -> None:
     assert "No two backbones differ in what is best for them" in to_markdown(same)
 
 
+def test_every_two_wordings_are_compared_and_so_are_the_backbones() -> None:
+    pairs = study(trial(), episodes(trial(), opposite), complete=True, resamples=200)["pairs"]
+    (found,) = pairs["pairs"]
+    assert found["wordings"] == ["short", "long"] and pairs["level"] == pytest.approx(0.95)
+    estimates = {name: one["estimate"] for name, one in found["differences"].items()}
+    assert estimates == pytest.approx({"a": -0.5, "b": 0.75})
+    assert found["apart"]["a − b"]["estimate"] == pytest.approx(-1.25) and found["apart"]["a − b"]["verdict"] is False
+
+
+def test_a_study_by_reward_compares_rewards() -> None:
+    graded = trial(score="reward")
+    half = {
+        backbone: [replace(e, reward=1.0 if e.success else 0.5) for e in some]
+        for backbone, some in episodes(graded, opposite).items()
+    }
+    told = study(graded, half, complete=True, resamples=200)
+    assert told["backbones"][0]["over_none"]["short"]["estimate"] == pytest.approx(0.25)
+    text = to_markdown(told)
+    assert "Mean reward" in text and "87.5%" in text
+
+
 def test_a_bank_that_hurts_is_told_even_when_it_is_the_best() -> None:
     def wins(backbone: str, arm: str, number: int) -> bool:
         return arm == "none" or number < (10 if arm == "short" else 5)
