@@ -27,7 +27,7 @@ from masa.languages import (
 )
 from masa.prompt import INSTRUCTIONS, Request
 from masa.provenance import Draft, GroupResult, GroupStatus, SkillFate, fates_of, unchanged_fates
-from masa.skills import Group, Skill
+from masa.skills import COUNTED, Group, Skill
 
 TEXT_GROWTH = 2.5
 """A rewritten text may take this many times the tokens of its prompt; published ones reach 4.6, most stay below 2.5."""
@@ -53,9 +53,14 @@ class Work:
     """Plan language: edits that are switched off."""
 
     @property
+    def counted(self) -> bool:
+        """Whether every skill stays one skill at its place, as the description of a tool does (`COUNTED`)."""
+        return any(skill.extra.get(COUNTED) for skill in self.whole.skills)
+
+    @property
     def warnings(self) -> int:
         """Plan language: how many warnings may be added."""
-        return 0 if self.cautious or "warn" in self.without else MAX_WARNINGS
+        return 0 if self.cautious or self.counted or "warn" in self.without else MAX_WARNINGS
 
     @functools.cached_property
     def allowed(self) -> tuple[tuple[str, ...], ...]:
@@ -67,8 +72,8 @@ class Work:
         for place, skill in enumerate(self.request.group.skills):
             names = available_edits(skill, self.request.facts)
             # The first skill is at the front already and has none above it.
-            useless = ("first", "merge-up") if place == 0 else ()
-            useless = (*useless, *self.without)
+            useless: tuple[str, ...] = ("first", "merge-up") if place == 0 or self.counted else ()
+            useless = (*useless, *self.without, *(("drop",) if self.counted else ()))
             chosen = (n for n in names if n not in useless and (not self.cautious or n in CAUTIOUS_EDITS))
             allowed.append(tuple(chosen))
         return tuple(allowed)
@@ -103,6 +108,7 @@ class Work:
             "environment": self.request.environment,
             "facts": repr(facts) if facts else None,
             **({"without": sorted(self.without)} if self.without else {}),
+            **({COUNTED: True} if self.counted else {}),
         }
 
 

@@ -15,6 +15,8 @@ from masa.errors import UnknownNameError
 
 GENERAL = "general_skills"
 """Key of the general group; every other group's key is its task type."""
+COUNTED = "counted"
+"""Key of `Skill.extra`, true where no rewrite may drop, merge, move or add skills in the skill's group."""
 
 
 @dataclass(frozen=True, slots=True)

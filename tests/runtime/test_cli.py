@@ -188,6 +188,23 @@ def test_json_is_one_object_and_nothing_else(rewrite: Cli, here: Path) -> None:
     assert [entry["skill_id"] for entry in fates] == ["g1", "g2", "c1", "c2", "h1"]
 
 
+def test_json_follows_the_published_schema(rewrite: Cli, here: Path) -> None:
+    import jsonschema
+
+    import masa
+
+    schema = json.loads((Path(masa.__file__).parent / "schemas" / "rewrite.v1.json").read_text("utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    for words in (["--json"], ["--json", "--only", "clean", "-o", "out.json"], ["--json", "--pin", "g1", "--no-cache"]):
+        told = json.loads(rewrite(*words).stdout)
+        jsonschema.validate(told, schema, jsonschema.Draft202012Validator)
+        for name, properties in (
+            (told, schema["properties"]),
+            (told["groups"][0], schema["$defs"]["group"]["properties"]),
+        ):
+            assert name.keys() == properties.keys(), "what is printed and what is described are the same"
+
+
 def test_only_rewrites_the_named_groups_and_pin_leaves_a_skill_alone(rewrite: Cli) -> None:
     content = json.loads(rewrite("--only", "general_skills", "--pin", "g1", "--json", "-o", "out.json").stdout)
     (group,) = content["groups"]

@@ -79,6 +79,7 @@ def recognise(path: Path) -> Kind:
         MasaError: if it is nothing that masa knows, or nothing is there.
     """
     from masa.formats.gguf_header import is_gguf
+    from masa.formats.prompt_template import SUFFIXES
     from masa.formats.skill_md_tree import is_skill_file
     from masa.manifest import MANIFEST_NAME
 
@@ -95,6 +96,8 @@ def recognise(path: Path) -> Kind:
     if path.suffix.lower() == ".gguf" or is_gguf(path):
         return "gguf"
     suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        return "bank"
     if suffix in (".yaml", ".yml"):
         return "facts" if _keys(path) & {"environment", "actions", "rules", "examples"} else "card"
     if suffix == ".json":

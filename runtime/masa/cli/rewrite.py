@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from masa.skills import SkillBank
 
 CANCELLED = 130
+SCHEMA = 1
+"""Version of what `--json` prints; `masa/schemas/rewrite.v1.json` describes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class _Written:
     "  masa rewrite examples/banks/household.json --backbone examples/card.yaml --only clean\n"
     "  masa rewrite bank.json --backbone http://localhost:11434#qwen3:4b -o adapted.json\n"
     "  masa rewrite skills/pdf --backbone model.gguf --facts facts.yaml\n"
+    "  masa rewrite tools.json --backbone model.gguf -o adapted-tools.json\n"
     "  masa rewrite bank.json --backbone model.gguf --dry-run\n"
     "  masa rewrite bank.json --backbone model.gguf --json | jq .skills",
 )
@@ -147,7 +150,8 @@ def command(
 ) -> None:
     """Rewrite BANK for the model that will read it.
 
-    BANK is a skill bank JSON file, a SKILL.md, or a folder with skills at any depth. It is never changed: the
+    BANK is a skill bank JSON file, a SKILL.md, a folder with skills at any depth, a list of tools (OpenAI, MCP), of
+    which the descriptions are rewritten, or a prompt template (.md, .txt). It is never changed: the
     result is stored as a variant beside it (`masa adapt BANK --status` lists them), or written to OUT. A broken
     SKILL.md is named and stays as it is. What the guard refuses keeps its original text, and the report says why.
     """
@@ -260,12 +264,11 @@ def _rewrite(
 def _write(
     original: BankFile, result: RewriteResult, card: ModelCard, rewriter: Rewriter, output: str | None
 ) -> _Written:
-    from masa.formats import save_bank
-    from masa.formats.bank_json import dump_bank
+    from masa.formats import dump, save_bank
 
     if output == STDOUT:
         sys.stdout.flush()
-        sys.stdout.buffer.write(dump_bank(result.bank))
+        sys.stdout.buffer.write(dump(result.bank))
         sys.stdout.buffer.flush()
         return _Written(None, False)
     if output is not None:
@@ -315,6 +318,7 @@ def _with_earlier(original: BankFile, result: RewriteResult) -> tuple[SkillBank,
 def _json(original: BankFile, result: RewriteResult, written: _Written | None) -> dict[str, Any]:
     path = written.path if written else None
     return {
+        "schema": SCHEMA,
         "bank": str(original.path),
         "output": str(path) if path else None,
         "variant": str(path.parent) if path and written and written.variant else None,
