@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from masa_training.studies.config import Study, StudyCell, load_study
+from masa_training.studies.distillation_config import Study, StudyCell, load_study
 
 CHECKSUMS = {"dataset_sha256": "d" * 64, "base_sha256": "b" * 64, "prompt_version": 1}
 STUDY = """

@@ -14,8 +14,8 @@ from masa.cli.application import root
 from masa.errors import MasaError
 from masa_training.distill.config import DistillConfig
 from masa_training.errors import TrainingError
-from masa_training.studies.cells import cell_path, differences, fingerprint, read_cell, write_cell
-from masa_training.studies.config import Study, StudyCell, base_path, load_study, shipped_studies
+from masa_training.studies.distillation_cells import cell_path, differences, fingerprint, read_cell, write_cell
+from masa_training.studies.distillation_config import Study, StudyCell, base_path, load_study, shipped_studies
 from masa_training.studies.running import Budget, Outcome, run_study, write_report
 from tests.training.study_results import STUDY, result, study, wanted
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from masa_training.studies.cells import cell_path, write_cell
-from masa_training.studies.config import load_study
-from masa_training.studies.experiment import Places, make_cell, prepare, run_folder
+from masa_training.studies.distillation import Places, make_cell, prepare, run_folder
+from masa_training.studies.distillation_cells import cell_path, write_cell
+from masa_training.studies.distillation_config import load_study
 from masa_training.studies.running import Budget, run_study, write_report
 from tests.tiny_gguf import write_tiny_gguf
 

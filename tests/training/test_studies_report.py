@@ -15,10 +15,19 @@ from masa_training.evaluate.rewriter.results import Results
 from masa_training.evaluate.rewriter.running import run as evaluate
 from masa_training.evaluate.rewriter.running import scope_of
 from masa_training.statistics import Interval
-from masa_training.studies.cells import write_cell
-from masa_training.studies.config import Measure
-from masa_training.studies.experiment import curve, told, training, training_minutes
-from masa_training.studies.report import Pooled, advantage, beats, counted, level, pooled, standing, to_markdown
+from masa_training.studies.distillation import curve, told, training, training_minutes
+from masa_training.studies.distillation_cells import write_cell
+from masa_training.studies.distillation_config import Measure
+from masa_training.studies.distillation_report import (
+    Pooled,
+    advantage,
+    beats,
+    counted,
+    level,
+    pooled,
+    standing,
+    to_markdown,
+)
 from masa_training.studies.running import write_report
 from tests.training.evaluation_samples import PLANS, LikingBackend, card_reader, dataset, samples, subject
 from tests.training.study_results import clusters, result, study

@@ -14,8 +14,8 @@ from masa.cli.output import clean, count, table, write_json
 from masa.cli.progress import interrupt_line, interrupts, show_line
 
 if TYPE_CHECKING:
-    from masa_training.studies.config import Study, StudyCell
-    from masa_training.studies.experiment import Places
+    from masa_training.studies.distillation import Places
+    from masa_training.studies.distillation_config import Study, StudyCell
     from masa_training.studies.running import Outcome
 
 CANCELLED = 130
@@ -92,8 +92,8 @@ def command(
     """
     if dry_run and report_only:
         raise click.UsageError("--dry-run and --report exclude each other.")
-    from masa_training.studies.config import load_study
-    from masa_training.studies.experiment import Places
+    from masa_training.studies.distillation import Places
+    from masa_training.studies.distillation_config import load_study
     from masa_training.studies.running import write_report
 
     study = load_study(config)
@@ -139,7 +139,7 @@ def _run(
     cancelled: Any,
     tell: _Tell,
 ) -> Outcome:
-    from masa_training.studies.experiment import make_cell, prepare
+    from masa_training.studies.distillation import make_cell, prepare
     from masa_training.studies.running import Budget, run_study
 
     budget = Budget(limit_minutes, cancelled=cancelled)
@@ -163,7 +163,7 @@ def _tell_work(
     study: Study, cells: Sequence[StudyCell], output: Path, places: Places, *, as_json: bool, quiet: bool
 ) -> None:
     from masa_training.distill.schedule import plan
-    from masa_training.studies.experiment import prepare, run_folder
+    from masa_training.studies.distillation import prepare, run_folder
     from masa_training.studies.running import state
 
     tell = _Tell(quiet=quiet or as_json)
@@ -196,8 +196,8 @@ def _tell_work(
 
 
 def _standing(study: Study, output: Path) -> dict[str, Any]:
-    from masa_training.studies.cells import read_cells
-    from masa_training.studies.report import standing
+    from masa_training.studies.distillation_cells import read_cells
+    from masa_training.studies.distillation_report import standing
 
     found = standing(study, read_cells(output, study))
     return {

@@ -1,6 +1,6 @@
 """Running a study: which cells are finished, which come next, and when to stop.
 
-Nothing here knows how a cell is made (`masa_training.studies.experiment` does), so tests can run a study in a moment.
+Nothing here knows how a cell is made (`masa_training.studies.distillation` does), so tests can run a study in a moment.
 """
 
 from __future__ import annotations
@@ -13,9 +13,17 @@ from typing import Any
 
 from masa.files import make_folder, write_atomic
 from masa_training.errors import TrainingError
-from masa_training.studies.cells import CellResult, cell_path, differences, outdated, read_cell, read_cells, write_cell
-from masa_training.studies.config import Study, StudyCell
-from masa_training.studies.report import to_markdown
+from masa_training.studies.distillation_cells import (
+    CellResult,
+    cell_path,
+    differences,
+    outdated,
+    read_cell,
+    read_cells,
+    write_cell,
+)
+from masa_training.studies.distillation_config import Study, StudyCell
+from masa_training.studies.distillation_report import to_markdown
 
 REPORT = "REPORT.md"
 Perform = Callable[[StudyCell], "CellResult | None"]

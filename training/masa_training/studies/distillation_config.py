@@ -1,4 +1,4 @@
-"""The configuration of a study: its rows, and its cells in order of importance.
+"""The configuration of a distillation study: its rows, and its cells in order of importance.
 
 A *row* of the table is one experiment: a data set, a training configuration and changed settings. A *cell of the
 study* is a row with one seed; its name is `ROW-seedN`. Cells are run in the order in which they are listed, so that

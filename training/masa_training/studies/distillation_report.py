@@ -1,4 +1,4 @@
-"""The report of a study, computed from the files of its cells alone; marked as partial while cells are missing.
+"""The report of a distillation study, from the files of its cells alone; marked as partial while cells are missing.
 
 Every seed of a row scores the same samples under the same cards. The sums of a cluster are therefore added over seeds
 before clusters are resampled: estimate and interval are those of the mean over these seeds, on other skills and
@@ -15,8 +15,8 @@ from typing import Any
 
 from masa_training.errors import TrainingError
 from masa_training.statistics import Interval, Statistic, cluster_bootstrap, f1, ratio_of_sums
-from masa_training.studies.cells import CellResult, differences, outdated
-from masa_training.studies.config import Row, Study
+from masa_training.studies.distillation_cells import CellResult, differences, outdated
+from masa_training.studies.distillation_config import Row, Study
 from masa_training.tables import NOTHING, table
 
 Pick = Callable[[Mapping[str, Any]], Sequence[float] | None]

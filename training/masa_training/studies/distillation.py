@@ -1,4 +1,4 @@
-"""One cell of a study: data set, training, measuring; all of it in a work folder that need not survive.
+"""One cell of a distillation study: data set, training, measuring; all of it in a work folder that need not survive.
 
 Work folder: `datasets/` (built once each), `bases/` (results of untrained bases, which cells share) and for every cell
 `NAME-FINGERPRINT/` with the run folder of `masa distill` and the rows of the evaluation. While it is there, a killed
@@ -30,8 +30,8 @@ from masa_training.evaluate.rewriter.arms import cluster
 from masa_training.evaluate.rewriter.report import MOST_CARDS, report
 from masa_training.evaluate.rewriter.results import Results
 from masa_training.evaluate.rewriter.running import BASE, TRAINED, Scope, check_fit, open_subject, run, scope_of
-from masa_training.studies.cells import fingerprint
-from masa_training.studies.config import Measure, Study, StudyCell, base_path
+from masa_training.studies.distillation_cells import fingerprint
+from masa_training.studies.distillation_config import Measure, Study, StudyCell, base_path
 
 if TYPE_CHECKING:
     from masa_training.studies.running import Budget

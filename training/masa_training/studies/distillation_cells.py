@@ -1,4 +1,4 @@
-"""The result of a cell of a study: one JSON file, small enough to be committed.
+"""The result of a cell of a distillation study: one JSON file, small enough to be committed.
 
 It holds the configuration with checksums, the table of this cell, sums by cluster so that seeds can be pooled later,
 the loss curve, and on what it ran. It holds no text of the data set.
@@ -15,7 +15,7 @@ from typing import Any
 from masa.files import make_folder, parse_json, read_text, write_atomic
 from masa_training.distill.config import DistillConfig
 from masa_training.errors import TrainingError
-from masa_training.studies.config import Study
+from masa_training.studies.distillation_config import Study
 
 FORMAT = 1
 FOLDER = "cells"
