@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -320,12 +322,28 @@ def test_a_file_of_the_users_where_one_is_to_be_added_is_kept(base: Path) -> Non
     assert mine.read_text() == "mine\n"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_folder_is_told_and_the_others_go_on(base: Path) -> None:
-    folder = base / ".claude/skills/alpha"
-    folder.chmod(0o555)
-    try:
-        outcomes = {o.file.parent.name: o for o in Store(base).apply([change(base, n, more=False) for n in NAMES])}
-    finally:
-        folder.chmod(0o755)
-    assert "not allowed to write" in outcomes["alpha"].message and outcomes["beta"].done
+    fcntl = pytest.importorskip("fcntl")  # loaded here: the child may not read where Python is
+    assert fcntl.flock
+    nobody = 65534
+    with tempfile.TemporaryDirectory() as name:
+        project = Path(name) / "project"
+        shutil.copytree(base, project, symlinks=True)
+        (project / ".claude/skills/alpha").chmod(0o555)
+        if os.geteuid() == 0:  # root may write everywhere, so somebody else has to try
+            Path(name).chmod(0o755)
+            for path in (project, *project.rglob("*")):
+                os.chown(path, nobody, nobody, follow_symlinks=False)
+
+        def work() -> None:
+            if os.geteuid() == 0:
+                os.setgid(nobody)
+                os.setuid(nobody)
+            told = Store(project).apply([change(project, name, more=False) for name in NAMES])
+            outcomes = {outcome.file.parent.name: outcome for outcome in told}
+            assert "not allowed to write" in outcomes["alpha"].message and not outcomes["alpha"].done
+            assert outcomes["beta"].done
+
+        assert in_child(work) == 0
+        assert skill_md(project, "alpha") == original("alpha") and skill_md(project, "beta") == adapted("beta")
+        (project / ".claude/skills/alpha").chmod(0o755)
