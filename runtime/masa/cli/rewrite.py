@@ -186,6 +186,7 @@ def command(
             if as_json:
                 write_json(report.estimate_json(estimate))
             else:
+                click.echo(report.card_text(model_card, options["without"]), err=True)
                 click.echo(report.estimate_text(estimate))
             return
         result = _rewrite(rewriter, original, model_card, request, quiet=quiet)
