@@ -6,7 +6,8 @@
 
 Every side rewrites the same bank for the same card, in the plan language, in a fresh process that has loaded nothing
 else; every round runs each side once, every second round in the opposite order. Artifacts go through `masa.Rewriter` as
-an agent would use it (constraint, parallel groups, guard). llama-cpp-python loads the weights of the first GGUF
+an agent would use it (constraint, parallel groups, guard), as they are and as the form for this CPU that `masa pull`
+made. llama-cpp-python loads the weights of the first GGUF
 artifact and answers one chat completion a group, transformers the merged checkpoint in bf16 and generates one group
 after the other; both greedy, without a constraint, cut at 160 tokens. Ratios are medians against the first artifact:
 above 1, the other side takes longer or more.
@@ -31,6 +32,7 @@ import machine
 from masa import Rewriter, load_bank, resolve_backbone
 from masa.artifact import Artifact, load_artifact
 from masa.errors import MasaError
+from masa.forms.finding import find_form
 from masa.progress import Progress
 from masa.prompt import INSTRUCTIONS, Prompt, Request, render_prompt
 from masa.skills import Group
@@ -93,6 +95,9 @@ def _options() -> argparse.Namespace:
 def _sides(options: argparse.Namespace, folder: Path, say: Callable[[str], None]) -> list[Side]:
     artifacts = [load_artifact(name) for name in options.artifacts]
     sides = [Side(f"masa, {_what(artifact)}", "masa", artifact.path) for artifact in artifacts]
+    for artifact in artifacts:
+        if (form := find_form(artifact)) is not None:
+            sides.append(Side(f"masa, {artifact.name}'s form for this CPU, {form.quantization}", "masa", form.path))
     gguf = next((artifact for artifact in artifacts if artifact.kind == "gguf"), None)
     if gguf is not None:
         sides.append(Side(f"llama-cpp-python chat, {_what(gguf)}", "chat", gguf.path))
@@ -199,7 +204,7 @@ def _masa(job: Mapping[str, Any], groups: Sequence[Group]) -> dict[str, Any]:
             first.append(time.perf_counter() - begun)
 
     begun = time.perf_counter()
-    with Rewriter.load(job["path"], threads=job["threads"], cache=False, verify=False) as rewriter:
+    with Rewriter.load(job["path"], threads=job["threads"], cache=False, verify=False, form=False) as rewriter:
         # It opens its model when it is first needed.
         rewriter.estimate(bank, card, task=_TASK, environment=_ENVIRONMENT, only=[groups[0].key])
         loaded = time.perf_counter() - begun
