@@ -32,6 +32,7 @@ import machine
 
 from masa.artifact import load_artifact
 from masa.cards import loads_card
+from masa.codec import template_to_json
 from masa.errors import MasaError
 from masa.formats.bank_json import dump_bank, loads_bank
 from masa.rewriter import Rewriter
@@ -143,7 +144,6 @@ def tiny_artifact(folder: Path) -> Path:
 
     shipped = load_artifact("smollm2-135m")
     weights = write_tiny_gguf(shipped.weights_path, folder / "weights.gguf").read_bytes()
-    template = shipped.chat_template
     manifest = {
         "format": 1,
         "name": "tiny",
@@ -154,12 +154,7 @@ def tiny_artifact(folder: Path) -> Path:
         "base_model": "tiny",
         "weights": "weights.gguf",
         "adapter": None,
-        "chat_template": {
-            "before_system": template.before_system,
-            "before_user": template.before_user,
-            "before_assistant": template.before_assistant,
-        },
-        "stop": shipped.stop,
+        "chat_template": template_to_json(shipped.chat_template),
         "context_length": 4096,
         "quantization": "F32",
         "training_data": {"summary": "none, its weights are random", "trained": True},

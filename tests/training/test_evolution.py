@@ -61,7 +61,7 @@ class Reader:
         system = request.messages[0].content
         shown = system.count("### ")
         liked = len(re.findall(r"^1\. ", system, re.MULTILINE)) / shown if shown else 0.0
-        goal = request.messages[1].content.removeprefix("Task: ").partition("\n")[0]
+        goal = request.messages[1].content.rpartition("Task: ")[2].partition("\n")[0]
         turn = sum(message.role == "assistant" for message in request.messages)
         luck = zlib.crc32(f"{goal}".encode()) / 2**32
         wrong = next(text for text in request.candidates if text.startswith("answer "))

@@ -34,9 +34,9 @@ class Clerk:
         return [Reply(self._call(request), 100, 20, 0, 0.0) for request in requests]
 
     def _call(self, request: Request) -> str:
-        goal = request.messages[1].content.removeprefix("Task: ").partition("\n")[0]
+        goal = request.messages[1].content.rpartition("Task: ")[2].partition("\n")[0]
         wanted: dict[str, Any] = self._asked[goal]
-        numbered = re.search(r"^1\. ", request.messages[0].content, re.MULTILINE)
+        numbered = re.search(r"^1\. ", request.messages[1].content, re.MULTILINE)
         wrong = {"list": "white"} if numbered else {"list": "white", "day": "Someday"}
         return Call(wanted["name"], {**wanted["arguments"], **wrong}).text
 

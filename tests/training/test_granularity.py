@@ -18,6 +18,7 @@ from masa.skills import Skill, SkillBank
 from masa_training.commands.granularity import to_markdown
 from masa_training.environments.lookup import Lookup
 from masa_training.errors import TrainingError
+from masa_training.evaluate.banks import running
 from masa_training.evaluate.banks.config import Backbone, Trial
 from masa_training.models import Request
 from masa_training.models.scripted import ScriptedModel
@@ -238,8 +239,8 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> list[ScriptedModel]:
 
     def script(request: Request) -> str:
         assert request.candidates is not None, "small models choose unless told otherwise"
-        goal = request.messages[1].content.removeprefix("Task: ").partition("\n")[0]
-        if "\n2. " in request.messages[0].content:
+        goal = request.messages[1].content.rpartition("Task: ")[2].partition("\n")[0]
+        if "\n2. " in request.messages[1].content:
             return solutions[goal][len(request.messages) // 2 - 1]
         return request.candidates[-1]
 
@@ -248,6 +249,7 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> list[ScriptedModel]:
         return opened[-1]
 
     monkeypatch.setattr(masa_training.models, "open_model", open_model)
+    monkeypatch.setattr(running, "open_model", open_model)
     monkeypatch.setattr(granularity, "study", partial(study, resamples=50))
     return opened
 
