@@ -240,7 +240,7 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> list[ScriptedModel]:
     def script(request: Request) -> str:
         assert request.candidates is not None, "small models choose unless told otherwise"
         goal = request.messages[1].content.rpartition("Task: ")[2].partition("\n")[0]
-        if "\n2. " in request.messages[1].content:
+        if "\n2. " in "".join(message.content for message in request.messages[:2]):
             return solutions[goal][len(request.messages) // 2 - 1]
         return request.candidates[-1]
 
@@ -265,11 +265,12 @@ def test_a_study_is_played_told_resumed_and_added_to(reader: list[ScriptedModel]
     assert [one["granularity"] for one in told["banks"]] == ["concise", "moderate", "detailed", "stepwise"]
     assert {"report.json", "report.csv", "report.md"} <= {path.name for path in (tmp_path / "out").iterdir()}
 
+    opened = len(reader)
     assert run(*arguments).exit_code == 1
     again = json.loads(run(*arguments, "--resume", "--json").stdout)
-    assert again["rows"] == told["rows"] and len(reader) == 1, "nothing is played twice"
+    assert again["rows"] == told["rows"] and len(reader) == opened, "nothing is played twice"
     more = run(*arguments, "--backbone", "two=y.gguf", "--resume")
-    assert more.exit_code == 0 and len(reader) == 2
+    assert more.exit_code == 0 and len(reader) > opened
     assert "| two |" in more.stdout and "Results: " in more.stdout and "No two backbones differ" in more.stdout
 
 
