@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from masa.forms.rounding import BLOCK, in_blocks
 from masa.json_fields import did_you_mean
 from masa_export.errors import ExportError
 from masa_export.onnx_graph import MICROSOFT
@@ -28,7 +29,6 @@ QUANTIZATIONS: Mapping[str, str] = {
     "w8": "8-bit weights in blocks of 32",
     "int4": "4-bit weights in blocks of 32, embedding and output layer 8-bit",
 }
-BLOCK = 32
 _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: how activations may be rounded
 EMBEDDING, HEAD = "/model/embed_tokens/Gather", "/lm_head/MatMul"
 
@@ -124,7 +124,7 @@ def _in_blocks(model: Any, bits: int) -> None:
                 packed_name = f"{stem}_b"
             else:
                 stem, packed_name = table, f"{table}_q"
-                packed, scales, zeros = pack(matrix, width)
+                packed, scales, zeros = in_blocks(matrix.T, width)
                 made += [_tensor(packed_name, packed), _tensor(f"{stem}_s", scales)]
                 made += [] if zeros is None else [_tensor(f"{stem}_z", zeros)]
             zero = [f"{stem}_z"] if width == 4 else []
@@ -161,7 +161,7 @@ def _gather(node: Any, weights: Mapping[str, Any], gone: set[str], made: list[An
 
     name = node.input[0]
     gone.add(name)
-    packed, scales, _ = pack(_array(weights[name]).T, 8)
+    packed, scales, _ = in_blocks(_array(weights[name]), 8)
     made += [_tensor(f"{name}_q", packed.reshape(len(packed), -1)), _tensor(f"{name}_s", scales)]
     return helper.make_node(
         "GatherBlockQuantized",
@@ -174,32 +174,6 @@ def _gather(node: Any, weights: Mapping[str, Any], gone: set[str], made: list[An
         gather_axis=0,
         quantize_axis=1,
     )
-
-
-def pack(
-    matrix: NDArray[np.float32], bits: int
-) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8] | None]:
-    """A matrix (inputs x outputs) in blocks along its inputs, by ONNX Runtime's kernel.
-
-    Returns what MatMulNBits takes: outputs x blocks x bytes; scales, outputs x blocks; and for 4 bits zero points,
-    outputs x blocks, two a byte (8 bits are symmetric). A number is scale * (stored - zero point), where the zero point
-    is 128 for 8 bits.
-    """
-    import numpy as np
-
-    # What onnxruntime.quantization.matmul_nbits_quantizer calls; that module also needs onnx_ir and sets up logging.
-    from onnxruntime.capi._pybind_state import quantize_matmul_4bits, quantize_matmul_8bits
-
-    rows, columns = matrix.shape
-    blocks = -(-rows // BLOCK)
-    padded = np.zeros((blocks * BLOCK, columns), np.float32)
-    padded[:rows] = matrix
-    packed = np.zeros((columns, blocks, BLOCK * bits // 8), np.uint8)
-    scales = np.zeros((columns, blocks), np.float32)
-    zeros = np.zeros((columns, -(-blocks * bits // 8)), np.uint8)
-    kernel = quantize_matmul_4bits if bits == 4 else quantize_matmul_8bits
-    kernel(packed, padded, scales, zeros, BLOCK, columns, rows, bits == 8)
-    return packed, scales, zeros if bits == 4 else None
 
 
 def _shared(graph: Any, weights: Mapping[str, Any]) -> str:
