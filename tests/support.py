@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from masa.artifact import Artifact, load_artifact
 from masa.backends import Feed
 from masa.errors import BackendError
 from masa.prompt import Segment
@@ -144,3 +147,37 @@ class ScriptedSession:
             logits += generator.normal(0, self.backend.noise, VOCABULARY).astype(np.float32)
         logits[wish[done] if done < len(wish) else STOP] += 10
         return logits
+
+
+def unopened_artifact(parent: Path, *, language: str = "plan") -> Artifact:
+    """An artifact whose weights are never opened."""
+    folder = parent / f"tiny-{language}"
+    folder.mkdir()
+    (folder / "w.gguf").write_bytes(b"GGUF")
+    template = {
+        "before_system": [["<|im_start|>", True], ["system\n", False]],
+        "before_user": [["<|im_end|>", True], ["user\n", False]],
+        "before_assistant": [["<|im_end|>", True], ["assistant\n", False]],
+        "stop": ["<|im_end|>"],
+    }
+    sha = "6c8b81b5b8e0ae7ea3a0bb1d4b2f6e8a" * 2
+    manifest = {
+        "format": 1,
+        "name": "tiny",
+        "version": "1",
+        "kind": "gguf",
+        "language": language,
+        "prompt_version": 1,
+        "base_model": "none",
+        "weights": "w.gguf",
+        "adapter": None,
+        "chat_template": template,
+        "context_length": 60_000,
+        "quantization": None,
+        "training_data": {"summary": "none", "trained": False},
+        "licence": "Apache-2.0",
+        "files": {"w.gguf": {"sha256": sha, "bytes": 4}},
+        "packaged": {},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return load_artifact(folder, verify=False)

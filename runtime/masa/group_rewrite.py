@@ -28,11 +28,14 @@ from masa.languages import (
 from masa.prompt import INSTRUCTIONS, Request
 from masa.provenance import Draft, GroupResult, GroupStatus, SkillFate, fates_of, unchanged_fates
 from masa.skills import COUNTED, Group, Skill
+from masa.wording import DETERMINISTIC, LEAST_WORDS, OPERATIONS, losses, most_words, parse_wording
 
 TEXT_GROWTH = 2.5
 """A rewritten text may take this many times the tokens of its prompt; published ones reach 4.6, most stay below 2.5."""
 
 _PLAN_TOKENS_PER_SKILL = 24
+_TOKENS_PER_WORD = 2.5
+"""English takes 1.3; commands, paths and figures more."""
 
 CAUTIOUS_EDITS = ("keep", "condition-action", "steps", "syntax", "example", "emphasise")
 """Edits that keep every statement of a skill: all that a rewriter may choose that was not trained to choose."""
@@ -51,6 +54,8 @@ class Work:
     """Plan language: admit `CAUTIOUS_EDITS` only, and no warnings."""
     without: frozenset[str] = frozenset()
     """Plan language: edits that are switched off."""
+    worded: bool = False
+    """Plan language: what `DETERMINISTIC` cannot do to a skill will be done in words, and is admitted."""
 
     @property
     def counted(self) -> bool:
@@ -71,6 +76,8 @@ class Work:
         allowed = []
         for place, skill in enumerate(self.request.group.skills):
             names = available_edits(skill, self.request.facts)
+            if self.worded and len(skill.principle.split()) >= LEAST_WORDS:
+                names = (*names, *(name for name in DETERMINISTIC if name not in names))
             # The first skill is at the front already and has none above it.
             useless: tuple[str, ...] = ("first", "merge-up") if place == 0 or self.counted else ()
             useless = (*useless, *self.without, *(("drop",) if self.counted else ()))
@@ -82,12 +89,17 @@ class Work:
         """The constraint of the output, and whether it is a regular expression (else a Lark grammar)."""
         if self.language == "text":
             return text_pattern(len(self.request.group)), True
+        if self.language == "wording":
+            return OPERATIONS[self.request.operation].form, True
         return plan_grammar(self.allowed, warnings=self.warnings), False
 
     def most_tokens(self, prompt_tokens: int) -> int:
         """The longest output, in tokens, that is waited for."""
         if self.language == "text":
             return int(prompt_tokens * TEXT_GROWTH) + 64
+        if self.language == "wording":
+            texts = [skill.principle for skill in self.request.group.skills]
+            return int(most_words(OPERATIONS[self.request.operation], texts) * _TOKENS_PER_WORD)
         return _PLAN_TOKENS_PER_SKILL * (len(self.request.group) + 2)
 
     def numbers(self) -> tuple[int, ...]:
@@ -109,6 +121,8 @@ class Work:
             "facts": repr(facts) if facts else None,
             **({"without": sorted(self.without)} if self.without else {}),
             **({COUNTED: True} if self.counted else {}),
+            **({"worded": True} if self.worded else {}),
+            **({"operation": self.request.operation, "keep": self.request.keep} if self.request.operation else {}),
         }
 
 
@@ -119,13 +133,15 @@ def prepare(
     *,
     cautious: bool = False,
     without: frozenset[str] = frozenset(),
+    worded: bool = False,
 ) -> Work:
     """`request.group` is the whole group, `pinned` are ids of its skills, `without` edits that are switched off."""
     whole = request.group
     fixed = frozenset(n for n, skill in enumerate(whole.skills, start=1) if skill.skill_id in pinned)
     free = tuple(skill for n, skill in enumerate(whole.skills, start=1) if n not in fixed)
     group = Group(whole.task_type, free)
-    return Work(whole, replace(request, group=group), language, fixed, cautious and language == "plan", without)
+    plan = language == "plan"
+    return Work(whole, replace(request, group=group), language, fixed, cautious and plan, without, worded and plan)
 
 
 def halves(work: Work) -> tuple[Work, Work] | None:
@@ -135,7 +151,7 @@ def halves(work: Work) -> tuple[Work, Work] | None:
     highest heading there.
     """
     sizes = list(itertools.accumulate(len(skill.text) for skill in work.whole.skills))
-    if len(sizes) < 2:
+    if len(sizes) < 2 or work.language == "wording":
         return None
 
     def cost(place: int) -> tuple[bool, int, float]:
@@ -215,6 +231,8 @@ def accept(work: Work, raw: str, control_tokens: Sequence[str]) -> GroupResult:
     What the guard refuses falls back alone: a skill, or the skills that were merged into one. If what is left does
     not pass either, the whole group stays as it was.
     """
+    if work.language == "wording":
+        return _accept_wording(work, raw, control_tokens)
     try:
         draft = _with_pinned(work, _read(work, raw))
     except ParseError as error:
@@ -256,6 +274,42 @@ def accept(work: Work, raw: str, control_tokens: Sequence[str]) -> GroupResult:
         steps=0,
         seconds=0.0,
     )
+
+
+def _accept_wording(work: Work, raw: str, control_tokens: Sequence[str]) -> GroupResult:
+    """The skill reworded; as it was where the answer has lost something or the guard refuses it."""
+    operation, source = OPERATIONS[work.request.operation], work.whole
+    texts = [skill.principle for skill in source.skills]
+    try:
+        parts = parse_wording(raw.strip(), operation)
+    except ParseError as error:
+        return refuse(work, f"the output does not parse: {error}")
+    if lost := losses(operation, texts, raw):
+        found = tuple(Violation("lost", span, 1) for span in lost)
+        return refuse(work, f"the rewording has lost {', '.join(repr(span) for span in lost)}", violations=found)
+    first = source.skills[0]
+    if operation.appended:
+        parts = (f"{first.principle.rstrip()}\n\n{parts[0]}",)
+    skills = [replace(first, principle=parts[0])]
+    skills += [
+        Skill(f"{first.skill_id}_{n}", first.title, part, first.when_to_apply) for n, part in enumerate(parts[1:], 2)
+    ]
+    output = replace(source, skills=tuple(skills))
+    if found := _judge(work, source, Draft(output, tuple((1,) for _ in skills)), control_tokens):
+        return refuse(work, f"the guard refused the rewording: {_told(found)}", violations=found)
+    status: GroupStatus = "kept" if parts == (first.principle,) else "rewritten"
+    fates = tuple(
+        SkillFate(
+            number,
+            skill.skill_id,
+            "kept" if status == "kept" else "merged" if len(source) > 1 else "rewritten",
+            (operation.name,),
+            tuple(range(len(skills))),
+        )
+        for number, skill in enumerate(source.skills, start=1)
+    )
+    reason = "the rewriter wrote the skill as it was" if status == "kept" else ""
+    return replace(refuse(work, reason, status), output=output, fates=fates)
 
 
 def _judge(work: Work, source: Group, draft: Draft, control_tokens: Sequence[str]) -> tuple[Violation, ...]:

@@ -1,4 +1,6 @@
-r"""The two output languages of a rewriter, *text* and *plan*: one renderer, one parser and one constraint each.
+r"""The output languages of a rewriter, *text* and *plan*: one renderer, one parser and one constraint each.
+
+A third, *wording*, is one skill's text in other words; `masa.wording` has its operations and their forms.
 
 A grammar here and the parser beside it are built from the same pattern, so that whatever constrained
 decoding lets through parses, and nothing else does.
@@ -32,8 +34,8 @@ from masa.edits import EDITS, WARN_KINDS, EditCall, Plan, PlanLine
 from masa.errors import MasaError
 from masa.skills import Group, Skill
 
-LANGUAGES = ("plan", "text")
-PARALLEL = {"plan": 3, "text": 8}
+LANGUAGES = ("plan", "text", "wording")
+PARALLEL = {"plan": 3, "text": 8, "wording": 8}
 """Groups written side by side: a plan is so short that more of them cost memory and save no time."""
 MAX_EDITS_PER_LINE = 3
 MAX_WARNINGS = 2

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from masa.facts import Facts
 from masa.languages import numbered, render_blocks
 from masa.skills import Group
+from masa.wording import OPERATIONS
 
 if TYPE_CHECKING:
     pass
@@ -60,7 +61,15 @@ Example of a plan for three skills:
 2 steps syntax
 3 condition-action"""
 
-INSTRUCTIONS: Mapping[str, str] = {"text": _TEXT_INSTRUCTION, "plan": _PLAN_INSTRUCTION}
+_WORDING_INSTRUCTION = """\
+You reword an agent's skill as the operation says. Every order, condition, exception, number, name, command and path \
+stays, and nothing is invented."""
+
+INSTRUCTIONS: Mapping[str, str] = {
+    "text": _TEXT_INSTRUCTION,
+    "plan": _PLAN_INSTRUCTION,
+    "wording": _WORDING_INSTRUCTION,
+}
 _ASK: Mapping[str, str] = {
     "text": "Write the group for this reader.",
     "plan": "Write the plan for this reader.",
@@ -113,7 +122,8 @@ CHATML = ChatTemplate(
 class Request:
     """What a rewriter is asked: the group, for whom, and what is known about the task.
 
-    `card` holds the non-null fields of the model card in canonical order; empty means no card.
+    `card` holds the non-null fields of the model card in canonical order; empty means no card. In the wording language
+    `operation` is what to do with the skill, or the two skills, of the group, `keep` is what must not be lost.
     """
 
     group: Group
@@ -121,6 +131,8 @@ class Request:
     task: str = ""
     environment: str = ""
     facts: Facts | None = None
+    operation: str = ""
+    keep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +146,7 @@ class Prompt:
 def render_prompt(
     request: Request, language: str, template: ChatTemplate = CHATML, *, version: int = PROMPT_VERSION
 ) -> Prompt:
-    """The prompt for one group in the given output language ("plan" or "text").
+    """The prompt for one group in the given output language (of `masa.languages.LANGUAGES`).
 
     Raises:
         ValueError: if the language or the prompt version is unknown.
@@ -143,12 +155,12 @@ def render_prompt(
         raise ValueError(f"prompt version {version}; this masa knows {', '.join(map(str, SUPPORTED_VERSIONS))}")
     if language not in INSTRUCTIONS:
         raise ValueError(f"unknown output language {language!r}; known: {', '.join(INSTRUCTIONS)}")
-    shared = (
-        *template.before_system,
-        Segment(INSTRUCTIONS[language]),
-        *template.before_user,
-        *_as_text(_setting(request)),
-    )
+    opening = (*template.before_system, Segment(INSTRUCTIONS[language]), *template.before_user)
+    if language == "wording":
+        # The skill first: all operations on it share that part.
+        own = (Segment(_skills(request.group)), Segment(_order(request)), *template.before_assistant)
+        return Prompt(opening, own)
+    shared = (*opening, *_as_text(_setting(request)))
     own = (
         Segment(_group(request.group)),
         Segment(_reader(request.card)),
@@ -178,6 +190,21 @@ def _setting(request: Request) -> str:
 def _group(group: Group) -> str:
     head = "General skills" if group.task_type is None else f"Skills for the task type {group.task_type}"
     return f"{head}:\n\n{render_blocks(numbered(group))}\n\n"
+
+
+def _skills(group: Group) -> str:
+    """The texts to reword, each with its condition; titles are labels, and stay."""
+    parts = []
+    for skill in group.skills:
+        when = " ".join(skill.when_to_apply.split())
+        parts.append((f"When: {when}\n" if when else "") + f"Skill:\n{skill.principle.strip()}\n\n")
+    return "".join(parts)
+
+
+def _order(request: Request) -> str:
+    operation = OPERATIONS[request.operation]
+    keep = "; ".join(" ".join(span.split()) for span in request.keep)
+    return f"Operation: {operation.name}. {operation.instruction}\n" + (f"Keep: {keep}\n" if keep else "")
 
 
 def _reader(card: Mapping[str, object]) -> str:

@@ -36,7 +36,9 @@ from masa.lazy import LazyBank
 from masa.progress import Progress, Tracker
 from masa.prompt import Request
 from masa.provenance import GroupResult, RewriteResult
+from masa.rewording import forced_plan, orders_of, plan_of, reword, with_rewordings
 from masa.skills import Group, SkillBank
+from masa.wording import OPERATIONS
 
 if TYPE_CHECKING:
     from masa.backends import Backend
@@ -58,6 +60,8 @@ class Options(TypedDict, total=False):
         only: keys of the groups to rewrite (`general_skills` or task types); default all.
         pinned: ids of skills that must not be touched.
         without: names of edits that a plan must not use, such as `shorten`; `warn` stands for every warning.
+        operation: one operation of `masa.wording.OPERATIONS` on every skill; no plan is asked for, and the card is not
+            read.
         sampling: how tokens are chosen; greedy by default.
         on_progress: called from the rewriting thread after every prompt and step.
         cancel: polled between steps; once true, unfinished groups stay as they are.
@@ -69,6 +73,7 @@ class Options(TypedDict, total=False):
     only: Collection[str] | None
     pinned: Collection[str]
     without: Collection[str]
+    operation: str
     sampling: Sampling | None
     on_progress: Callable[[Progress], None] | None
     cancel: Callable[[], bool]
@@ -93,6 +98,10 @@ def check_request(bank: SkillBank, options: Mapping[str, Any]) -> None:
         if name not in EDITS or name == "keep":
             hint = did_you_mean(name, EDITS) or f"; there are: {', '.join(edit for edit in EDITS if edit != 'keep')}"
             raise UnknownNameError(f"without: no edit {name!r}{hint}")
+    operation = options.get("operation", "")
+    if operation and (operation not in OPERATIONS or OPERATIONS[operation].sources > 1):
+        names = [name for name, one in OPERATIONS.items() if one.sources == 1]
+        raise UnknownNameError(f"no operation {operation!r}{did_you_mean(operation, names) or _there_are(names)}")
     if not isinstance(bank, SkillBank):
         raise MasaError(f"the bank must be a SkillBank, not a {type(bank).__name__}; load_bank reads one from a path")
     for key in options.get("only") or ():
@@ -102,6 +111,10 @@ def check_request(bank: SkillBank, options: Mapping[str, Any]) -> None:
         if identifier not in known:
             hint = did_you_mean(identifier, known) or "; `masa inspect` lists them"
             raise UnknownNameError(f"pinned: no skill {identifier!r} in this bank{hint}")
+
+
+def _there_are(names: Collection[str]) -> str:
+    return f"; there are: {', '.join(names)}"
 
 
 def _texts(value: object) -> bool:
@@ -121,6 +134,7 @@ _TYPES: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "only": ("a list of group names, such as ['clean'], or None", lambda value: value is None or _texts(value)),
     "pinned": ("a list of skill ids, such as ['gen_001']", _texts),
     "without": ("a list of edits, such as ['shorten']", _texts),
+    "operation": ("text", lambda value: isinstance(value, str)),
     "sampling": ("a Sampling or None", lambda value: value is None or isinstance(value, Sampling)),
     "on_progress": ("a function or None", lambda value: value is None or callable(value)),
     "cancel": ("a function", callable),
@@ -145,8 +159,9 @@ class Rewriter:
         keep_warm: bool = False,
         cautious: bool | None = None,
         form: tuple[Artifact, Callable[[], Backend]] | None = None,
+        words: tuple[Artifact, Callable[[], Backend]] | None = None,
     ) -> None:
-        """`form` is what runs instead of `artifact`, and how it is opened; see `masa.forms`."""
+        """`form` is what runs instead of `artifact`, `words` what carries out operations in words; see `load`."""
         self.artifact = artifact
         self.form = form[0] if form else None
         self.language = language or artifact.language
@@ -157,6 +172,12 @@ class Rewriter:
         self.cautious = not self.trained if cautious is None else cautious
         self._as_shipped = Engine(artifact, open_backend, self.language, keep_warm=keep_warm)
         self._engine = Engine(*form, self.language, keep_warm=keep_warm) if form else self._as_shipped
+        self.words = artifact if self.language == "wording" else words[0] if words else None
+        self._worder = self._engine if self.language == "wording" else None
+        if words is not None:
+            if words[0].language != "wording" or self.language != "plan":
+                raise BackendError(f"{words[0].name} writes {words[0].language}; words go with plans, in `wording`")
+            self._worder = Engine(*words, "wording", keep_warm=keep_warm)
         self._cache = cache
         self._adapter_key = ""
         self._lock = threading.Lock()
@@ -179,10 +200,12 @@ class Rewriter:
         llama: Any = None,
         verify: bool = True,
         form: bool = True,
+        words: str | os.PathLike[str] | Artifact | None = None,
     ) -> Rewriter:
         """Load an artifact by name or folder.
 
         Args:
+            words: a second artifact, of the language "wording": it carries out what a plan chooses and no edit can do.
             language: "plan" or "text" to overrule the manifest, for experiments.
             threads: CPU threads; default all cores this process may use.
             gpu_layers: layers to put on a GPU by llama.cpp; -1 for all.
@@ -221,6 +244,9 @@ class Rewriter:
                 which, threads=threads, gpu_layers=gpu_layers, provider=provider, batch=batch, llama=llama
             )
 
+        second = None
+        if words is not None:
+            second = words if isinstance(words, Artifact) else load_artifact(words, verify=verify)
         made = None
         if form and llama is None and not gpu_layers and provider is None:
             from masa.forms.finding import find_form
@@ -230,6 +256,7 @@ class Rewriter:
             found,
             partial(opened, found),
             form=(made, partial(opened, made)) if made else None,
+            words=(second, partial(opened, second)) if second else None,
             language=language,
             cache=cache or None,
             keep_warm=keep_warm,
@@ -278,19 +305,56 @@ class Rewriter:
                 else:
                     tracker.finish(found)
                     yield found
-            results = self._engine.run(
-                pending,
-                sampling,
-                tracker,
-                options.get("cancel", lambda: False),
-                known=lambda part: self._lookup(part, sampling),
-                finished=lambda part, result: self._keep(part, result, sampling),
-            )
+            cancel = options.get("cancel", lambda: False)
+            results = self._run(pending, sampling, tracker, cancel, options.get("operation", ""))
             with contextlib.closing(results):
                 for index, result in results:
                     self._keep(pending[index], result, sampling)
                     tracker.finish(result)
                     yield result
+
+    def _run(
+        self, works: list[Work], sampling: Sampling, tracker: Tracker, cancel: Callable[[], bool], operation: str
+    ) -> Generator[tuple[int, GroupResult], None, None]:
+        """(index into `works`, result) as groups finish: planned, and where there is a worder, worded."""
+        if self.language != "wording" and not operation:
+            planned = self._engine.run(
+                works,
+                sampling,
+                tracker,
+                cancel,
+                known=lambda part: self._lookup(part, sampling, part=True),
+                finished=lambda part, result: self._keep(part, result, sampling, part=True),
+            )
+            if self._worder is None:
+                yield from planned
+                return
+            plans = {index: (result, plan_of(works[index], result)) for index, result in planned}
+        else:
+            kept = ((refuse(work, "", "kept"), forced_plan(work, operation)) for work in works)
+            plans = dict(enumerate(kept))
+        orders = {index: orders_of(works[index], plan) if plan else {} for index, (_, plan) in plans.items()}
+        flat = [(index, number, order) for index, those in orders.items() for number, order in those.items()]
+        if flat and self._worder is None:
+            raise BackendError(
+                f"{operation}: no edit does that to {flat[0][2].skills[0].title!r}; name a rewriter with words="
+            )
+        worded: list[GroupResult] = []
+        if self._worder is not None:
+            worded = reword(self._worder, [order for _, _, order in flat], sampling, tracker, cancel)
+        for index, (result, plan) in plans.items():
+            made = {number: one for (at, number, _), one in zip(flat, worded, strict=True) if at == index}
+            if plan is not None and (made or operation):
+                whole = with_rewordings(works[index], plan, orders[index], made, self.controls)
+                result = replace(
+                    whole,
+                    raw=result.raw,
+                    prompt_tokens=result.prompt_tokens,
+                    tokens=whole.tokens + result.tokens,
+                    steps=whole.steps + result.steps,
+                    seconds=result.seconds,
+                )
+            yield index, result
 
     async def rewrite_async(self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]) -> RewriteResult:
         """`rewrite` in a thread. Cancelling the awaiting task stops the decoding."""
@@ -366,11 +430,16 @@ class Rewriter:
         if self._owner == threading.get_ident():
             # In the middle of a stream of this thread: its next step says that the rewriter is closed.
             self._closed = True
-            self._engine.close()
+            self._close()
             return
         with self._lock:
             self._closed = True
-            self._engine.close()
+            self._close()
+
+    def _close(self) -> None:
+        self._engine.close()
+        if self._worder is not None:
+            self._worder.close()
 
     def __enter__(self) -> Rewriter:
         return self
@@ -416,20 +485,36 @@ class Rewriter:
             options.get("environment", ""),
             options.get("facts"),
         )
+        operation = options.get("operation", "")
+        if self.language == "wording" and not operation:
+            raise MasaError(f"{self.artifact.name} words what a plan chooses; name an operation, or give it as words=")
+        # A forced operation is a plan that nobody has to write.
+        language = "plan" if operation else self.language
         return [
-            prepare(replace(request, group=group), pinned, self.language, cautious=self.cautious, without=without)
+            prepare(
+                replace(request, group=group, operation=operation),
+                pinned,
+                language,
+                cautious=self.cautious and not operation,
+                without=without,
+                worded=self._worder is not None,
+            )
             for group in groups
             if len(group)
         ]
 
-    def _key(self, work: Work, sampling: Sampling) -> str:
-        """Everything that the outcome of one group depends on; how many run side by side is not among it."""
+    def _key(self, work: Work, sampling: Sampling, part: bool) -> str:
+        """Everything that the outcome of one group depends on; how many run side by side is not among it.
+
+        A part of a group is planned and not worded yet.
+        """
         return cache_key(
             {
                 "masa": __version__,
                 "rules": _RULES,
                 "artifact": (self.form or self.artifact).fingerprint,
                 "adapter": self._adapter_key,
+                **({"words": self.words.fingerprint, "part": part} if self.words else {}),
                 "temperature": sampling.temperature,
                 "seed": sampling.seed if sampling.temperature else 0,
                 "draft": 0 if sampling.temperature else sampling.draft,
@@ -438,14 +523,14 @@ class Rewriter:
             }
         )
 
-    def _keep(self, work: Work, result: GroupResult, sampling: Sampling) -> None:
+    def _keep(self, work: Work, result: GroupResult, sampling: Sampling, *, part: bool = False) -> None:
         if self._cache and result.status != "cancelled":
-            self._cache.put(self._key(work, sampling), to_cache(result))
+            self._cache.put(self._key(work, sampling, part), to_cache(result))
 
-    def _lookup(self, work: Work, sampling: Sampling) -> GroupResult | None:
+    def _lookup(self, work: Work, sampling: Sampling, *, part: bool = False) -> GroupResult | None:
         if not work.request.group.skills:
             return refuse(work, "every skill is pinned", "kept")
-        value = self._cache.get(self._key(work, sampling)) if self._cache else None
+        value = self._cache.get(self._key(work, sampling, part)) if self._cache else None
         return from_cache(work, value) if value is not None else None
 
     def _result(

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.support import Script, ScriptedBackend
+from tests.support import Script, ScriptedBackend, unopened_artifact
 
-from masa.artifact import Artifact, load_artifact
+from masa.artifact import Artifact
 from masa.cache import RewriteCache
 from masa.cards import ModelCard
 from masa.cli.progress import line
@@ -57,37 +57,7 @@ def shorten_all(prompt: str) -> str:
 
 @pytest.fixture
 def artifact(tmp_path: Path) -> Artifact:
-    """A text- and plan-language artifact whose weights are never opened."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    (folder / "w.gguf").write_bytes(b"GGUF")
-    template = {
-        "before_system": [["<|im_start|>", True], ["system\n", False]],
-        "before_user": [["<|im_end|>", True], ["user\n", False]],
-        "before_assistant": [["<|im_end|>", True], ["assistant\n", False]],
-        "stop": ["<|im_end|>"],
-    }
-    sha = "6c8b81b5b8e0ae7ea3a0bb1d4b2f6e8a" * 2
-    manifest = {
-        "format": 1,
-        "name": "tiny",
-        "version": "1",
-        "kind": "gguf",
-        "language": "plan",
-        "prompt_version": 1,
-        "base_model": "none",
-        "weights": "w.gguf",
-        "adapter": None,
-        "chat_template": template,
-        "context_length": 60_000,
-        "quantization": None,
-        "training_data": {"summary": "none", "trained": False},
-        "licence": "Apache-2.0",
-        "files": {"w.gguf": {"sha256": sha, "bytes": 4}},
-        "packaged": {},
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return load_artifact(folder, verify=False)
+    return unopened_artifact(tmp_path)
 
 
 Make = Callable[..., tuple[Rewriter, ScriptedBackend]]

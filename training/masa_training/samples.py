@@ -41,7 +41,7 @@ class Sample:
     Attributes:
         id: unique within the data set and the same for the same configuration.
         request: group, card fields, task, environment and facts, as the runtime would ask.
-        language: output language, "plan" or "text".
+        language: output language, one of `masa.languages.LANGUAGES`.
         target: the output to learn, without the token that ends it.
         backbone: name of the backbone that the card describes.
         environment: where the target was found to be good; empty for a bootstrap sample.
@@ -170,6 +170,7 @@ def request_to_json(request: Request) -> dict[str, Any]:
         "task": request.task,
         "environment": request.environment,
         "facts": None if request.facts is None else facts_to_json(request.facts),
+        **({"operation": request.operation, "keep": list(request.keep)} if request.operation else {}),
     }
 
 
@@ -180,7 +181,15 @@ def request_from_json(value: Mapping[str, Any]) -> Request:
         KeyError, TypeError, ValueError, AttributeError: if it is none.
     """
     facts = None if value["facts"] is None else facts_from_json(value["facts"])
-    return Request(group_from_json(value), dict(value["card"]), value["task"], value["environment"], facts)
+    return Request(
+        group_from_json(value),
+        dict(value["card"]),
+        value["task"],
+        value["environment"],
+        facts,
+        value.get("operation", ""),
+        tuple(value.get("keep", ())),
+    )
 
 
 def card_key(card: Mapping[str, object]) -> str:

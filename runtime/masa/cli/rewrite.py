@@ -28,6 +28,7 @@ from masa.cli.progress import RewriteProgress, interrupts, tell_time
 from masa.cli.rewrite_checks import STDOUT, check_output, check_page
 from masa.errors import MasaError
 from masa.files import write_atomic
+from masa.wording import OPERATIONS
 
 if TYPE_CHECKING:
     from masa.cards import ModelCard
@@ -59,6 +60,7 @@ class _Written:
     "  masa rewrite skills/pdf --backbone model.gguf --facts facts.yaml\n"
     "  masa rewrite tools.json --backbone model.gguf -o adapted-tools.json\n"
     "  masa rewrite bank.json --backbone model.gguf --dry-run\n"
+    "  masa rewrite bank.json --backbone model.gguf --operation steps --words qwen2.5-coder-0.5b-wording\n"
     "  masa rewrite bank.json --backbone model.gguf --json | jq .skills",
 )
 @bank_argument
@@ -72,6 +74,16 @@ class _Written:
     type=click.Path(),
 )
 @rewriter_option
+@click.option(
+    "--words",
+    metavar="NAME|FOLDER",
+    help="A second rewriter, which words what the plan chooses and no edit can do.",
+)
+@click.option(
+    "--operation",
+    type=click.Choice([name for name, one in OPERATIONS.items() if one.sources == 1]),
+    help="Do this to every skill, whatever the card says; no plan is asked for.",
+)
 @click.option("--language", type=click.Choice(["plan", "text"]), help="Output language, instead of the rewriter's own.")
 @click.option(
     "--edits",
@@ -170,6 +182,7 @@ def command(
         "only": only or None,
         "pinned": pin,
         "without": options["without"],
+        "operation": options["operation"] or "",
         "sampling": Sampling(
             temperature=options["temperature"],
             seed=options["seed"],
@@ -235,6 +248,7 @@ def _load_rewriter(options: dict[str, Any]) -> Rewriter:
         cache=not options["no_cache"],
         cautious=None if options["edits"] is None else options["edits"] == "safe",
         form=not options["as_shipped"],
+        words=options["words"],
     )
 
 
@@ -250,7 +264,12 @@ def _rewrite(
     progress = RewriteProgress(quiet=quiet)
     if not quiet:
         click.echo(report.card_text(card, request["without"]), err=True)
-    if nothing_to_do(card, rewriter.artifact) and rewriter.language == "plan" and request["only"] is None:
+    if (
+        not request["operation"]
+        and nothing_to_do(card, rewriter.artifact)
+        and rewriter.language == "plan"
+        and request["only"] is None
+    ):
         return kept_result(original.bank, card, rewriter.artifact, rewriter.language)
     progress.message(f"Rewriting for {card.name} with {rewriter.artifact.name} ({_running(rewriter)}) …")
     try:

@@ -25,6 +25,7 @@ from masa.forms.weights import Model, read_model
 from masa.manifest import MANIFEST_NAME
 from masa.prompt import Request, Segment, render_prompt
 from masa.skills import Group, Skill
+from masa.wording import must_survive
 
 if TYPE_CHECKING:
     from masa.backends.onnx import OnnxBackend
@@ -138,9 +139,16 @@ def _samples(artifact: Artifact, model: Model, folder: Path) -> Iterator[tuple[l
     tokenizer = JsonTokenizer(folder / TOKENIZER_NAME, vocabulary=len(model.embedding), eos=model.eos)
     for card, texts, plan in _SAMPLES:
         skills = tuple(Skill(f"s{n}", title, text, when) for n, (title, text, when) in enumerate(texts))
-        request = Request(Group(None, skills), card)
+        request, answer = Request(Group(None, skills), card), "\n".join(plan)
+        if artifact.language == "wording":
+            joined = " ".join(skill.principle for skill in skills)
+            steps = [f"{n}. {skill.principle}" for n, skill in enumerate(skills, start=1)]
+            request = Request(
+                Group(None, (Skill("s", "Rule", joined),)), {}, operation="steps", keep=must_survive([joined])
+            )
+            answer = "\n".join(steps)
         prompt = render_prompt(request, artifact.language, artifact.chat_template, version=artifact.prompt_version)
-        yield tokenizer.tokenize((*prompt.shared, *prompt.own)), tokenizer.tokenize((Segment("\n".join(plan)),))
+        yield tokenizer.tokenize((*prompt.shared, *prompt.own)), tokenizer.tokenize((Segment(answer),))
 
 
 _SAMPLES = (

@@ -25,6 +25,7 @@ from masa_training.dataset.published import read_published
 from masa_training.dataset.runs import read_runs
 from masa_training.encoding import encode
 from masa_training.errors import TrainingError
+from masa_training.rewordings import RewordingsConfig, rewording_samples
 from masa_training.samples import Sample, messages
 from masa_training.settings import make
 
@@ -46,7 +47,7 @@ def build_dataset(config: DatasetConfig, places: Places, base: Base, *, progress
     cards: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
     splits: dict[str, tuple[Sample, ...]] = dict.fromkeys(SPLITS, ())
-    if config.kind != "bootstrap":
+    if config.kind not in ("bootstrap", "rewordings"):
         cells = _read(config, places, omissions, say)
         cards = {cell.cell.backbone: dict(cell.card) for cell in cells}
         origins = {cell.origin: cell.licence for cell in cells}
@@ -64,6 +65,9 @@ def build_dataset(config: DatasetConfig, places: Places, base: Base, *, progress
         origins |= dict.fromkeys([config.sources.origin] if config.sources.origin else used, config.sources.licence)
         found = without_held_out(splits, generated, omissions)
         splits = {split: (*found[split], *generated[split]) for split in SPLITS}
+    if config.kind == "rewordings":
+        splits |= rewording_samples(make(RewordingsConfig, config.rewordings, "rewordings"), config.seed)
+        origins |= {sample.origin: "Apache-2.0" for split in SPLITS for sample in splits[split]}
     final = {split: _ordered(_deduplicated(samples, omissions), config.seed) for split, samples in splits.items()}
     _check_whole(final)
     for split, name in (("train", "training"), ("test", "test")):
@@ -240,6 +244,12 @@ def _summary(config: DatasetConfig, splits: Mapping[str, Sequence[Sample]], synt
             "texts, and plans that follow from the cards by stated rules, not from results in an environment."
         )
     found = [sample for sample in train if not sample.synthetic] if config.kind == "mixed" else train
+    if config.kind == "rewordings":
+        held = ", ".join(sorted({sample.tags["field"] for sample in splits["test"]}))
+        return (
+            f"{len(train)} rewordings of skills, written by hand, of the data set {config.name}; the fields of work "
+            f"{held} are held out."
+        )
     environments = ", ".join(sorted({sample.environment for sample in found}))
     backbones = ", ".join(sorted({sample.backbone for sample in found}))
     if config.kind == "mixed":
@@ -260,6 +270,9 @@ def _summary(config: DatasetConfig, splits: Mapping[str, Sequence[Sample]], synt
 def _holdouts(config: DatasetConfig) -> dict[str, Any]:
     """What is held out, as JSON values: cells, or the skills of a bootstrap corpus."""
     declared = dict(_plain(asdict(config.holdouts)))
+    if config.kind == "rewordings":
+        chosen = make(RewordingsConfig, config.rewordings, "rewordings")
+        return {"test": {"fields": list(chosen.test)}, "validation": {"fields": list(chosen.validation)}}
     if config.kind not in ("bootstrap", "mixed"):
         return declared
     sources = config.sources

@@ -37,6 +37,7 @@ _OF_CORPUS = (
     *("sources.train_skills", "sources.test_skills", "sources.validation_share", "sources.test_share"),
     *("sources.origin", "sources.licence", "bootstrap"),
 )
+_OF_REWORDINGS = ("rewordings",)
 # Recorded plans lead from intermediates alone.
 _OF_TEXT = (
     *(f"{counts}.{name}" for counts in ("samples", "held_out_samples") for name in ("other_backbone", "adapter")),
@@ -135,17 +136,18 @@ class DatasetConfig:
 
     Attributes:
         kind: where targets come from: `published` banks, `runs` of masa evolve, the `bootstrap` rules, or runs and
-            these rules, `mixed`.
+            these rules, `mixed`; or the corpus of `rewordings` that comes with masa.
         samples: most samples per training cell and source; `held_out_samples` the same for held-out cells.
         card_variants: each training sample is written once per variant; held-out ones have the full card.
         base, template: the base model that tokens are counted with, and its chat template if it has none.
         context_length: in tokens; a longer sample is an error.
         bootstrap: settings of `masa_training.bootstrap.CorpusConfig`, all but the seed.
+        rewordings: settings of `masa_training.rewordings.RewordingsConfig`.
     """
 
     name: str
-    language: Literal["text", "plan"]
-    kind: Literal["published", "runs", "bootstrap", "mixed"]
+    language: Literal["text", "plan", "wording"]
+    kind: Literal["published", "runs", "bootstrap", "mixed", "rewordings"]
     sources: Sources = Sources()
     samples: Counts = Counts()
     held_out_samples: Counts = Counts(intermediate=1, other_backbone=1, adapter=1, augmented=0)
@@ -157,6 +159,7 @@ class DatasetConfig:
     template: str | None = None
     context_length: Positive = 4096
     bootstrap: Mapping[str, Any] = field(default_factory=dict)
+    rewordings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -232,17 +235,20 @@ def with_overrides(config: DatasetConfig, *, base: str | None, seed: int | None)
 def _check_used(config: DatasetConfig) -> None:
     """Raise if a setting is made that this kind or language of data set passes over."""
     unused: list[tuple[str, tuple[str, ...]]] = []
-    if config.kind == "bootstrap":
-        unused.append(("kind: bootstrap", _OF_CELLS))
-    elif config.kind != "mixed":
+    if config.kind in ("bootstrap", "rewordings"):
+        unused.append((f"kind: {config.kind}", _OF_CELLS))
+    if config.kind not in ("bootstrap", "mixed"):
         unused.append((f"kind: {config.kind}", _OF_CORPUS))
+    if config.kind != "rewordings":
+        unused.append((f"kind: {config.kind}", _OF_REWORDINGS))
     if config.language == "plan":
         unused.append(("language: plan", _OF_TEXT))
     made = list(_made(config, ()))
     for what, names in unused:
         for setting in made:
             if any(f"{setting}.".startswith(f"{name}.") for name in names):
-                hint = ", which holds out skills (sources.test_skills)" if setting.startswith("holdouts") else ""
+                instead = config.kind == "bootstrap" and setting.startswith("holdouts")
+                hint = ", which holds out skills (sources.test_skills)" if instead else ""
                 raise TrainingError(f"{setting} does nothing with {what}{hint}; leave it out")
 
 
@@ -268,11 +274,14 @@ def _check(config: DatasetConfig) -> None:
         )
     if config.kind in ("bootstrap", "mixed") and config.language == "text":
         raise TrainingError("the bootstrap corpus has plans only; set language: plan")
+    if (config.kind == "rewordings") != (config.language == "wording"):
+        raise TrainingError("rewordings are in the wording language, and nothing else is; set both or neither")
     needed = {
         "published": ("banks",),
         "runs": ("runs",),
         "bootstrap": ("train_skills",),
         "mixed": ("runs", "train_skills"),
+        "rewordings": (),
     }
     for key in needed[config.kind]:
         if not getattr(sources, key):

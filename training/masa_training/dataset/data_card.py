@@ -15,6 +15,7 @@ _MOST_NAMES = 12
 _LANGUAGES = {
     "text": "the text language: the target is the group, written out",
     "plan": "the plan language: the target is one line of edits per skill",
+    "wording": "the wording language: the target is one skill's text, reworded as an operation says",
 }
 
 
