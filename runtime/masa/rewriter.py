@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from masa.facts import Facts
 
 
-_RULES = 3
+_RULES = 4
 """Raised whenever the same output comes to mean another result, so that the cache does not answer by older rules."""
 
 

@@ -251,6 +251,8 @@ def test_shorten_keeps_the_command_and_drops_the_rest(before: str, after: str) -
         "Öffne den Kühlschrank, weil die Milch darin steht. Nimm die Milch.",
         "Ouvre le frigo, parce que le lait est dedans. Prends le lait.",
         "打开冰箱，因为牛奶在里面。拿出牛奶。",
+        "Please make sure to lock the door and to take the key along.",
+        "Remember to close the valve, to drain the pipe, and to tell the guard.",
     ],
 )
 def test_shorten_leaves_alone_what_it_would_mangle(text: str) -> None:

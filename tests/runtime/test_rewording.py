@@ -24,7 +24,7 @@ BANK = SkillBank(
     (
         Skill("a", "Pump", PUMP, "The cellar is wet."),
         Skill("b", "Short", "Knock first."),
-        Skill("c", "Polite", "Please make sure to lock the door and to take the key along."),
+        Skill("c", "Polite", "Please make sure to lock the door and take the key along."),
     ),
     {},
 )

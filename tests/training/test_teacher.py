@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import SequenceMatcher
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from masa.edits import EDITS, apply_plan, check_plan
 from masa.formats import load_bank
+from masa.rewriter import Rewriter
 from masa.skills import Group, Skill
 from masa_training.environments import Task
 from masa_training.instruments.config import BANKS, wording_of
@@ -17,6 +19,7 @@ from masa_training.rollouts import Episode, Job, Turn
 from masa_training.teacher import SYMPTOMS, Asked, OperatorTeacher, Rewrite, Seen, TeacherError, attribute, symptoms_of
 from masa_training.teacher.operators import REMEDIES
 from masa_training.teacher.protocol import words_of
+from tests.support import ScriptedBackend, unopened_artifact
 
 GROUP = next(group for group in load_bank(BANKS / "household" / "moderate.json").groups() if group.task_type == "heat")
 
@@ -167,3 +170,30 @@ def test_nothing_to_edit_is_said_in_words() -> None:
     asked = Asked(group=bare, original=bare, environment="household", words=1)
     with pytest.raises(TeacherError, match="heat: every combination of up to 2 edits was tried or changes nothing"):
         OperatorTeacher().rewrite(asked)
+
+
+def test_a_worder_tries_operations_in_words_on_all_skills_then_on_one(tmp_path: Path) -> None:
+    def words(prompt: str) -> str:
+        skill = prompt.partition("Skill:\n")[2].partition("\n\n")[0]
+        return "Example: the mug is hot. Put it down." if "Operation: example." in prompt else f"{skill} Mind that."
+
+    artifact = unopened_artifact(tmp_path, language="wording")
+    with Rewriter(artifact, lambda: ScriptedBackend(words)) as worder:
+        teacher = OperatorTeacher(worder=worder)
+        first = teacher.rewrite(Asked(group=GROUP, original=GROUP, environment="household"))
+        assert first.plan is None and first.note.startswith("example in words")
+        long = [skill for skill in GROUP.skills if len(skill.principle.split()) >= 8]
+        told = [skill for skill in first.group.skills if "Example: the mug" in skill.principle]
+        assert len(told) == len(long) > 1
+        refused: list[tuple[Group, str]] = []
+        notes = []
+        while not any(" of " in note.partition(";")[0] for note in notes):
+            asked = Asked(group=GROUP, original=GROUP, environment="household", refused=tuple(refused))
+            made = teacher.rewrite(asked)
+            assert made.group.skills not in [group.skills for group, _ in refused]
+            refused.append((made.group, "worse"))
+            notes.append(made.note)
+        alone = len(notes) - 1
+        assert any("in words" not in note for note in notes)  # edits come before words on one skill
+        changed = [a != b for a, b in zip(refused[alone][0].skills, GROUP.skills, strict=True)]
+        assert sum(changed) == 1

@@ -69,6 +69,7 @@ _TAILS = (
 
 _ASIDE = re.compile(r"\s*\((?:e\.g\.,?|for example,?|for instance,?|such as|because|so that) (?P<reason>[^()]+)\)")
 _PURPOSE_FIRST = re.compile(rf"(?P<reason>{_PURPOSE}),\s+", re.IGNORECASE)
+_INFINITIVE = re.compile(r"(?:\b(?:and|or|but|nor)|,) (?:not )?to [a-z]", re.IGNORECASE)
 _POLITE = re.compile(
     r"(?:(?:please|(?:please )?note that|keep in mind that|it is (?:important|essential|crucial|best) to"
     r"|(?:please )?make sure to|(?:please )?be sure to|(?:please )?remember to|you (?:should|need to|have to))\s+)+"
@@ -207,7 +208,9 @@ def _lead(body: str, condition: str) -> Iterator[Range]:
     start = opening(body)
     rest = body[start:]
     polite = _POLITE.match(rest)
-    if polite and is_imperative(rest[polite.end() :]) and not _DENIES.match(rest, polite.end()):
+    # "Make sure to lock it and to take the key": without its opening the second half would hang in the air.
+    hangs = polite is not None and polite.group().rstrip().endswith(" to") and _INFINITIVE.search(rest, polite.end())
+    if polite and not hangs and is_imperative(rest[polite.end() :]) and not _DENIES.match(rest, polite.end()):
         yield start, start + polite.end()
     purpose = _PURPOSE_FIRST.match(rest)
     aim = purpose["reason"][0].lower() + purpose["reason"][1:] if purpose else ""

@@ -21,7 +21,7 @@ _MODEL = re.compile(r"(?:openai|llama|transformers|checkpoint|replay):.+|https?:
 
 @settings
 class TeacherConfig:
-    """A teacher; all but `model` and `record` is for language models only.
+    """A teacher; all but `model`, `words` and `record` is for language models only.
 
     Attributes:
         model: `operators`, `recorded:FILE`, or what `open_model` takes.
@@ -32,6 +32,7 @@ class TeacherConfig:
         attempts: how often one question is asked until its answer can be used.
         episodes: most failed episodes that one question shows.
         characters: most characters of episodes, and as many again of earlier groups, that one question shows.
+        words: for `operators`, an artifact of the wording language: it carries out operations that no edit can.
         record: a file to which every answer is appended; `recorded:FILE` gives them again.
     """
 
@@ -44,11 +45,14 @@ class TeacherConfig:
     attempts: Positive = 3
     episodes: Positive = 8
     characters: Annotated[int, Field(ge=500)] = 24_000
+    words: str = ""
     record: str = ""
 
     def __post_init__(self) -> None:
         if not (self.local or _MODEL.fullmatch(self.model)):
             raise TrainingError(f"teacher is {self.model!r}; it must be one of {_KNOWN}")
+        if self.words and self.model != OPERATORS:
+            raise TrainingError(f"teacher.words goes with the model {OPERATORS}, not with {self.model}; leave it out")
         for key, better in (("api_key", "put the key into a variable and name that in"), ("prices", "write them into")):
             if key in self.options:
                 setting = "teacher.api_key_env" if key == "api_key" else "teacher.prices"

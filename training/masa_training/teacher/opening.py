@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from masa.rewriter import Rewriter
 from masa_training.errors import TrainingError
 from masa_training.models import open_model
 from masa_training.models.keys import key_in
@@ -27,7 +28,8 @@ def opened_teacher(settings: TeacherConfig) -> Iterator[Teacher]:
     with contextlib.ExitStack() as stack:
         teacher: Teacher
         if settings.model == OPERATORS:
-            teacher = OperatorTeacher()
+            worder = stack.enter_context(Rewriter.load(settings.words)) if settings.words else None
+            teacher = OperatorTeacher(worder=worder)
         elif settings.model.startswith(RECORDED):
             teacher = RecordedTeacher(settings.model.removeprefix(RECORDED))
         else:

@@ -1,4 +1,4 @@
-"""The offline teacher: deterministic edits, chosen from what the failures show. No key, no network, no model.
+"""The offline teacher: edits and operations in words, chosen from what the failures show. No key, no network.
 
 It tries the edits that a symptom calls for first, then other wordings, one at a time and then two together, on the
 group at hand and on the one that the search began with, and never what was tried before. Where the backbone did not
@@ -11,13 +11,15 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from masa.cards import ModelCard
 from masa.edits import EDITS, EditCall, Plan, PlanLine, apply_plan, available_edits
 from masa.facts import Facts
 from masa.languages import MAX_EDITS_PER_LINE, MAX_WARNINGS
-from masa.skills import Group, Skill
+from masa.rewriter import Rewriter
+from masa.skills import Group, Skill, SkillBank
 from masa_training.teacher.protocol import Asked, Rewrite, Summary, TeacherError, Watched, words_of
 from masa_training.teacher.symptoms import attribute, weaknesses_of
 
@@ -38,6 +40,9 @@ WORDINGS = ("shorten", "steps", "condition-action", "limit 2", "emphasise", "lim
 """What is tried where failures show nothing, or what they call for was tried."""
 
 
+WORDED = ("example", "explain", "steps", "shorten", "define", "positive", "split")
+"""Operations in words, as they are tried where a rewriter can carry them out: on all skills, later on one alone."""
+
 INERT = 2
 """After so many rewrites in a row that changed nothing, and again after as many, one is chosen for being different."""
 
@@ -48,17 +53,18 @@ class OperatorTeacher:
 
     Attributes:
         together: most edits in one rewrite.
+        worder: a rewriter of the wording language, which carries out what no edit can; None tries edits alone.
     """
 
     together: int = 2
+    worder: Rewriter | None = None
 
     def rewrite(self, asked: Asked) -> Rewrite:
         found = attribute(asked.seen)
         ranked = _ranked(found)
         tried = {asked.group.skills, asked.original.skills, *(group.skills for group, _ in asked.refused)}
         tried |= {group.skills for group, _ in asked.best}
-        for count in range(1, self.together + 1):
-            untried = self._untried(asked, found, _combinations(ranked, count), tried)
+        for untried in self._in_order(asked, found, ranked, tried):
             if asked.inert and asked.inert % INERT == 0:
                 rewrite = max(untried, key=lambda made: _novelty(made.group, tried), default=None)
             else:
@@ -68,6 +74,37 @@ class OperatorTeacher:
         raise TeacherError(
             f"{asked.group.key}: every combination of up to {self.together} edits was tried or changes nothing"
         )
+
+    def _in_order(
+        self, asked: Asked, found: Mapping[str, float], ranked: Sequence[EditCall], tried: Set[tuple[Skill, ...]]
+    ) -> Iterator[Iterator[Rewrite]]:
+        """Operations in words on all skills, single edits, words on one skill, edits together."""
+        if self.worder is not None:
+            yield self._worded(asked, found, [None], tried)
+        yield self._untried(asked, found, _combinations(ranked, 1), tried)
+        if self.worder is not None:
+            yield self._worded(asked, found, [skill.skill_id for skill in asked.group.skills], tried)
+        for count in range(2, self.together + 1):
+            yield self._untried(asked, found, _combinations(ranked, count), tried)
+
+    def _worded(
+        self,
+        asked: Asked,
+        found: Mapping[str, float],
+        which: Sequence[str | None],
+        tried: Set[tuple[Skill, ...]],
+    ) -> Iterator[Rewrite]:
+        """What operations in words make of all skills of the group, or of one named by its id."""
+        assert self.worder is not None
+        bank = SkillBank((), {"group": asked.group.skills})
+        for operation in WORDED:
+            for only in which:
+                pinned = [skill.skill_id for skill in asked.group.skills if only not in (None, skill.skill_id)]
+                result = self.worder.rewrite(bank, ModelCard(), operation=operation, pinned=pinned)
+                group = replace(asked.group, skills=result.groups[0].output.skills)
+                if group.skills not in tried and words_of(group) <= asked.words:
+                    where = f"{operation} in words" + (f", of {only}" if only else "")
+                    yield Rewrite(group=group, attribution=found, note=f"{where}; {_shown(found)}")
 
     def _untried(
         self,
@@ -156,6 +193,10 @@ def _sources(asked: Asked) -> tuple[Literal["group", "original"], ...]:
 
 
 def _note(calls: Sequence[EditCall], found: Mapping[str, float], source: str) -> str:
-    why = ", ".join(f"{name} in {share:.0%}" for name, share in list(found.items())[:3]) or "no symptom"
     start = "" if source == "group" else ", from the first group"
-    return f"{' and '.join(map(str, calls))}{start}; failures show {why}"
+    return f"{' and '.join(map(str, calls))}{start}; {_shown(found)}"
+
+
+def _shown(found: Mapping[str, float]) -> str:
+    shares = ", ".join(f"{name} in {share:.0%}" for name, share in list(found.items())[:3])
+    return f"failures show {shares or 'no symptom'}"
