@@ -4,7 +4,7 @@
     python3 scripts/dev.py demo           set up, fetch the weights, rewrite a skill bank of ours
     python3 scripts/dev.py test           set up, then ruff, mypy and every test; at the end, what `newest` says
     python3 scripts/dev.py test -- …      the same in the main environment alone; pytest gets the rest
-    python3 scripts/dev.py setup [NAME]   set up an environment: main (the default), onnx-export or newest
+    python3 scripts/dev.py setup [NAME]   set up an environment: main (the default) or newest
     python3 scripts/dev.py newest         what is newer than the lock, and how the fast tests do with it; never fails
     python3 scripts/dev.py lock           lock the newest versions that pyproject.toml allows
 
@@ -78,16 +78,8 @@ MAIN = Environment(
     ("alfworld", "ray"),
     LOCKS / "main.txt",
 )
-# optimum-onnx needs transformers 4.57.
-ONNX_EXPORT = Environment(
-    "onnx-export",
-    ROOT / ".venv-onnx-export",
-    ("llama", "onnx", "mcp", "check", "training", "export-onnx", "dev"),
-    (),
-    LOCKS / "onnx-export.txt",
-)
 NEWEST = Environment("newest", ROOT / ".venv-newest", MAIN.extras, (), CONSTRAINTS)
-ENVIRONMENTS = {environment.name: environment for environment in (MAIN, ONNX_EXPORT, NEWEST)}
+ENVIRONMENTS = {environment.name: environment for environment in (MAIN, NEWEST)}
 
 
 class SetupError(Exception):
@@ -143,8 +135,6 @@ def test(pytest_arguments: Sequence[str]) -> int:
         "mypy": [python, "-m", "mypy"],
         "pytest": [python, "-m", "pytest", *(pytest_arguments or in_parallel())],
     }
-    if not pytest_arguments:
-        checks["ONNX export"] = [set_up(ONNX_EXPORT), "-m", "pytest", "-m", "optimum"]
     environment = {**os.environ, "MASA_REQUIRE_MODELS": os.environ.get("MASA_REQUIRE_MODELS", "1")}
     failed = [name for name, words in checks.items() if run(words, check=False, environment=environment)]
     if not pytest_arguments:
@@ -178,19 +168,18 @@ def newest() -> int:
 
 
 def lock() -> int:
-    """Write every lock anew."""
+    """Write the lock anew."""
     with tempfile.TemporaryDirectory() as folder:
         run([sys.executable, "-m", "venv", folder])
         place = Environment("uv", Path(folder), (), (), CONSTRAINTS)
         pip(place.python, "install", "-qq", "uv")
-        for environment in (MAIN, ONNX_EXPORT):
-            words: list[object] = [place.python, "-m", "uv", "pip", "compile", "pyproject.toml", "--quiet", "--upgrade"]
-            words += ["--universal", "--python-version", ".".join(map(str, NEEDED)), "--no-annotate"]
-            words += ["--custom-compile-command", "python3 scripts/dev.py lock", "--constraint", CONSTRAINTS]
-            words += ["--group", "build"]
-            words += [word for extra in (*environment.extras, *environment.optional) for word in ("--extra", extra)]
-            environment.versions.parent.mkdir(exist_ok=True)
-            run([*words, "--output-file", environment.versions])
+        words: list[object] = [place.python, "-m", "uv", "pip", "compile", "pyproject.toml", "--quiet", "--upgrade"]
+        words += ["--universal", "--python-version", ".".join(map(str, NEEDED)), "--no-annotate"]
+        words += ["--custom-compile-command", "python3 scripts/dev.py lock", "--constraint", CONSTRAINTS]
+        words += ["--group", "build"]
+        words += [word for extra in (*MAIN.extras, *MAIN.optional) for word in ("--extra", extra)]
+        MAIN.versions.parent.mkdir(exist_ok=True)
+        run([*words, "--output-file", MAIN.versions])
     return 0
 
 

@@ -21,16 +21,6 @@ ROOT = Path(__file__).resolve().parent.parent
 _REQUIRED = ("CI", "MASA_REQUIRE_MODELS")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if find_spec("optimum") is None:
-        skip = pytest.mark.skip(
-            reason="needs the environment for ONNX export: python3 scripts/dev.py setup onnx-export"
-        )
-        for item in items:
-            if item.get_closest_marker("optimum"):
-                item.add_marker(skip)
-
-
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the checkout."""

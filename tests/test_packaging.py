@@ -30,7 +30,6 @@ EXTRAS = {
     "mlflow",
     "wandb",
     "export",
-    "export-onnx",
     "dev",
 }
 
@@ -121,7 +120,7 @@ def test_a_device_needs_neither_torch_nor_transformers_and_little_room(extra: st
     """Room beyond numpy and the inference library itself."""
     needed = _closure("masa-skills", extra)
     assert {"numpy", "llguidance"} <= needed
-    assert not needed & {"torch", "transformers", "accelerate", "peft", "optimum"}
+    assert not needed & {"torch", "transformers", "accelerate", "peft"}
     counted = needed - {"numpy", "onnxruntime", "llama-cpp-python", "masa-skills"}
     sizes = {name: _size(name) for name in counted}
     assert 5e6 < sum(sizes.values()) < 150e6, sizes

@@ -185,7 +185,7 @@ def dev(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "dev", module)  # where dataclasses look for it
     spec.loader.exec_module(module)
-    for name in ("MAIN", "ONNX_EXPORT", "NEWEST"):
+    for name in ("MAIN", "NEWEST"):
         place = getattr(module, name)
         monkeypatch.setattr(module, name, replace(place, folder=tmp_path / place.folder.name))
     monkeypatch.setenv("MASA_HOME", str(tmp_path / "home"))
@@ -329,7 +329,7 @@ def test_an_environment_that_does_not_go_together_is_made_anew(
     assert pip_calls(calls, "install")[-1][-1] == f"{ROOT}[llama,dev]"
 
 
-def test_test_runs_every_check_in_both_environments_and_fails_if_one_did(
+def test_test_runs_every_check_and_fails_if_one_did(
     dev: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran: list[tuple[str, str]] = []
@@ -346,10 +346,6 @@ def test_test_runs_every_check_in_both_environments_and_fails_if_one_did(
     assert dev.test(["-x"]) == 1
     assert ran == [("main", words) for words in ("ruff check .", "ruff format --check .", "mypy", "pytest -x")]
     assert "failed: mypy" in capsys.readouterr().err
-    ran.clear()
-    dev.test([])
-    assert ran[-1] == ("onnx-export", "pytest -m optimum")
-    assert {python for python, _ in ran[:-1]} == {"main"}
 
 
 @pytest.mark.parametrize("code", [0, 1, 124])
@@ -377,12 +373,11 @@ def test_without_newer_versions_no_environment_is_made_for_them(
     assert made == ["main"]
 
 
-@pytest.mark.parametrize("name", ["MAIN", "ONNX_EXPORT"])
-def test_the_lock_has_a_version_in_the_range_of_everything_that_is_installed(dev: ModuleType, name: str) -> None:
+def test_the_lock_has_a_version_in_the_range_of_everything_that_is_installed(dev: ModuleType) -> None:
     """For this Python and platform; what `pyproject.toml` asks for must not drift away from the lock."""
     from packaging.requirements import Requirement
 
-    environment = getattr(dev, name)
+    environment = dev.MAIN
     locked: dict[str, str] = {}
     for line in environment.versions.read_text("utf-8").splitlines():
         if not line.startswith("#"):

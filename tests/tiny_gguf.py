@@ -17,7 +17,7 @@ VOCABULARY = 2048
 
 
 def write_tiny_gguf(source: Path, path: Path, *, seed: int = 0, architecture: str = "llama") -> Path:
-    """Write a Llama of two layers (or a "qwen2", with biases) with the tokenizer of the GGUF `source`."""
+    """Write a model of two layers, of seven for "gemma3", with the tokenizer of the GGUF `source`."""
     import gguf
 
     reader = gguf.GGUFReader(source)
@@ -35,10 +35,15 @@ def write_tiny_gguf(source: Path, path: Path, *, seed: int = 0, architecture: st
     writer.add_name("tiny")
     writer.add_context_length(4096)
     writer.add_embedding_length(HIDDEN)
-    writer.add_block_count(LAYERS)
+    layers = 7 if architecture == "gemma3" else LAYERS
+    writer.add_block_count(layers)
     writer.add_feed_forward_length(FEED)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
+    if architecture == "gemma3":
+        writer.add_sliding_window(8)
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(2.0)
     writer.add_rope_dimension_count(HIDDEN // HEADS)
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-5)
@@ -47,7 +52,7 @@ def write_tiny_gguf(source: Path, path: Path, *, seed: int = 0, architecture: st
     rng = np.random.default_rng(seed)
     kv = HIDDEN * KV_HEADS // HEADS
     shapes = {"token_embd": (vocabulary, HIDDEN)}
-    for layer in range(LAYERS):
+    for layer in range(layers):
         shapes |= {
             f"blk.{layer}.attn_q": (HIDDEN, HIDDEN),
             f"blk.{layer}.attn_k": (kv, HIDDEN),
@@ -64,9 +69,16 @@ def write_tiny_gguf(source: Path, path: Path, *, seed: int = 0, architecture: st
             for side, width in (("q", HIDDEN), ("k", kv), ("v", kv)):
                 bias = rng.normal(0, 0.3, width).astype(np.float32)
                 writer.add_tensor(f"blk.{layer}.attn_{side}.bias", bias)
-    norms = ["output_norm", *(f"blk.{n}.{kind}" for n in range(LAYERS) for kind in ("attn_norm", "ffn_norm"))]
-    for name in norms:
-        writer.add_tensor(f"{name}.weight", np.ones(HIDDEN, dtype=np.float32))
+    norms = {"output_norm": HIDDEN}
+    for layer in range(layers):
+        norms |= {f"blk.{layer}.{kind}": HIDDEN for kind in ("attn_norm", "ffn_norm")}
+        if architecture in ("qwen3", "gemma3"):
+            norms |= {f"blk.{layer}.{kind}": HIDDEN // HEADS for kind in ("attn_q_norm", "attn_k_norm")}
+        if architecture == "gemma3":
+            norms |= {f"blk.{layer}.{kind}": HIDDEN for kind in ("post_attention_norm", "post_ffw_norm")}
+    for name, width in norms.items():
+        odd = rng.uniform(0.5, 1.5, width) if name.startswith("blk") and architecture != "llama" else np.ones(width)
+        writer.add_tensor(f"{name}.weight", odd.astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

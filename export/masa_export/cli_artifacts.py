@@ -126,7 +126,7 @@ def gguf(checkpoint: Any, quant: str, via: str, as_json: bool, quiet: bool, **op
     default="w8",
     show_default=True,
     metavar="TYPE,…",
-    help="Each an artifact of its own: fp32; w8, int4 (weights in blocks of 32); int8 (dynamic, activations too).",
+    help="Each an artifact of its own: fp32; w8, int4 (weights in blocks of 32); int8, int8-w8 (activations, too).",
 )
 @artifact_options("onnx")
 @click.option(
@@ -137,14 +137,13 @@ def gguf(checkpoint: Any, quant: str, via: str, as_json: bool, quiet: bool, **op
 )
 @output_options
 def onnx(checkpoint: Any, quant: str, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Merge CHECKPOINT into its base, export it by optimum, and make an artifact of every type.
+    """Merge CHECKPOINT into its base and make an ONNX artifact of every type.
 
     tokenizer.json is written from the base's GGUF and compared with llama.cpp's tokenizer, the float32 graph with the
     checkpoint in transformers. An artifact is in its place once it is complete and checked; finished ones are kept when
     the command runs again.
     """
-    from masa_export.onnx_export import OnnxSettings, export_onnx
-    from masa_export.onnx_quantize import parse_onnx_quantizations
+    from masa_export.onnx_export import OnnxSettings, export_onnx, parse_onnx_quantizations
 
     with watching(quiet or as_json) as watch:
         done = export_onnx(checkpoint, OnnxSettings(parse_onnx_quantizations(quant), **options), watch)

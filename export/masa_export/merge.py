@@ -48,7 +48,7 @@ def gguf_changes(source: Source) -> Mapping[str, Change]:
         ExportError: if tensors do not fit the base.
     """
     if source.checkpoint.kind == "full":
-        return _replacements(source)
+        return _replacements(source, source.path)
     file = open_tensors(source.weights)
     return {
         layer.tensor: _addition(file, layer.a, layer.b, source.adapter.scale, rotary_heads(source.shape, layer.tensor))
@@ -92,6 +92,31 @@ def merge_into_gguf(
         out.write(bytes(-out.tell() % alignment))
         out.flush()
         os.fsync(out.fileno())
+
+
+def merged_tensors(source: Source) -> dict[str, NDArray[np.float32]]:
+    """Every tensor of the merged model as float32, by its name in the source's GGUF; all of them in memory.
+
+    Raises:
+        ExportError: if tensors do not fit the base, or one is damaged or stored in a way that is not known here.
+    """
+    import numpy as np
+
+    header, changes = source.header, gguf_changes(source)
+    assert header is not None
+    stored = source.folder if source.checkpoint.kind == "lora" else None
+    folder: Mapping[str, Change] = {} if stored is None else _replacements(source, stored)
+    whole: dict[str, NDArray[np.float32]] = {}
+    for tensor in header.tensors:
+        shape = tensor.shape[::-1]
+        if (own := folder.get(tensor.name)) is not None:
+            values = own()(np.empty((math.prod(shape[:-1]), 0), np.float32), 0)
+        else:
+            values = _rows_of(header, tensor)(0, math.prod(shape[:-1]))
+        if (change := changes.get(tensor.name)) is not None:
+            values = change()(values, 0)
+        whole[tensor.name] = values.reshape(shape)
+    return whole
 
 
 def merge_folder(source: Source, target: Path, kind: str, progress: Progress = lambda done, total: None) -> None:
@@ -165,11 +190,12 @@ def _addition(file: TensorFile, a: str, b: str, scale: float, heads: int) -> Cha
     return load
 
 
-def _replacements(source: Source) -> Mapping[str, Change]:
+def _replacements(source: Source, folder: Path) -> Mapping[str, Change]:
+    """The tensors of the Hugging Face model in `folder`, by their names in the source's GGUF, of which they are all."""
     tensors, names = source.shape.tensors, tensor_names(source.shape)
     assert tensors is not None
     changes: dict[str, Change] = {}
-    for name, file in open_model(source.path).items():
+    for name, file in open_model(folder).items():
         place = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if place == "output.weight" and place not in tensors:
             continue  # the output layer is the token embedding, saved twice
@@ -182,7 +208,7 @@ def _replacements(source: Source) -> Mapping[str, Change]:
         changes[place] = _replacement(file, name, rotary_heads(source.shape, place), offset)
     missing = next((name for name in tensors if name not in changes and name != "rope_freqs.weight"), None)
     if missing is not None:
-        raise ExportError(f"{source.path}: holds nothing for {missing} of {source.gguf}; take another checkpoint")
+        raise ExportError(f"{folder}: holds nothing for {missing} of {source.gguf}; take another checkpoint")
     return changes
 
 

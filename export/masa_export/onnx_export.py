@@ -1,4 +1,4 @@
-"""`masa export onnx` as a function: merge, export by optimum, rewire, quantize, check, package.
+"""`masa export onnx` as a function: merge, write graphs by `masa.forms`, check, package.
 
 No tokenizer is trusted: `prove` compares `tokenizer.json` with llama.cpp on every token of the vocabulary and on texts
 that tokenizers differ on.
@@ -7,26 +7,25 @@ that tokenizers differ on.
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import random
 import shutil
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from masa.artifact import Artifact
 from masa.backends.llama import LlamaBackend
 from masa.backends.onnx import GRAPH, OnnxBackend
 from masa.backends.onnx_tokenizer import TOKENIZER_NAME, JsonTokenizer
-from masa.extras import in_range
 from masa.formats.gguf_header import read_header
+from masa.forms.graph import FORMS, write_graph
+from masa.forms.reference import Peaks, forward
+from masa.forms.rounding import smoothed
 from masa.forms.tokenizer import write_tokenizer
+from masa.forms.weights import Model, build_model
+from masa.json_fields import did_you_mean
 from masa_export.artifacts import (
     ArtifactSettings,
     Made,
@@ -38,10 +37,9 @@ from masa_export.artifacts import (
 )
 from masa_export.errors import ExportError
 from masa_export.logits import Likeness, Margin, backend_logits, excess, likeness, model_logits, sample_prompts
-from masa_export.onnx_graph import attention_of, rewire
-from masa_export.onnx_quantize import quantize_onnx, save
+from masa_export.merge import merged_tensors
 from masa_export.progress import Watch
-from masa_export.source import Source, open_source
+from masa_export.source import Source, open_source, with_gguf
 from masa_export.verify.tokens import compare_tokens
 
 if TYPE_CHECKING:
@@ -83,9 +81,22 @@ WEIGHTS = "model.onnx"
 MARGIN, EQUAL = Margin(difference=0.01, difference_share=0.0, error=0.001, error_share=0.0), 0.98
 """What the float32 graph may differ from the checkpoint in transformers, logits: about 100 times what it does for
 SmolLM2-135M (docs/export.md), since other architectures have larger logits."""
-_NEEDED = ("torch", "transformers", "peft", "optimum.exporters.onnx", "onnx")
-_TRANSFORMERS = ">=4.57,<4.58"
-_ADVICE = 'in an environment of its own: pip install "masa-skills[export-onnx,onnx,llama]"'
+
+
+def parse_onnx_quantizations(text: str) -> tuple[str, ...]:
+    """The names in a list such as "fp32,int4", each once.
+
+    Raises:
+        ExportError: for no name and for an unknown one.
+    """
+    found = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
+    if not found:
+        raise ExportError(f"--quant {text!r}: names no type; give some of {', '.join(FORMS)}")
+    for name in found:
+        if name not in FORMS:
+            hint = did_you_mean(name, FORMS) or f"; known: {', '.join(FORMS)}"
+            raise ExportError(f"--quant {name}: the ONNX export has no such type{hint}")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +137,7 @@ def export_onnx(folder: Path, settings: OnnxSettings, watch: Watch | None = None
     source = open_source(folder, settings.base, full=True)
     where = settings.output or folder / DEFAULT_FOLDER
     name = settings.name or source.default_name
-    marks = {
-        **source_marks(source),
-        "masa.graph": GRAPH,
-        "masa.context_length": str(source.checkpoint.context_length),
-    }
+    marks = {**source_marks(source), "masa.graph": GRAPH}
     results = []
     for quantization in settings.quantizations:
         place = where / f"{name}-onnx-{quantization}"
@@ -139,7 +146,13 @@ def export_onnx(folder: Path, settings: OnnxSettings, watch: Watch | None = None
         results.append(Made(quantization, place, WEIGHTS, size, kept=found is not None))
     merged, texts = None, None
     if not all(result.kept for result in results):
-        _check_libraries()
+        if source.gguf is None:
+            if settings.reference is None:
+                raise ExportError(
+                    f"{source.folder}: no tokenizer is trusted before it was compared with llama.cpp's; give a GGUF of "
+                    "this model with --reference (any type will do)"
+                )
+            source = with_gguf(source, settings.reference)
         with aside(where) as scratch:
             results, merged, texts = _Work(source, settings, marks, watch, scratch).run(results)
     licence = settings.licence or source.origin[1]
@@ -163,24 +176,25 @@ class _Work:
         from masa_training.transformers_backend import load_trained
 
         source, path = self.source, self.source.path
+        assert source.header is not None
         self.watch.stage("Comparing the tokenizer with llama.cpp's …")
-        vocabulary, eos, texts = self._tokenizer()
+        tokens, eos, texts = self._tokenizer()
         self.watch.stage(f"Merging the checkpoint into {source.checkpoint.base.name} …")
-        model = load_trained(source.checkpoint, source.base, torch.float32, merged=True).eval()
-        if vocabulary > model.config.vocab_size:
+        model = build_model(source.header, merged_tensors(source), source.checkpoint.context_length)
+        vocabulary = len(model.embedding)
+        if tokens > vocabulary:
             raise ExportError(
-                f"{path}: its model has {model.config.vocab_size} tokens, the tokenizer {vocabulary}; "
+                f"{path}: its model has {vocabulary} tokens, the tokenizer {tokens}; "
                 "give the base that it was trained on"
             )
-        tokenizer = JsonTokenizer(self.scratch / TOKENIZER_NAME, vocabulary=model.config.vocab_size, eos=eos)
-        prompts = sample_prompts(source.checkpoint, tokenizer)
-        reference = model_logits(model, prompts)
-        merged = self.scratch / "merged.onnx"
-        self.watch.stage("Exporting the graph (optimum) …")
-        notes = {**self.marks, "masa.eos_token": str(eos)}
-        export_graph(model, source.checkpoint.context_length, merged, notes, str(path))
-        del model
+        model = replace(model, eos=eos)
+        prompts = sample_prompts(
+            source.checkpoint, JsonTokenizer(self.scratch / TOKENIZER_NAME, vocabulary=vocabulary, eos=eos)
+        )
         self.watch.stage("Comparing the graph with the checkpoint in transformers …")
+        reference = model_logits(load_trained(source.checkpoint, source.base, torch.float32, merged=True), prompts)
+        merged = self.scratch / "merged.onnx"
+        write_graph(model, "fp32", merged)
         found = likeness(self._computed(merged, prompts), reference)
         problem = excess(found, MARGIN, 0.0, EQUAL)
         if problem:
@@ -188,18 +202,14 @@ class _Work:
                 f"{path}: ONNX Runtime does not compute what the checkpoint does ({problem}); nothing was written; "
                 "report this as a bug"
             )
-        made = [result if result.kept else self._produce(result, merged, prompts, reference) for result in results]
+        made = [result if result.kept else self._produce(result, model, prompts, reference) for result in results]
         return made, found, texts
 
     def _tokenizer(self) -> tuple[int, int, int]:
         """Write and prove the tokenizer: how many tokens it has, which one ends a text, on how many texts proven."""
         source = self.source
         gguf = self.settings.reference or source.gguf
-        if gguf is None:
-            raise ExportError(
-                f"{source.folder}: no tokenizer is trusted before it was compared with llama.cpp's; give a GGUF of "
-                "this model with --reference (any type will do)"
-            )
+        assert gguf is not None
         target = self.scratch / TOKENIZER_NAME
         with contextlib.closing(LlamaBackend.load(gguf, vocab_only=True)) as reference:
             own = None if source.folder is None else source.folder / TOKENIZER_NAME
@@ -224,14 +234,17 @@ class _Work:
             return backend_logits(backend, prompts, path.name)
 
     def _produce(
-        self, result: Made, merged: Path, prompts: Sequence[Sequence[int]], reference: NDArray[np.float32]
+        self, result: Made, model: Model, prompts: Sequence[Sequence[int]], reference: NDArray[np.float32]
     ) -> Made:
         begun = time.monotonic()
         folder = self.scratch / result.path.name
         folder.mkdir()
         self.watch.stage(f"Writing {result.quantization} …")
-        with quiet():
-            quantize_onnx(merged, folder / WEIGHTS, result.quantization)
+        if result.quantization.startswith("int8"):
+            peaks = Peaks()
+            forward(model, prompts[0], last=1, peaks=peaks)
+            model = smoothed(model, peaks)
+        write_graph(model, result.quantization, folder / WEIGHTS, self.marks)
         shutil.copyfile(self.scratch / TOKENIZER_NAME, folder / TOKENIZER_NAME)
         self.watch.stage(f"Checking {result.quantization} …")
         found = likeness(self._computed(folder / WEIGHTS, prompts), reference)
@@ -260,68 +273,3 @@ def _marks_of(artifact: Artifact) -> Mapping[str, str]:
 
     graph = onnx.load(str(artifact.weights_path), load_external_data=False)
     return {entry.key: entry.value for entry in graph.metadata_props}
-
-
-def export_graph(model: Any, context_length: int, target: Path, notes: Mapping[str, str], where: str) -> None:
-    """Write `model` (of transformers, float32) as the ONNX graph that masa runs to `target`, its weights beside it.
-
-    optimum exports it, `masa_export.onnx_graph` rewires it; `notes` become the graph's metadata. Needs room for the
-    model twice beside `target`. `where` names the checkpoint in errors.
-
-    Raises:
-        ExportError: if optimum or masa does not know how.
-        OSError: if a file cannot be written.
-    """
-    import onnx
-    from optimum.exporters.onnx import onnx_export_from_model
-
-    attention = attention_of(model, context_length)
-    raw = target.parent / "raw"
-    try:
-        with quiet():
-            onnx_export_from_model(
-                model,
-                raw,
-                task="text-generation-with-past",
-                monolith=True,
-                no_post_process=True,
-                do_validation=False,
-            )
-    except (ValueError, KeyError, RuntimeError, NotImplementedError, TypeError) as error:
-        raise ExportError(
-            f"{where}: optimum cannot export this model ({' '.join(str(error).split())[:200]}); export to GGUF"
-        ) from error
-    graph = onnx.load(str(raw / "model.onnx"))
-    shutil.rmtree(raw)
-    rewire(graph, attention)
-    onnx.helper.set_model_props(graph, dict(notes))
-    save(graph, target)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what torch, optimum and onnxruntime print and warn about off the terminal; errors are still raised."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-
-
-def _check_libraries() -> None:
-    for name in _NEEDED:
-        try:
-            there = find_spec(name) is not None
-        except ModuleNotFoundError:
-            there = False
-        if not there:
-            raise ExportError(f"the ONNX export needs {name.split('.')[0]}; {_ADVICE}")
-    if not in_range(found := version("transformers"), _TRANSFORMERS):
-        raise ExportError(f"the ONNX export needs transformers {_TRANSFORMERS}, here is {found}; {_ADVICE}")

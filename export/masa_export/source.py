@@ -202,9 +202,20 @@ def _beside_folder(checkpoint: Checkpoint, lora: Lora | None, gguf: Path) -> Sou
         base = Base(str(gguf), "gguf", gguf, checkpoint.context_length, checkpoint.template)
         return Source(checkpoint, lora, base, gguf, header, shape)
     base = base_of(checkpoint)
-    if replace(shape, tensors=None) != _folder_shape(base.path):
-        raise ExportError(f"{gguf}: has another shape than {base.path}; give a GGUF made from that folder")
-    return Source(checkpoint, lora, base, gguf, header, shape)
+    return with_gguf(Source(checkpoint, lora, base, None, None, _folder_shape(base.path)), gguf)
+
+
+def with_gguf(source: Source, gguf: Path) -> Source:
+    """The source of a Hugging Face folder with a GGUF that is said to be of the same model.
+
+    Raises:
+        ExportError: if it has another shape.
+    """
+    header = read_header(gguf)
+    shape = gguf_shape(header)
+    if replace(shape, tensors=None) != source.shape:
+        raise ExportError(f"{gguf}: has another shape than {source.where}; give a GGUF made from that folder")
+    return replace(source, gguf=gguf, header=header, shape=shape)
 
 
 def gguf_shape(header: GgufHeader) -> Shape:

@@ -33,7 +33,6 @@ def lora(smollm2: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-@pytest.mark.optimum
 def test_both_backends_write_the_same_plans(smollm2: Path, repository: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     from masa_export.merge import gguf_changes, merge_into_gguf

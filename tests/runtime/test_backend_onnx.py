@@ -60,41 +60,35 @@ def test_options_of_the_other_library_are_refused(kind: str, options: dict[str, 
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama, exported; its tokenizer knows the bytes and one control token."""
+    """A random model, written as a graph; its tokenizer knows the bytes and one control token."""
     pytest.importorskip("onnxruntime")
-    import torch
+    pytest.importorskip("onnx")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM
 
-    from masa_export.onnx_export import export_graph
-    from masa_export.onnx_graph import attention_of
+    from masa.forms.graph import write_graph
+    from masa.forms.reference import forward
+    from masa.forms.weights import Model
 
     folder = tmp_path_factory.mktemp("graph")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
-        initializer_range=0.2,
-        tie_word_embeddings=True,
-    )
-    model = LlamaForCausalLM(config).eval()
-    assert attention_of(model, CONTEXT).width == 16
-    notes = {"masa.graph": "1", "masa.eos_token": "256", "masa.context_length": str(CONTEXT)}
-    export_graph(model, CONTEXT, folder / "model.onnx", notes, "random")
+    rng = np.random.default_rng(0)
+    hidden, inner, heads, kv_heads, width = 64, 96, 4, 2, 16
+    shapes = {"attn_q": (heads * width, hidden), "attn_output": (hidden, heads * width), "ffn_down": (hidden, inner)}
+    shapes |= dict.fromkeys(("attn_k", "attn_v"), (kv_heads * width, hidden))
+    shapes |= dict.fromkeys(("ffn_gate", "ffn_up"), (inner, hidden))
+    named = {f"blk.{layer}.{part}.weight": shape for layer in range(2) for part, shape in shapes.items()}
+    named["token_embd.weight"] = (VOCABULARY, hidden)
+    weights = {name: rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in named.items()}
+    norms = [f"blk.{layer}.{part}.weight" for layer in range(2) for part in ("attn_norm", "ffn_norm")]
+    weights |= {name: np.ones(hidden, np.float32) for name in (*norms, "output_norm.weight")}
+    model = Model("qwen2", 2, heads, kv_heads, width, 1e-5, (10000.0, 10000.0), 1.0, 0, CONTEXT, 256, weights)
+    write_graph(model, "fp32", folder / "model.onnx")
+    np.save(folder / "expected.npy", forward(model, list(range(1, 41)), last=40))
     letters = {letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(letters, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<|end|>"])
     tokenizer.save(str(folder / "tokenizer.json"))
-    prompt = torch.tensor([list(range(1, 41))])
-    with torch.inference_mode():
-        np.save(folder / "expected.npy", model(prompt).logits[0].numpy())
     return folder / "model.onnx"
 
 
@@ -115,8 +109,7 @@ def close(left: np.ndarray, right: np.ndarray) -> bool:
     return bool(np.abs(left - right).max() < CLOSE)
 
 
-@pytest.mark.optimum
-def test_logits_are_those_of_transformers_however_the_prompt_is_cut(backend: OnnxBackend, graph: Path) -> None:
+def test_logits_are_those_of_the_weights_however_the_prompt_is_cut(backend: OnnxBackend, graph: Path) -> None:
     expected = np.load(graph.with_name("expected.npy"))
     tokens = list(range(1, 41))
     for shared in (0, 1, 7, 30):
@@ -130,7 +123,6 @@ def test_logits_are_those_of_transformers_however_the_prompt_is_cut(backend: Onn
     made.close()
 
 
-@pytest.mark.optimum
 def test_a_sequences_numbers_do_not_depend_on_its_neighbours(backend: OnnxBackend) -> None:
     rng = np.random.default_rng(0)
     shared = rng.integers(0, 256, 9).tolist()
@@ -155,7 +147,6 @@ def test_a_sequences_numbers_do_not_depend_on_its_neighbours(backend: OnnxBacken
             assert alone.shape == together[key].shape and close(alone, together[key]), key
 
 
-@pytest.mark.optimum
 def test_rewinding_forgets_exactly_the_last_tokens(backend: OnnxBackend) -> None:
     made = session(backend, [1, 2, 3])
     made.begin(0, [4, 5])
@@ -167,7 +158,6 @@ def test_rewinding_forgets_exactly_the_last_tokens(backend: OnnxBackend) -> None
     made.close()
 
 
-@pytest.mark.optimum
 def test_rows_move_together_when_their_neighbours_finish(backend: OnnxBackend) -> None:
     made = session(backend, [1, 2])
     for slot in range(4):
@@ -191,7 +181,6 @@ def test_rows_move_together_when_their_neighbours_finish(backend: OnnxBackend) -
     made.close()
 
 
-@pytest.mark.optimum
 def test_decoding_writes_the_same_side_by_side_and_one_by_one(backend: OnnxBackend) -> None:
     rng = np.random.default_rng(1)
     jobs = [Job(number, rng.integers(0, 256, 4 + 3 * number).tolist(), 12) for number in range(5)]
@@ -208,7 +197,6 @@ def test_decoding_writes_the_same_side_by_side_and_one_by_one(backend: OnnxBacke
     assert len(set(together.values())) > 1
 
 
-@pytest.mark.optimum
 def test_the_last_cell_can_be_used(backend: OnnxBackend) -> None:
     made = backend.session(slots=2, length=6)
     made.share([1, 2])
@@ -222,7 +210,6 @@ def test_the_last_cell_can_be_used(backend: OnnxBackend) -> None:
     made.close()
 
 
-@pytest.mark.optimum
 def test_a_closed_session_says_so(backend: OnnxBackend) -> None:
     made = session(backend, [1])
     made.begin(0, [2])
@@ -233,7 +220,6 @@ def test_a_closed_session_says_so(backend: OnnxBackend) -> None:
         made.begin(1, [2])
 
 
-@pytest.mark.optimum
 def test_what_is_no_graph_of_masa_is_refused_in_one_sentence(graph: Path, tmp_path: Path) -> None:
     import onnx
 
@@ -255,7 +241,6 @@ def test_what_is_no_graph_of_masa_is_refused_in_one_sentence(graph: Path, tmp_pa
         OnnxBackend.load(graph, threads=1, tokenizer=tmp_path / "tokenizer.json")
 
 
-@pytest.mark.optimum
 def test_the_device_needs_neither_torch_nor_transformers(graph: Path) -> None:
     import subprocess
     import sys
@@ -265,7 +250,7 @@ def test_the_device_needs_neither_torch_nor_transformers(graph: Path) -> None:
         f"b = OnnxBackend.load({str(graph)!r}, threads=1)\n"
         "assert b.detokenize(b.tokenize([Segment('a <|end|> b')])) == b'a <|end|> b'\n"
         "s = b.session(slots=1, length=9)\ns.share([1])\ns.begin(0, [2])\n"
-        "print(sorted({'torch', 'transformers', 'onnx', 'optimum', 'masa_export', 'llama_cpp'} & set(sys.modules)))"
+        "print(sorted({'torch', 'transformers', 'onnx', 'masa_export', 'llama_cpp'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", ""), done

@@ -7,18 +7,20 @@
 - past_key_values.N.key and .value (batch, heads, cells, width), bound to the memory of present.N.key and .value;
 - logits (batch, wanted, vocabulary).
 
-Attention is ONNX Runtime's GroupQueryAttention (com.microsoft). Between attentions all tokens of a pass are rows of one
-matrix. In `int8` every row is rounded with a scale of its own, so no token's result depends on its neighbours.
+Attention is ONNX Runtime's GroupQueryAttention (com.microsoft): it rotates, appends to the cache in place and attends,
+with a length for every sequence. Between attentions all tokens of a pass are rows of one matrix. In `int8` every row is
+rounded with a scale of its own, so no token's result depends on its neighbours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from masa.backends.onnx import GRAPH
 from masa.errors import MissingExtraError
-from masa.forms.reference import frequencies
 from masa.forms.rounding import BLOCK, by_output, in_blocks
 from masa.forms.weights import Model
 
@@ -32,17 +34,21 @@ FORMS: Mapping[str, str] = {
     "int8": "weights in 8 bits with a scale for every output, tokens rounded with a scale each",
     "int8-w8": "as int8, with the matrix that ends each layer in blocks",
     "w8": "weights in 8 bits in blocks of 32",
+    "int4": "weights in 4 bits in blocks of 32, embedding and output layer in 8",
+    "fp32": "as merged",
 }
-"""The forms that are made, the one expected to be fastest first."""
+"""How weights can be written; embedding and output layer, which share a table where they are equal, in 8 bits in blocks
+of 32 except in fp32."""
 
 _MICROSOFT = "com.microsoft"
 _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: activations may be rounded to 8 bits, block by block
 _END = 2**63 - 1
 _LAST = "last"
+_BITS = {"w8": 8, "int4": 4}
 
 
-def write_graph(model: Model, form: str, path: Path) -> None:
-    """Write `model` in that form (one of `FORMS`) as `path`, its weights as `path`.data.
+def write_graph(model: Model, form: str, path: Path, notes: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Write `model` in that form (one of `FORMS`) as `path`, its weights as `path`.data; `notes` go into its metadata.
 
     Raises:
         MissingExtraError: without the package onnx.
@@ -51,7 +57,7 @@ def write_graph(model: Model, form: str, path: Path) -> None:
         import onnx
         from onnx import helper
     except ImportError:
-        raise MissingExtraError("making a form for this machine", "onnx") from None
+        raise MissingExtraError("writing an ONNX graph", "onnx") from None
     graph = _Graph(form)
     inputs, outputs = graph.build(model)
     made = helper.make_model(
@@ -59,8 +65,8 @@ def write_graph(model: Model, form: str, path: Path) -> None:
         opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid(_MICROSOFT, 1)],
         ir_version=10,
     )
-    notes = {"masa.graph": "1", "masa.eos_token": str(model.eos), "masa.context_length": str(model.context)}
-    helper.set_model_props(made, notes)
+    own = {"masa.graph": GRAPH, "masa.eos_token": str(model.eos), "masa.context_length": str(model.context)}
+    helper.set_model_props(made, {**notes, **own})
     data = path.name + ".data"
     # onnx would append to it.
     (path.parent / data).unlink(missing_ok=True)
@@ -90,16 +96,18 @@ class _Graph:
             info("wanted", integers, [1]),
         ]
         outputs = [info("logits", floats, ["batch", "wanted", vocabulary])]
-        angles = np.outer(np.arange(model.context), frequencies(model))
-        self._constant("cos", np.cos(angles).astype(np.float32))
-        self._constant("sin", np.sin(angles).astype(np.float32))
+        for local in {model.local(number) for number in range(model.layers)}:
+            angles = np.outer(np.arange(model.context), model.frequencies(local=local))
+            for kind, turn in (("cos", np.cos), ("sin", np.sin)):
+                self._constant(_turn(kind, local), turn(angles).astype(np.float32))
         for name, value in (("one", 1.0), ("step", 1 / 127), ("least", 1e-9)):
             self._constant(name, np.float32(value))
         self._constant("middle", np.uint8(128))
         for name, numbers in (("rows", [1]), ("rest", [-1]), ("end", [_END]), ("axis", [1])):
             self._constant(name, np.array(numbers, np.int64))
-        self._constant("flat", np.array([-1, model.embedding.shape[1]], np.int64))
-        self._constant("heads", np.array([-1, model.heads * model.width], np.int64))
+        widths = {"flat": model.embedding.shape[1], "heads": model.heads * model.width, "head": model.width}
+        for name, width in widths.items():
+            self._constant(name, np.array([-1, width], np.int64))
         batch = self._node("Shape", ["input_ids"], "shape")
         self._node("Concat", [batch, "rest"], "per_sequence", axis=0)
 
@@ -113,9 +121,10 @@ class _Graph:
             outputs += [info(f"present.{name}", floats, cells) for name in cache]
             place = f"layer{number}"
             output = self._product(attended, model.layer(number, "attn_output"), f"{place}.output", self._form)
+            output = self._own_norm(model, number, "post_attention_norm", output)
             norm = self._norm(model, number, "ffn_norm")
             x, hidden = self._added(hidden, output, norm, f"{place}.middle", model.epsilon)
-            down = self._feed_forward(model, number, x)
+            down = self._own_norm(model, number, "post_ffw_norm", self._feed_forward(model, number, x))
             last = number + 1 == model.layers
             norm = "norm" if last else self._norm(model, number + 1, "attn_norm")
             if last:
@@ -147,53 +156,84 @@ class _Graph:
     def _norm(self, model: Model, number: int, part: str) -> str:
         return self._constant(f"layer{number}.{part}", model.layer(number, part))
 
-    def _embedded(self, model: Model) -> str:
-        packed, scales, _ = in_blocks(model.embedding)
-        self._constant("embedding", packed.reshape(len(packed), -1))
-        self._constant("embedding_scales", scales)
-        found = self._node(
-            "GatherBlockQuantized",
-            ["embedding", "input_ids", "embedding_scales"],
-            "embedded",
-            domain=_MICROSOFT,
-            bits=8,
-            block_size=BLOCK,
-            gather_axis=0,
-            quantize_axis=1,
+    def _own_norm(self, model: Model, number: int, part: str, x: str) -> str:
+        """`x` normed by that norm, which not every architecture has."""
+        if not model.has(part):
+            return x
+        weight = self._norm(model, number, part)
+        return self._node(
+            "SimplifiedLayerNormalization", [x, weight], f"{weight}.normed", axis=-1, epsilon=model.epsilon
         )
+
+    def _embedded(self, model: Model) -> str:
+        import numpy as np
+
+        if self._form == "fp32":
+            found = self._node("Gather", [self._constant("embedding", model.embedding), "input_ids"], "embedded")
+        else:
+            packed, scales, _ = in_blocks(model.embedding)
+            self._constant("embedding", packed.reshape(len(packed), -1))
+            self._constant("embedding_scales", scales)
+            found = self._node(
+                "GatherBlockQuantized",
+                ["embedding", "input_ids", "embedding_scales"],
+                "embedded",
+                domain=_MICROSOFT,
+                bits=8,
+                block_size=BLOCK,
+                gather_axis=0,
+                quantize_axis=1,
+            )
+        if model.embedding_scale != 1:
+            scale = self._constant("embedding_scale", np.float32(model.embedding_scale))
+            found = self._node("Mul", [found, scale], "embedded.scaled")
         return self._node("Reshape", [found, "flat"], "hidden")
 
     def _logits(self, model: Model, last: str) -> None:
         import numpy as np
 
-        head = model.head
-        if head is model.embedding:
+        head, tied = model.head, model.head is model.embedding
+        if self._form == "fp32":
+            # ONNX Runtime turns it once, when it loads the graph.
+            table = "embedding" if tied else self._constant("output", head)
+            self._node("MatMul", [last, self._node("Transpose", [table], "turned", perm=[1, 0])], "logits")
+        elif tied:
             self._constant("blocks", np.array([len(head), -1, BLOCK], np.int64))
-            self._blocks(
-                last, self._node("Reshape", ["embedding", "blocks"], "head"), "embedding_scales", head, "logits"
-            )
-            return
-        packed, scales, _ = in_blocks(head)
-        self._blocks(last, self._constant("head", packed), self._constant("head_scales", scales), head, "logits")
+            packed = self._node("Reshape", ["embedding", "blocks"], "output")
+            self._blocks(last, (packed, "embedding_scales"), head, "logits")
+        else:
+            self._blocks(last, self._packed(head, "output"), head, "logits")
 
     def _attention(self, model: Model, number: int, x: str) -> tuple[str, list[str]]:
         """What the heads of a layer found, and the names of its cache."""
+        import numpy as np
+
         place = f"layer{number}.attention"
         matrix, bias = model.projection(number)
         projected = self._product(x, matrix, place, self._form)
         if bias is not None:
             projected = self._node("Add", [projected, self._constant(f"{place}.bias", bias)], f"{place}.biased")
-        packed = self._node("Reshape", [projected, "per_sequence"], f"{place}.packed")
+        heads = [projected, "", ""]
+        if model.has("attn_q_norm"):
+            sizes = np.array([model.heads * model.width, *[model.kv_heads * model.width] * 2], np.int64)
+            heads = [f"{place}.{side}" for side in "qkv"]
+            self._nodes("Split", [projected, self._constant(f"{place}.sizes", sizes)], heads, axis=1)
+            for i, side in enumerate("qk"):
+                rows = self._node("Reshape", [heads[i], "head"], f"{heads[i]}.rows")
+                heads[i] = self._own_norm(model, number, f"attn_{side}_norm", rows)
+        heads = [name and self._node("Reshape", [name, "per_sequence"], f"{name}.packed") for name in heads]
+        local = model.local(number)
         cache = [f"{number}.key", f"{number}.value"]
         self._nodes(
             "GroupQueryAttention",
-            [packed, "", "", *(f"past_key_values.{name}" for name in cache), "seqlens_k", "total_sequence_length",
-             "cos", "sin"],
+            [*heads, *(f"past_key_values.{name}" for name in cache), "seqlens_k", "total_sequence_length",
+             _turn("cos", local), _turn("sin", local)],
             [f"{place}.heads", *(f"present.{name}" for name in cache)],
             domain=_MICROSOFT,
             num_heads=model.heads,
             kv_num_heads=model.kv_heads,
             scale=model.width**-0.5,
+            local_window_size=model.window if local else -1,
             do_rotary=1,
             rotary_interleaved=int(model.interleaved),
         )  # fmt: skip
@@ -201,12 +241,15 @@ class _Graph:
 
     def _feed_forward(self, model: Model, number: int, x: str) -> str:
         place = f"layer{number}"
-        rounded = self._rounded(x, f"{place}.gate") if self._form != "w8" else None
+        rounded = self._rounded(x, f"{place}.gate") if self._form.startswith("int8") else None
         gate, up = (
             self._product(x, model.layer(number, f"ffn_{part}"), f"{place}.{part}", self._form, rounded)
             for part in ("gate", "up")
         )
-        gated = self._node("QuickGelu", [gate], f"{place}.gated", domain=_MICROSOFT, alpha=1.0)  # alpha 1: SiLU
+        if model.tanh:
+            gated = self._node("FastGelu", [gate], f"{place}.gated", domain=_MICROSOFT)
+        else:
+            gated = self._node("QuickGelu", [gate], f"{place}.gated", domain=_MICROSOFT, alpha=1.0)  # alpha 1: SiLU
         inner = self._node("Mul", [gated, up], f"{place}.inner")
         form = "w8" if self._form == "int8-w8" else self._form
         return self._product(inner, model.layer(number, "ffn_down"), f"{place}.down", form)
@@ -223,10 +266,10 @@ class _Graph:
         return made[0], total
 
     def _product(self, x: str, matrix: Array, place: str, form: str, rounded: tuple[str, str] | None = None) -> str:
-        if form == "w8":
-            packed, scales, _ = in_blocks(matrix)
-            names = self._constant(f"{place}.weight", packed), self._constant(f"{place}.scales", scales)
-            return self._blocks(x, *names, matrix, place)
+        if form == "fp32":
+            return self._node("MatMul", [x, self._constant(f"{place}.weight", matrix.T)], place)
+        if form in _BITS:
+            return self._blocks(x, self._packed(matrix, place, _BITS[form]), matrix, place, _BITS[form])
         tokens, steps = rounded or self._rounded(x, place)
         values, widths = by_output(matrix)
         weight, scale = self._constant(f"{place}.weight", values), self._constant(f"{place}.scales", widths)
@@ -235,15 +278,20 @@ class _Graph:
         )
         return self._node("Mul", [product, steps], place)
 
-    def _blocks(self, x: str, packed: str, scales: str, matrix: Array, made: str) -> str:
+    def _packed(self, matrix: Array, place: str, bits: int = 8) -> tuple[str, ...]:
+        """A matrix in blocks, as MatMulNBits takes it."""
+        parts = zip(("weight", "scales", "zeros"), in_blocks(matrix, bits), strict=True)
+        return tuple(self._constant(f"{place}.{name}", values) for name, values in parts if values is not None)
+
+    def _blocks(self, x: str, packed: tuple[str, ...], matrix: Array, made: str, bits: int = 8) -> str:
         return self._node(
             "MatMulNBits",
-            [x, packed, scales],
+            [x, *packed],
             made,
             domain=_MICROSOFT,
             K=matrix.shape[1],
             N=matrix.shape[0],
-            bits=8,
+            bits=bits,
             block_size=BLOCK,
             accuracy_level=_INT8_ACTIVATIONS,
         )
@@ -259,3 +307,8 @@ class _Graph:
         size = self._node("Shape", [flat], f"{place}.size")
         middles = self._node("Expand", ["middle", size], f"{place}.middles")
         return self._node("QuantizeLinear", [x, flat, middles], f"{place}.rounded", axis=0), steps
+
+
+def _turn(kind: str, local: bool) -> str:
+    """The name of the cosines or sines by position."""
+    return f"{kind}_local" if local else kind

@@ -17,7 +17,7 @@ from masa.checksums import sha256_file
 from masa.errors import BackendError, MasaError
 from masa.files import make_folder, parse_json, read_bytes, write_atomic
 from masa.forms.finding import CHECKS_NAME, Check, form_folder
-from masa.forms.graph import FORMS, write_graph
+from masa.forms.graph import write_graph
 from masa.forms.reference import Peaks, forward
 from masa.forms.rounding import smoothed
 from masa.forms.tokenizer import write_tokenizer
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 Tell = Callable[[str], None]
 
 _GRAPH = "model.onnx"
+_FORMS = ("int8", "int8-w8", "w8")  # the one expected to be fastest first
 
 
 def make_form(artifact: Artifact, *, tell: Tell = lambda _: None, threads: int | None = None) -> Artifact:
@@ -61,7 +62,7 @@ def make_form(artifact: Artifact, *, tell: Tell = lambda _: None, threads: int |
         checked = samples[1:]
         expected = [_log_probabilities(forward(model, [*asked, *said], last=len(said))) for asked, said in checked]
         model = smoothed(model, peaks)
-        for form in FORMS:
+        for form in _FORMS:
             tell(f"writing {form}")
             write_graph(model, form, work / _GRAPH)
             tried.append(_check(work, form, checked, expected, threads))

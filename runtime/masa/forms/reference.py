@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -9,10 +10,10 @@ from typing import TYPE_CHECKING
 from masa.forms.weights import Model
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from masa.forms.weights import Array
+
+
+_GELU = 2 * (2 / math.pi) ** 0.5
 
 
 @dataclass(slots=True)
@@ -30,43 +31,47 @@ def forward(model: Model, tokens: Sequence[int], *, last: int, peaks: Peaks | No
 
     import numpy as np
 
-    hidden = model.embedding[np.asarray(tokens)]
-    angles = np.outer(np.arange(len(tokens)), frequencies(model))
-    turn = (np.cos(angles).astype(np.float32)[:, None], np.sin(angles).astype(np.float32)[:, None])
-    future = np.triu(np.full((len(tokens), len(tokens)), -np.inf, np.float32), 1)
+    hidden = model.embedding[np.asarray(tokens)] * np.float32(model.embedding_scale)
+    places = np.arange(len(tokens))
+    turns, masks = [], []
+    for local in (False, True):
+        angles = np.outer(places, model.frequencies(local=local))[:, None]
+        turns.append((np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)))
+        back = places[:, None] - places
+        outside = (back < 0) | (back >= model.window) if local else back < 0
+        masks.append(np.where(outside, np.float32(-np.inf), np.float32(0)))
     sizes = np.cumsum([model.heads * model.width, model.kv_heads * model.width])
     shape = (len(tokens), -1, model.width)
     for number in range(model.layers):
+
+        def normed(values: Array, part: str, number: int = number) -> Array:
+            return _normed(values, model.layer(number, part), model.epsilon) if model.has(part) else values
+
         x = _normed(hidden, model.layer(number, "attn_norm"), model.epsilon)
         matrix, bias = model.projection(number)
         projected = x @ matrix.T if bias is None else x @ matrix.T + bias
         q, k, v = (part.reshape(shape) for part in np.split(projected, sizes, axis=1))
-        q, k = (_rotated(part, turn, model.interleaved) for part in (q, k))
+        q, k = (normed(values, f"attn_{name}_norm") for name, values in (("q", q), ("k", k)))
+        q, k = (_rotated(part, turns[model.local(number)], model.interleaved) for part in (q, k))
         k, v = (np.repeat(part, model.heads // model.kv_heads, axis=1) for part in (k, v))
-        scores = np.einsum("qhd,khd->hqk", q, k, optimize=True) * np.float32(model.width**-0.5) + future
+        scores = np.einsum("qhd,khd->hqk", q, k, optimize=True) * np.float32(model.width**-0.5)
+        scores += masks[model.local(number)]
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         scores /= scores.sum(-1, keepdims=True)
         attended = np.einsum("hqk,khd->qhd", scores, v, optimize=True).reshape(len(tokens), -1)
-        hidden = hidden + attended @ model.layer(number, "attn_output").T
+        hidden = hidden + normed(attended @ model.layer(number, "attn_output").T, "post_attention_norm")
         y = _normed(hidden, model.layer(number, "ffn_norm"), model.epsilon)
         gate = y @ model.layer(number, "ffn_gate").T
-        inner = gate / (1 + np.exp(-gate)) * (y @ model.layer(number, "ffn_up").T)
-        hidden = hidden + inner @ model.layer(number, "ffn_down").T
+        # A GELU by tanh is a SiLU whose exponent is a polynomial.
+        power = np.float32(_GELU) * (gate + np.float32(0.044715) * gate**3) if model.tanh else gate
+        inner = gate / (1 + np.exp(-np.maximum(power, -80))) * (y @ model.layer(number, "ffn_up").T)
+        hidden = hidden + normed(inner @ model.layer(number, "ffn_down").T, "post_ffw_norm")
         if peaks is not None:
             pairs = ((peaks.projection, x), (peaks.attended, attended), (peaks.gated, y), (peaks.down, inner))
             for found, values in pairs:
                 found.append(np.abs(values).max(0))
     logits: Array = _normed(hidden[-last:], model.weights["output_norm.weight"], model.epsilon) @ model.head.T
     return logits
-
-
-def frequencies(model: Model) -> NDArray[np.float64]:
-    """Angle per position of each pair of a head."""
-
-    import numpy as np
-
-    found: NDArray[np.float64] = model.rope_base ** (-np.arange(0, model.width, 2) / model.width)
-    return found
 
 
 def _normed(values: Array, weight: Array, epsilon: float) -> Array:

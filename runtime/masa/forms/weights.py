@@ -18,11 +18,20 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float32]
 
-INTERLEAVED: Mapping[str, bool] = {"llama": True, "qwen2": False}
-"""The architectures that are known here; whether neighbours are rotated as a pair, or halves of a head."""
+_HEADS = ("attn_q_norm", "attn_k_norm")
+ARCHITECTURES: Mapping[str, tuple[str, ...]] = {
+    "llama": (),
+    "qwen2": (),
+    "qwen3": _HEADS,
+    "gemma3": (*_HEADS, "post_attention_norm", "post_ffw_norm"),
+}
+"""The architectures that are known here, and the norms that a layer has beside those before attention and feed-forward:
+of each head's queries and keys, and of what attention and feed-forward add."""
 
 _PARTS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "attn_norm", "ffn_norm")
 _BIASES = ("attn_q", "attn_k", "attn_v")
+_FACTORS = "rope_freqs.weight"
+_GLOBAL = 6  # In Gemma 3 every sixth layer sees the whole text; llama.cpp has the number in its code, too.
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +39,8 @@ class Model:
     """A decoder of the llama kind.
 
     `weights` are float32, outputs x inputs, by their names in a GGUF. `width` is the size of a head, `eos` the token
-    that ends a text.
+    that ends a text. `window` is how many tokens a local layer sees, its own included, 0 where no layer is local;
+    `rope_bases` are those of the other layers and of the local ones, `rope_factor` stretches positions of the others.
     """
 
     architecture: str
@@ -39,14 +49,42 @@ class Model:
     kv_heads: int
     width: int
     epsilon: float
-    rope_base: float
+    rope_bases: tuple[float, float]
+    rope_factor: float
+    window: int
     context: int
     eos: int
     weights: Mapping[str, Array]
 
     @property
     def interleaved(self) -> bool:
-        return INTERLEAVED[self.architecture]
+        """Whether neighbours are rotated as a pair; else halves of a head are."""
+        return self.architecture == "llama"
+
+    @property
+    def tanh(self) -> bool:
+        """Whether the gate is a GELU approximated by tanh; else it is a SiLU."""
+        return self.architecture == "gemma3"
+
+    @property
+    def embedding_scale(self) -> float:
+        return float(self.embedding.shape[1] ** 0.5) if self.architecture == "gemma3" else 1.0
+
+    def has(self, part: str) -> bool:
+        """Whether every layer has that norm."""
+        return part in ARCHITECTURES[self.architecture]
+
+    def local(self, number: int) -> bool:
+        """Whether a layer sees the last `window` tokens only."""
+        return self.window > 0 and (number + 1) % _GLOBAL != 0
+
+    def frequencies(self, *, local: bool) -> NDArray[np.float64]:
+        """Angle per position of each pair of a head."""
+
+        import numpy as np
+
+        found: NDArray[np.float64] = self.rope_bases[local] ** (-np.arange(0, self.width, 2) / self.width)
+        return found if local else found / self.rope_factor / self.weights.get(_FACTORS, np.float64(1))
 
     @property
     def embedding(self) -> Array:
@@ -82,11 +120,20 @@ def read_model(artifact: Artifact) -> Model:
         BackendError: if the architecture is not known here, or a file does not hold what it must.
     """
     header = read_header(artifact.weights_path)
-    kind = str(header.metadata.get("general.architecture"))
-    where = artifact.weights_path
-    if kind not in INTERLEAVED:
-        raise BackendError(f"{where}: forms are made for {' and '.join(INTERLEAVED)}, not for {kind!r}")
-    weights = {tensor.name: _read(header, tensor) for tensor in header.tensors if tensor.name != "rope_freqs.weight"}
+    _architecture(header)
+    weights = {tensor.name: _read(header, tensor) for tensor in header.tensors}
+    if artifact.adapter_path is not None:
+        _merge(weights, artifact.adapter_path)
+    return build_model(header, weights, artifact.context_length)
+
+
+def build_model(header: GgufHeader, weights: Mapping[str, Array], context: int) -> Model:
+    """The model that the GGUF with this header holds, with these weights, for texts of at most `context` tokens.
+
+    Raises:
+        BackendError: if its architecture or rotary embedding is not known here, or a weight is missing or unknown.
+    """
+    kind, where = _architecture(header), header.path
 
     def number(key: str, default: Any = None, of: str = kind) -> Any:
         found = header.metadata.get(f"{of}.{key}", default)
@@ -95,17 +142,16 @@ def read_model(artifact: Artifact) -> Model:
         return found
 
     layers, heads = int(number("block_count")), int(number("attention.head_count"))
-    known = {"token_embd.weight", "output.weight", "output_norm.weight"}
-    known |= {f"blk.{layer}.{part}.weight" for layer in range(layers) for part in _PARTS}
+    parts = (*_PARTS, *ARCHITECTURES[kind])
+    known = {"token_embd.weight", "output.weight", "output_norm.weight", _FACTORS}
+    known |= {f"blk.{layer}.{part}.weight" for layer in range(layers) for part in parts}
     known |= {f"blk.{layer}.{part}.bias" for layer in range(layers) for part in _BIASES}
-    needed = {name for name in known if name.endswith(".weight")} - {"output.weight"}
+    needed = {name for name in known if name.endswith(".weight")} - {"output.weight", _FACTORS}
     if odd := sorted(weights.keys() ^ known & (weights.keys() | needed)):
         raise BackendError(f"{where}: {odd[0]} is {'not known here' if odd[0] in weights else 'missing'}")
     scaling = header.metadata.get(f"{kind}.rope.scaling.type", "none")
-    if scaling != "none" or "rope_freqs.weight" in {tensor.name for tensor in header.tensors}:
-        raise BackendError(f"{where}: its rotary embeddings are scaled, for which no form is made")
-    if artifact.adapter_path is not None:
-        _merge(weights, artifact.adapter_path)
+    if scaling not in ("none", "linear"):
+        raise BackendError(f"{where}: its rotary embeddings are scaled by {scaling!r}; use it as GGUF")
     return Model(
         architecture=kind,
         layers=layers,
@@ -113,11 +159,20 @@ def read_model(artifact: Artifact) -> Model:
         kv_heads=int(number("attention.head_count_kv", heads)),
         width=int(number("attention.key_length", weights["output_norm.weight"].size // heads)),
         epsilon=float(number("attention.layer_norm_rms_epsilon")),
-        rope_base=float(number("rope.freq_base", 10000.0)),
-        context=min(int(number("context_length")), artifact.context_length),
+        rope_bases=(float(number("rope.freq_base", 10000.0)), float(number("rope.freq_base_swa", 10000.0))),
+        rope_factor=float(number("rope.scaling.factor", 1.0)) if scaling == "linear" else 1.0,
+        window=int(number("attention.sliding_window", 0)) if kind == "gemma3" else 0,
+        context=min(int(number("context_length")), context),
         eos=int(number("eos_token_id", of="tokenizer.ggml")),
         weights=weights,
     )
+
+
+def _architecture(header: GgufHeader) -> str:
+    kind = str(header.metadata.get("general.architecture"))
+    if kind not in ARCHITECTURES:
+        raise BackendError(f"{header.path}: only {', '.join(ARCHITECTURES)} can be written as ONNX, not {kind!r}")
+    return kind
 
 
 def _merge(weights: dict[str, Array], path: Path) -> None:
