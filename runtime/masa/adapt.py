@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from masa.provenance import GroupResult, RewriteResult
     from masa.token_counts import TokenCounter
 
+_MANY_REPEATED = 100
+"""Tokens of repeated lines from which that is told."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -196,6 +199,9 @@ def _cost_problems(source: Source, cost: SkillCost) -> list[Problem]:
     if cost.body > BODY_ADVICE:
         message = f"the body has {cost.body:,} tokens; the specification advises fewer than {BODY_ADVICE:,}"
         problems.append(Problem(where, None, f"{message} (--budget moves sections to references/)", "warning"))
+    if cost.repeated > _MANY_REPEATED:
+        message = f"lines that stand three times or more cost {cost.repeated:,} tokens of the body; say each once"
+        problems.append(Problem(where, None, message, "note"))
     for name in cost.missing:
         problems.append(Problem(where, None, f"links to {name}, which is not there; mend the link", "warning"))
     for name in cost.unreferenced:

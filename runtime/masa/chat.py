@@ -94,9 +94,11 @@ class LlamaChat:
 
     def __init__(self, path: Path, *, context: int = 4096, threads: int | None = None, gpu_layers: int = 0) -> None:
         from masa.backends.llama_library import library, quiet
+        from masa.cpu import usable_cores
 
         llama_cpp = library()
         self.name = path.name
+        threads = threads or usable_cores()  # llama-cpp-python's own default writes with half of them
         try:
             with quiet(llama_cpp):
                 self._llama: Any = llama_cpp.Llama(

@@ -227,3 +227,10 @@ def _windows_features(present: Callable[[int], bool]) -> frozenset[str]:
     """Features by the codes of IsProcessorFeaturePresent; AVX-512 has only one code, so it is left out."""
     codes = {38: {"sse4_2"}, 39: {"avx"}, 40: {"avx2", "fma", "f16c", "bmi2"}}
     return frozenset(feature for code, names in codes.items() if present(code) for feature in names)
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -6,6 +6,7 @@ process down: llama.cpp is only ever started in another one (`masa.probe`).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -54,7 +55,7 @@ def examine(*, rewriter: str = DEFAULT_REWRITER, timeout: float = 120.0) -> list
     found = _llama_installed()
     if found is None:
         probe = None
-        results.append(Check(_LLAMA, "fail", "not installed", install_line()))
+        results.append(_guarded(_LLAMA, lambda: check_no_llama(rewriter)))
     else:
         probe = run_probe(weights, timeout=timeout)
         results.append(_guarded(_LLAMA, lambda: check_llama(found)))
@@ -120,6 +121,20 @@ def check_llama(found: extras.Found) -> Check:
         return Check(_LLAMA, "ok", text)
     text = f"{found.version}, outside the supported range {found.requirement.range}"
     return Check(_LLAMA, "fail", text, reinstall_line())
+
+
+def check_no_llama(rewriter: str) -> Check:
+    """llama.cpp is not installed; a rewriter that runs in ONNX Runtime does without."""
+    from masa.artifact import load_artifact
+    from masa.forms.finding import find_form
+
+    found = "not installed"
+    with contextlib.suppress(MasaError):  # the check of the weights tells
+        artifact = load_artifact(rewriter)
+        if artifact.kind == "onnx" or find_form(artifact) is not None:
+            found += f"; {rewriter} runs in ONNX Runtime, GGUF backbones need it"
+            return Check(_LLAMA, "ok", found, f"for masa check and masa profile: {install_line()}")
+    return Check(_LLAMA, "fail", found, install_line())
 
 
 def check_build(probe: Probe, cpu: Cpu) -> Check:
@@ -227,7 +242,7 @@ def check_folder(name: str, folder: Path, room: int) -> Check:
 
 def check_threads(quota: float | None = None) -> Check:
     """Cores this process may use. `quota` is a container's limit in cores, read from cgroups when None."""
-    cores = _cores()
+    cores = cpus.usable_cores()
     quota = quota if quota is not None else _cgroup_quota()
     found = f"{cores} cores for this process"
     if quota is not None and quota < cores:
@@ -305,12 +320,6 @@ def _features(names: frozenset[str]) -> str:
 def _doing(probe: Probe) -> str:
     words = {"import": "while it was imported", "load": "while it loaded the weights"}
     return words.get(probe.next_stage, "while it computed the first tokens")
-
-
-def _cores() -> int:
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cgroup_quota() -> float | None:

@@ -49,9 +49,9 @@ class Section:
     changes: Sequence[Change] = ()
 
 
-def render_page(title: str, lines: Sequence[str], sections: Sequence[Section]) -> str:
-    """A whole HTML document. `lines` are paragraphs below the heading; several sections get a list of links."""
-    body = [f"<h1>{_text(title)}</h1>", *(f"<p>{_text(line)}</p>" for line in lines)]
+def render_page(title: str, lines: Sequence[str], sections: Sequence[Section], tables: Sequence[Table] = ()) -> str:
+    """A whole HTML document. `lines` and `tables` stand below the heading; several sections get a list of links."""
+    body = [f"<h1>{_text(title)}</h1>", *(f"<p>{_text(line)}</p>" for line in lines), *map(_table, tables)]
     if len(sections) > 1:
         links = " ".join(f'<a href="#s{i}">{_text(section.title)}</a>' for i, section in enumerate(sections))
         body.append(f"<nav>{links}</nav>")
@@ -137,7 +137,7 @@ body { margin: 0 auto; max-width: 76rem; padding: 1rem 1.25rem 4rem; background:
 h1 { font-size: 1.5rem; margin: .5rem 0; } h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; border-bottom: 1px solid var(--line); }
 h4 { font-size: .8rem; margin: 0 0 .3rem; color: var(--soft); font-weight: 600; }
-p { margin: .4rem 0; } a { color: inherit; } nav a { margin-right: 1rem; }
+p { margin: .4rem 0; } a { color: inherit; } nav a { margin-right: 1rem; display: inline-block; }
 .state, .note { font-weight: 400; font-size: .85em; color: var(--soft); }
 .state.good { color: var(--good); } .state.bad { color: var(--bad); }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .75rem; } .pair > div { min-width: 0; }
@@ -149,6 +149,7 @@ summary { cursor: pointer; color: var(--soft); }
 ins { background: var(--added); text-decoration: none; } del { background: var(--removed); text-decoration: none; }
 ul { margin: .4rem 0; padding-left: 1.2rem; color: var(--soft); } .wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .9rem .2rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
-.right { text-align: right; }
+th, td { padding: .2rem .9rem .2rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top;
+  overflow-wrap: normal; }
+td { white-space: pre-line; } .right { text-align: right; white-space: nowrap; }
 """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,13 +31,23 @@ _WARNING = re.compile(r"^\+ warn (\S+)$", re.MULTILINE)
 
 
 def rewrite_by_kind(
-    rewriter: Rewriter, bank: SkillBank, card: ModelCard, *, enough: int = ENOUGH, **options: Any
+    rewriter: Rewriter,
+    bank: SkillBank,
+    card: ModelCard,
+    *,
+    enough: int = ENOUGH,
+    before: Callable[[SkillBank], None] = lambda read: None,
+    **options: Any,
 ) -> RewriteResult:
     """As `Rewriter.rewrite`; takes its options.
 
     Falls back to it for a bank of `enough` skills or fewer, and for a rewriter that learned from results.
+
+    Args:
+        before: called with what the rewriter is going to read.
     """
     if len(bank) <= enough or rewriter.language != "plan" or not rewriter.synthetic:
+        before(bank)
         return rewriter.rewrite(bank, card, **options)
     started = time.perf_counter()
     works = rewriter.works(bank, card, cast("Options", options))
@@ -53,7 +63,9 @@ def rewrite_by_kind(
             key += " "
         samples[key] = few
     asked = {name: value for name, value in options.items() if name not in ("only", "pinned")}
-    read = rewriter.rewrite(SkillBank((), samples), card, **asked)
+    few_of_each = SkillBank((), samples)
+    before(few_of_each)
+    read = rewriter.rewrite(few_of_each, card, **asked)
     chosen = {kind: _choice(kind, group) for kind, group in zip(kinds, read.groups, strict=True)}
     warnings = _warnings(read.groups)
     results = []

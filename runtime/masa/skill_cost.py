@@ -7,6 +7,7 @@ read when the skill is used, and other files when the body sends the reader ther
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,8 @@ _PROGRAMS = frozenset({
     ".cpp", ".java", ".lua", ".r",
 })  # fmt: skip
 _LARGEST = 1_000_000
+_TELLING = 24
+"""Characters from which a line says something of its own: shorter ones, such as the rule of a table, may recur."""
 _ASIDE = re.compile(r"(?:licen[cs]e|copying|notice|readme|changelog|requirements|package)\b", re.IGNORECASE)
 _MARKDOWN_LINK = re.compile(r"\]\(\s*<?([^)>\s]+)")
 
@@ -38,6 +41,7 @@ class SkillCost:
             count, since they are run and not read.
         unreferenced: files that neither the body nor a file that it refers to names.
         missing: files that the body links to and that are not there.
+        repeated: tokens that lines of prose which stand there three times or more cost beyond their first.
     """
 
     always: int
@@ -46,6 +50,7 @@ class SkillCost:
     files: Mapping[str, int]
     unreferenced: tuple[str, ...]
     missing: tuple[str, ...]
+    repeated: int = 0
 
     @property
     def on_demand(self) -> int:
@@ -80,6 +85,7 @@ def skill_cost(
         },
         tuple(name for name in texts if name not in reached and not _is_aside(name)),
         _missing(body, folder, texts),
+        _repeated(body, count),
     )
 
 
@@ -122,17 +128,28 @@ def _reached(body: str, texts: Mapping[str, str | None]) -> set[str]:
             own = re.search(rf"(?<![\w.-]){re.escape(path.name)}(?![\w-])", said)
             stem = re.escape(path.stem)
             module = path.suffix == ".py" and re.search(rf"\b(?:import|from)\s+(?:\w+\.)*{stem}\b", said)
-            above = any(f"{folder}/" in said for folder in path.parents if folder.parts)
-            if name in said or own or module or (above and f"{path.parent}/" in said):
+            folders = (re.escape(folder.as_posix()) for folder in path.parents if folder.parts)
+            # `references/` and `references/*.md` name all that is below; `references/map.md` names one file.
+            above = any(re.search(rf"(?<![\w.-]){folder}/(?![\w.-])", said) for folder in folders)
+            if name in said or own or module or above:
                 reached.add(name)
                 waiting += [text] if text else []
     return reached
 
 
-def _missing(body: str, folder: Path | None, texts: Mapping[str, str | None]) -> tuple[str, ...]:
+def _prose(body: str) -> str:
     from masa.markdown import blocks
 
-    prose = "\n".join(block.raw for block in blocks(body) if block.kind not in ("code", "html"))
+    return "\n".join(block.raw for block in blocks(body) if block.kind not in ("code", "html"))
+
+
+def _repeated(body: str, count: Callable[[str], int]) -> int:
+    lines = Counter(line.strip() for line in _prose(body).splitlines())
+    return sum((times - 1) * count(line) for line, times in lines.items() if times > 2 and len(line) > _TELLING)
+
+
+def _missing(body: str, folder: Path | None, texts: Mapping[str, str | None]) -> tuple[str, ...]:
+    prose = _prose(body)
     missing: dict[str, None] = {}
     for target in _MARKDOWN_LINK.findall(re.sub(r"(`+).*?\1", "", prose)):
         name = unquote(target.partition("#")[0])

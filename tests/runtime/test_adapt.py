@@ -98,6 +98,22 @@ def test_applied_skills_are_in_effect_and_undone(adapt: Adapt, project: Path) ->
     assert "Nothing here is adapted" in adapt("--undo").stdout
 
 
+def test_the_page_shows_every_skill_before_and_after(adapt: Adapt, project: Path) -> None:
+    assert adapt("--html", "../report.html", to="card").exit_code == 0
+    page = Path("../report.html").read_text("utf-8")
+    for words in ("skips steps", "mugs", "plates", "forks", "steps", "Nothing was written", "python scripts/wash.py"):
+        assert words in page
+    assert page.count("<ins>") >= 3
+    put(project / ".claude" / "skills", "pots").parent.joinpath("SKILL.md").write_text("no front matter")
+    assert adapt("--apply", "--html", "../report.html", to="card").exit_code == 0
+    page = Path("../report.html").read_text("utf-8")
+    assert "no front matter" in page and "adapted for Sample-1B" in page and "Nothing was written" not in page
+    assert not list(project.rglob("*.html"))
+    for place in ("..", "nowhere/report.html"):
+        assert adapt("--html", place, to="card").exit_code == 1
+    assert adapt("--undo", "--html", "../report.html").exit_code == 2
+
+
 def test_models_are_switched_without_a_rewriter(adapt: Adapt, project: Path) -> None:
     adapt("--apply", to="card")
     adapt("--apply", to="other")

@@ -103,6 +103,18 @@ def test_an_adapted_skill_that_helps_is_better_and_kept(check: Check_, tmp_path:
     assert "Say hello first." in system and "description:" not in system
 
 
+def test_the_page_shows_the_verdict_the_skill_and_every_answer(check: Check_, tmp_path: Path) -> None:
+    says = {"none": "<script>hi</script>", "original": "hi", "adapted": "Hello, Ada"}
+    result, _ = check(says, "--html", str(tmp_path / "report.html"))
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "Better" in page and "8 gained, 0 lost" in page and "<ins>" in page
+    assert page.count("Hello, Ada") == 8 and "Greet Ada 7." in page
+    assert page.count("&lt;script&gt;") == 8 and "<script>" not in page
+    result, asked = check(says, "--html", str(tmp_path))
+    assert result.exit_code == 1 and not asked
+
+
 def test_an_adapted_skill_that_hurts_is_worse_and_the_original_is_kept(check: Check_, tmp_path: Path) -> None:
     says = {"none": "hi", "original": "hello Ada", "adapted": "hi"}
     result, _ = check(says, "--keep", str(tmp_path / "best"))

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.runtime.artifact_samples import write_artifact
 
 from masa import cpu, doctor, extras
 from masa.doctor import Check
@@ -147,10 +148,20 @@ def test_missing_llama_cpp_is_one_failure_with_the_line_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(doctor, "_llama_installed", lambda: None)
+    monkeypatch.setattr("masa.forms.finding.find_form", lambda artifact: None)
     checks = by_name(doctor.examine())
     assert checks["llama-cpp-python"].status == "fail"
     assert "masa-skills[llama]" in checks["llama-cpp-python"].advice
     assert "llama.cpp run" not in checks
+
+
+def test_a_rewriter_that_runs_in_onnx_runtime_needs_no_llama_cpp(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rewriter = write_artifact(tmp_path / "rewriter")
+    monkeypatch.setattr("masa.forms.finding.find_form", lambda artifact: artifact)
+    check = doctor.check_no_llama(str(rewriter))
+    assert check.status == "ok" and "ONNX Runtime" in check.found and "masa-skills[llama]" in check.advice
 
 
 def test_missing_weights_are_said_with_what_fetches_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

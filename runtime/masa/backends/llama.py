@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masa.backends.llama_library import library, quiet
+from masa.cpu import usable_cores
 from masa.errors import BackendError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ class LlamaBackend:
         self.library = library()
         self.model = model
         self._owned = owned
-        self.threads = threads or _default_threads()
+        self.threads = threads or usable_cores()
         self._batch = batch
         self._where = where
         self.on_gpu = on_gpu
@@ -400,12 +401,3 @@ class LlamaBackend:
             if self._owned and self.model:
                 self.library.llama_model_free(self.model)
             self.model = None
-
-
-def _default_threads() -> int:
-    import os
-
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
-        return os.cpu_count() or 1

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from masa.backends import Feed
 from masa.backends.onnx_tokenizer import TOKENIZER_NAME, JsonTokenizer
 from masa.backends.tokenizing import Tokenizing
+from masa.cpu import usable_cores
 from masa.errors import BackendError
 
 if TYPE_CHECKING:
@@ -269,7 +270,7 @@ class OnnxBackend(Tokenizing):
             raise BackendError(f"{path}: no such file; an ONNX graph was expected")
         chosen = choose_provider(provider, runtime.get_available_providers())
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads or _default_threads()
+        options.intra_op_num_threads = threads or usable_cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # a library prints nothing; what goes wrong is in the exception
         try:
@@ -327,12 +328,3 @@ class OnnxBackend(Tokenizing):
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
-
-
-def _default_threads() -> int:
-    import os
-
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
-        return os.cpu_count() or 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,11 @@ import click
 
 from masa.cli import adapt_report as report
 from masa.cli.loading import backbone_options, resolve_card, rewriter_option, without_option
-from masa.cli.output import clean, count, write_json
+from masa.cli.output import check_page, clean, count, write_json
 from masa.cli.progress import RewriteProgress, interrupts, tell_time
 from masa.cli.report import card_text
 from masa.errors import MasaError
+from masa.files import write_atomic
 
 if TYPE_CHECKING:
     from masa.adapt import Adaptation, Source
@@ -64,6 +65,7 @@ _ACTIONS = ("apply", "undo", "status", "adopt", "diff")
 @click.option("--every", is_flag=True, help="Let the rewriter read every section, not some of each kind.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads. [default: all cores]")
 @click.option("--no-cache", is_flag=True, help="Neither read nor keep finished rewrites.")
+@click.option("--html", metavar="FILE", type=click.Path(), help="Write the report as one HTML page, too.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no report; errors only.")
 def command(
@@ -89,9 +91,12 @@ def command(
             raise click.UsageError("--backbone MODEL says for which model; --status tells what is in effect.")
         if any(Path(path).is_file() and Path(path).suffix == ".json" for path in where):
             raise click.UsageError("a JSON bank is not adapted in place; `masa rewrite` stores a variant beside it.")
+        check_page(options["html"])
         key = {"backbone": backbone, "model": backbone_model, "card": card, "api_key_env": api_key_env}
         _adapt(where, key, options, as_json=as_json, quiet=quiet)
         return
+    if options["html"] is not None:
+        raise click.UsageError("--html shows an adaptation; give --backbone MODEL, and --apply if it is to be applied.")
     model_card = resolve_card(backbone, backbone_model, card, api_key_env) if backbone is not None else None
     if action in ("status", "diff"):
         report.show_state(where, action, model_card, for_model, as_json=as_json)
@@ -168,15 +173,19 @@ def _adapt(where: Sequence[str], key: dict[str, Any], options: dict[str, Any], *
         changed = sum(one.changed and not one.left for one in made)
         click.echo(f"\nNothing was written; --apply puts {count(changed, 'adapted skill')} into effect." if changed else
                    "\nNothing was written.")  # fmt: skip
+    refused = [one for one in made if one.left and not one.source.skill.left] if options["apply"] else []
     if options["apply"]:
-        refused = [one for one in made if one.left and not one.source.skill.left]
         report.outcome_text(outcomes, refused, quiet=quiet, as_json=as_json)
-        if refused or not all(outcome.done for outcome in outcomes):
-            click.get_current_context().exit(1)
+    if options["html"] is not None:
+        done = outcomes if options["apply"] else None
+        page = report.plan_html(made, found, card, counter, result, done, options["without"])
+        write_atomic(options["html"], page.encode("utf-8"))
+    if refused or not all(outcome.done for outcome in outcomes):
+        click.get_current_context().exit(1)
 
 
 def _rewrite(bank: SkillBank, card: ModelCard, options: dict[str, Any], *, quiet: bool) -> RewriteResult:
-    from masa.kinds import rewrite_by_kind
+    from masa.kinds import ENOUGH, rewrite_by_kind
     from masa.operations import kept_result, nothing_to_do
     from masa.rewriter import Rewriter
 
@@ -187,12 +196,18 @@ def _rewrite(bank: SkillBank, card: ModelCard, options: dict[str, Any], *, quiet
         return kept_result(bank, card, rewriter.artifact, rewriter.language)
     progress = RewriteProgress(quiet=quiet)
     progress.message(f"Adapting {count(len(bank.task_specific), 'skill')} for {card.name} …")
-    rewrite = rewriter.rewrite if options["every"] else functools.partial(rewrite_by_kind, rewriter)
+
+    def before(read: SkillBank) -> None:
+        if not quiet:
+            tell_time(rewriter, read, card, {"without": options["without"]})
+
+    enough = sys.maxsize if options["every"] else ENOUGH
     try:
         with rewriter, interrupts() as cancel:
-            if options["every"] and not quiet:
-                tell_time(rewriter, bank, card, {"without": options["without"]})
-            return rewrite(bank, card, on_progress=progress, cancel=cancel, without=options["without"])
+            return rewrite_by_kind(
+                rewriter, bank, card, enough=enough, before=before,
+                on_progress=progress, cancel=cancel, without=options["without"],
+            )  # fmt: skip
     finally:
         progress.close()
 

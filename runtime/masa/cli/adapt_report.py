@@ -11,6 +11,7 @@ import click
 
 from masa.cli.loading import problems_json
 from masa.cli.output import clean, count, duration, table, wrap, write_json
+from masa.cli.report import card_text, html_changes
 from masa.errors import MasaError
 from masa.skill_cost import BODY_ADVICE
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from masa.adapt import Adaptation
     from masa.adapted import Entry, Outcome, Store
     from masa.cards import ModelCard
+    from masa.html_report import Section
     from masa.places import Found
     from masa.provenance import RewriteResult
     from masa.skill_cost import SkillCost
@@ -148,6 +150,63 @@ def plan_json(
     }
 
 
+def plan_html(
+    made: Sequence[Adaptation],
+    found: Found,
+    card: ModelCard,
+    counter: TokenCounter,
+    result: RewriteResult | None,
+    outcomes: Sequence[Outcome] | None,
+    without: Sequence[str],
+) -> str:
+    """The same as one page, every section before and after. `outcomes` are None where nothing was to be written."""
+    from masa.html_report import Table, render_page
+
+    rows = [
+        (
+            one.source.key,
+            _arrow(one.before.always, one.after.always),
+            _arrow(one.before.body, one.after.body),
+            _arrow(one.before.on_demand, one.after.on_demand),
+            _changes(one),
+        )
+        for one in made
+    ]
+    head = ("skill", "always", "on use", "on demand", "changes")
+    told = {outcome.file: outcome for outcome in outcomes or ()}
+    lines = [*card_text(card, without).splitlines(), *_totals(made, card, counter, result)]
+    lines += [] if outcomes is not None else ["Nothing was written."]
+    lines += [f"{problem.severity}: {_short(problem)}" for problem in found.problems]
+    sections = [_html_section(one, told.get(one.source.skill.real)) for one in made]
+    tables = [Table(head, rows, right=(1, 2, 3))]
+    return render_page(f"Skills for {card.name}", [" ".join(line.split()) for line in lines], sections, tables)
+
+
+def _html_section(one: Adaptation, outcome: Outcome | None) -> Section:
+    from masa.formats.skill_md_document import parse_document
+    from masa.html_report import Change, Section, Table
+
+    source, group = one.source, one.result
+    lines = [shorten_path(source.skill.file)]
+    lines += [f"left: {one.left}"] if one.left else []
+    lines += [outcome.message] if outcome is not None else []
+    lines += [f"{problem.severity}: {problem.message}" for problem in one.problems]
+    if group is not None:
+        lines += [group.reason] if group.reason else []
+        lines += [f"The guard ({violation.rule}): {violation.message}" for violation in group.violations]
+    changes = []
+    if one.after.always != one.before.always:
+        document = parse_document(one.adapted, str(source.skill.file), folder=source.document.name)
+        note = f"{one.before.always:,} → {one.after.always:,} tokens"
+        changes.append(Change("description", source.document.description, document.description, note))
+    if group is not None and group.status == "rewritten":
+        changes += html_changes(group)
+    moved = [(name, f"{one.after.files.get(name, 0):,}") for name in sorted(one.added)]
+    tables = [Table(("moved to", "tokens"), moved, right=(1,))] if moved else []
+    good = False if one.left or (outcome and not outcome.done) else True if one.changed else None
+    return Section(source.key, _changes(one).replace("–", "unchanged"), good, lines, tables, changes)
+
+
 def cost_json(cost: SkillCost) -> dict[str, Any]:
     return {
         "always": cost.always,
@@ -157,6 +216,7 @@ def cost_json(cost: SkillCost) -> dict[str, Any]:
         "files": dict(cost.files),
         "unreferenced": list(cost.unreferenced),
         "missing": list(cost.missing),
+        "repeated": cost.repeated,
     }
 
 

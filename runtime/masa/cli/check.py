@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from masa.cli import check_report as report
 from masa.cli.loading import api_key, backbone_options, resolve_card, rewriter_option
-from masa.cli.output import clean, count, table, write_json
+from masa.cli.output import check_page, clean, count, write_json
 from masa.cli.probe import Asked
 from masa.cli.progress import interrupts
 from masa.errors import MasaError
+from masa.files import write_atomic
 
 if TYPE_CHECKING:
     from masa.cards import ModelCard
-    from masa.checking import Arm, CheckResult, Comparison
+    from masa.checking import Arm
     from masa.evals import Eval
+    from masa.provenance import GroupResult
 
 CANCELLED = 130
 
@@ -81,6 +84,7 @@ CANCELLED = 130
 )
 @click.option("--resume", is_flag=True, help="Continue with the answers in FOLDER.")
 @click.option("--dry-run", is_flag=True, help="Say what would be asked, without asking.")
+@click.option("--html", metavar="FILE", type=click.Path(), help="Write the report as one HTML page, too.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no report; errors only.")
 def command(skill: str, backbone: str, as_json: bool, quiet: bool, **given: Any) -> None:
@@ -104,11 +108,12 @@ def command(skill: str, backbone: str, as_json: bool, quiet: bool, **given: Any)
         )
         return
     keep = _free(given["keep"])
+    check_page(given["html"])
     file = folder / "SKILL.md"
     if given["adapted"]:
-        data, why = read_bytes(_folder(given["adapted"]) / "SKILL.md"), ""
+        data, why, group = read_bytes(_folder(given["adapted"]) / "SKILL.md"), "", None
     else:
-        data, why = _adapt(folder, card, given["rewriter"])
+        data, why, group = _adapt(folder, card, given["rewriter"])
     texts: dict[Arm, str] = {
         "none": "",
         "original": skill_text(read_bytes(file), file),
@@ -156,11 +161,14 @@ def command(skill: str, backbone: str, as_json: bool, quiet: bool, **given: Any)
             judge.close()
     if keep is not None and result.stopped != "cancelled":
         _keep(folder, keep, data if result.best == "adapted" else None)
+    if given["html"] is not None:
+        page = report.result_html(result, evals, texts, group, backbone=card.name, left_out=left_out, why=why)
+        write_atomic(given["html"], page.encode("utf-8"))
     if as_json:
         told_json = {**result.to_json(), "checks_left_out": left_out, "note": why, "answers_in": str(log.path)}
         write_json({**told_json, "kept": str(keep) if keep else None})
     elif not quiet:
-        click.echo(_text(result, card, left_out, why))
+        click.echo(report.result_text(result, left_out, why))
         click.echo(clean(f"answers: {log.path}" + (f"\nkept: {keep} ({result.best})" if keep else "")))
     if result.stopped == "cancelled":
         click.echo("Cancelled: the same command with --resume continues.", err=True)
@@ -203,8 +211,8 @@ def _evals(folder: Path, given: dict[str, Any]) -> tuple[tuple[Eval, ...], int]:
     return tuple(one for one in evals if one.checks), left_out
 
 
-def _adapt(folder: Path, card: ModelCard, rewriter: str) -> tuple[bytes, str]:
-    """The adapted SKILL.md, and why it is as it was, if so."""
+def _adapt(folder: Path, card: ModelCard, rewriter: str) -> tuple[bytes, str, GroupResult | None]:
+    """The adapted SKILL.md, why it is as it was, if so, and what was done to it."""
     from masa.rewriter import Rewriter
     from masa.served_skills import Library
 
@@ -216,7 +224,7 @@ def _adapt(folder: Path, card: ModelCard, rewriter: str) -> tuple[bytes, str]:
             raise MasaError("; ".join(map(str, shelf.problems)) or f"{folder}: no skill that can be rewritten")
         adapted = library.adapt([skill], card)[skill.path]
     why = "" if card.weaknesses else f"{card.name} has no weaknesses in its card, so nothing called for an edit"
-    return adapted.data, adapted.problem or why
+    return adapted.data, adapted.problem or why, adapted.result
 
 
 def _free(keep: str | None) -> Path | None:
@@ -237,46 +245,3 @@ def _keep(folder: Path, target: Path, data: bytes | None) -> None:
     except OSError as error:
         shutil.rmtree(target, ignore_errors=True)
         raise MasaError(f"{target}: cannot be written ({error.strerror}); the answers are kept") from None
-
-
-def _text(result: CheckResult, card: ModelCard, left_out: int, why: str) -> str:
-    from masa.checking import ARMS
-
-    rows = []
-    for arm in ARMS:
-        answers = result.arm(arm)
-        if answers:
-            tokens = result.tokens(arm)
-            met, of = sum(sum(one.checks) for one in answers), sum(len(one.checks) for one in answers)
-            right = sum(one.right for one in answers)
-            cut = sum(not one.reply.finished for one in answers)
-            read, written = (f"{tokens[0]:.0f}", f"{tokens[1]:.0f}") if tokens else ("–", "–")
-            rows.append((arm, f"{right} of {len(answers)}", f"{met} of {of}", read, written, str(cut)))
-    lines = [table(rows, ("arm", "right", "checks met", "tokens read", "written", "cut"), right=(3, 4, 5)), ""]
-    if result.same:
-        lines.append(f"The adapted skill is the original{': ' + why if why else ''}.")
-    else:
-        lines.append("adapted against original: " + _sentence(result.compare("adapted", "original")))
-        if result.saved is not None:
-            lines.append(f"tokens saved per answer: {result.saved:.0f}")
-    lines.append("original against none: " + _sentence(result.compare("original", "none")))
-    if left_out:
-        lines.append(f"{count(left_out, 'check')} that need a judge left out; --judge MODEL judges them")
-    if result.stopped:
-        lines.append(f"Stopped: {result.stopped}; --resume continues.")
-    return clean("\n".join(lines))
-
-
-def _sentence(comparison: Comparison) -> str:
-    if not comparison.pairs:
-        return "no pair was asked"
-    low, high = comparison.interval
-    points = f"{100 * (comparison.difference or 0):+.0f} points ({100 * low:+.0f} to {100 * high:+.0f})"
-    pairs = f"{comparison.gained} gained, {comparison.lost} lost in {count(comparison.pairs, 'pair')}"
-    told = f"{comparison.verdict}, {points}; {pairs}"
-    if comparison.verdict != "undecided":
-        return told
-    more = comparison.more
-    return told + (
-        f"; about {count(more, 'more pair')} would decide" if more else "; no number of runs is in sight that decides"
-    )

@@ -7,9 +7,12 @@ import re
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
+
+from masa.errors import FormatError, MasaError
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\u202a-\u202e\u2066-\u2069]")
 _WIDEST = 110
@@ -98,3 +101,14 @@ def size(number: int) -> str:
             break
         value, unit = value / 1000, larger
     return f"{value:.1f} {unit}"
+
+
+def check_page(html: str | None) -> None:
+    """Refuse a place for the HTML page that could only fail after the work."""
+    if html is None:
+        return
+    target = Path(html)
+    if not html or target.is_dir():
+        raise FormatError(f"{html!r}: is no file; give --html the path of a file")
+    if not target.absolute().parent.is_dir():
+        raise MasaError(f"{target}: the folder {target.absolute().parent} does not exist; create it first")

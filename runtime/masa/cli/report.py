@@ -101,11 +101,12 @@ def html_sections(groups: Sequence[GroupResult]) -> list[Section]:
         lines = [figures + (" (cached)." if group.cached else "."), *([group.reason] if group.reason else [])]
         lines += [f"The guard ({violation.rule}): {violation.message}" for violation in group.violations]
         good = True if group.status == "rewritten" else None if group.status == "kept" else False
-        sections.append(Section(group.key, group.status, good, lines, changes=tuple(_changes(group))))
+        sections.append(Section(group.key, group.status, good, lines, changes=tuple(html_changes(group))))
     return sections
 
 
-def _changes(group: GroupResult) -> Iterator[Change]:
+def html_changes(group: GroupResult) -> Iterator[Change]:
+    """Every skill of a group before and after, by which edits, and what was lost."""
     from masa.html_report import Change
 
     for place, skill in enumerate(group.output.skills):

@@ -23,9 +23,9 @@ from masa.cli.loading import (
     tell_problems,
     without_option,
 )
-from masa.cli.output import clean, write_json
+from masa.cli.output import check_page, clean, write_json
 from masa.cli.progress import RewriteProgress, interrupts, tell_time
-from masa.cli.rewrite_checks import STDOUT, check_output, check_page
+from masa.cli.rewrite_checks import STDOUT, check_output
 from masa.errors import MasaError
 from masa.files import write_atomic
 from masa.wording import OPERATIONS

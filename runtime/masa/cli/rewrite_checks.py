@@ -38,14 +38,3 @@ def check_output(original: BankFile, output: str | None, as_json: bool) -> None:
         raise FormatError(f"{target}: is a folder; give -o the path of a file")
     elif not target.absolute().parent.is_dir():
         raise MasaError(f"{target}: the folder {target.absolute().parent} does not exist; create it first")
-
-
-def check_page(html: str | None) -> None:
-    """Refuse a place for the HTML page that could only fail after the work."""
-    if html is None:
-        return
-    target = Path(html)
-    if not html or target.is_dir():
-        raise FormatError(f"{html!r}: is no file; give --html the path of a file")
-    if not target.absolute().parent.is_dir():
-        raise MasaError(f"{target}: the folder {target.absolute().parent} does not exist; create it first")
