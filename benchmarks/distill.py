@@ -29,7 +29,7 @@ SIDES = ("masa", "trl", "trl, no gradient checkpointing")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", type=Path, help="made by masa dataset; default: plan-bootstrap-small")
+    parser.add_argument("--dataset", type=Path, help="made by masa distill dataset; default: plan-bootstrap-small")
     parser.add_argument("--samples", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -57,8 +57,8 @@ def main() -> None:
 
 def small_dataset(folder: Path) -> Path:
     path = folder / "small"
-    subprocess.run([sys.executable, "-m", "masa.cli", "dataset", "plan-bootstrap-small", "-o", str(path)], check=True,
-                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    words = ["distill", "dataset", "plan-bootstrap-small", "-o", str(path)]
+    subprocess.run([sys.executable, "-m", "masa.cli", *words], check=True, capture_output=True)
     return path
 
 

@@ -64,12 +64,8 @@ def test_commands_of_a_page_parse(page: Path) -> None:
         words = shlex.split(line)[1:]
         command = root
         context = click.Context(command, info_name="masa")
-        while words and isinstance(command, click.Group):
-            name = words.pop(0)
-            if name.startswith("-"):
-                break
-            command = command.get_command(context, name)
-            assert command is not None, f"{line}: no command {name!r}"
+        while words and isinstance(command, click.Group) and not words[0].startswith("-"):
+            name, command, words = command.resolve_command(context, words)
             context = click.Context(command, info_name=name, parent=context)
         if words and not isinstance(command, click.Group):
             command.make_parser(context).parse_args(args=words)

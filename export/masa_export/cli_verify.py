@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     "--prompts",
     metavar="FILE",
     type=FILE,
-    help="Held-out samples: a folder of masa dataset, or JSON Lines with messages. [default: the shipped example]",
+    help="Held-out samples: a data set, or JSON Lines with messages. [default: the shipped example]",
 )
 @click.option(
     "-o",

@@ -496,7 +496,7 @@ def test_text_of_others_cannot_steer_the_terminal(rewrite: Cli, cli: Cli, here: 
     for result in (
         rewritten,
         cli("inspect", "odd.json", "--edits", "--no-tokens"),
-        cli("select", "odd.json"),
+        cli("inspect", "select", "odd.json"),
     ):
         assert result.exit_code == 0, (result.output, result.exception)
         assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(result.output)
@@ -521,15 +521,17 @@ def test_card_prints_explains_lists_and_writes(cli: Cli, here: Path) -> None:
 
 
 def test_select_renders_the_skills_for_a_task(cli: Cli) -> None:
-    text = cli("select", "bank.json", "--query", "wash the plate", "--general", "1", "--specific", "1").stdout
+    text = cli(
+        "inspect", "select", "bank.json", "--query", "wash the plate", "--general", "1", "--specific", "1"
+    ).stdout
     assert text.count("### ") == 2 and "## Skills for clean" in text
-    content = json.loads(cli("select", "bank.json", "--task-type", "heat", "--json").stdout)
+    content = json.loads(cli("inspect", "select", "bank.json", "--task-type", "heat", "--json").stdout)
     assert [entry["skill_id"] for entry in content["specific"]] == ["h1"] and content["method"] == "task-type"
-    assert "empty hands" in cli("select", "bank.json", "--task-type", "heat", "--mistakes").stdout
-    one_error(cli("select", "bank.json", "--task-type", "haet"), 'did you mean "heat"?')
-    assert cli("select", "bank.json", "--method", "embedding", "--query", "x").exit_code == 2
-    one_error(cli("select", "bank.json", "--query", "x", "--embedder", "http://127.0.0.1:1"), "URL#MODEL")
-    assert "No task type fits" in cli("select", "bank.json", "--query", "zzz").stderr
+    assert "empty hands" in cli("inspect", "select", "bank.json", "--task-type", "heat", "--mistakes").stdout
+    one_error(cli("inspect", "select", "bank.json", "--task-type", "haet"), 'did you mean "heat"?')
+    assert cli("inspect", "select", "bank.json", "--method", "embedding", "--query", "x").exit_code == 2
+    one_error(cli("inspect", "select", "bank.json", "--query", "x", "--embedder", "http://127.0.0.1:1"), "URL#MODEL")
+    assert "No task type fits" in cli("inspect", "select", "bank.json", "--query", "zzz").stderr
 
 
 def test_inspect_recognises_everything_that_masa_reads(cli: Cli, here: Path) -> None:
@@ -588,11 +590,14 @@ def test_one_broken_skill_stops_nothing_and_strict_refuses_it(rewrite: Cli, cli:
         ("s/bad/SKILL.md", 1, "error"),
         ("s/colon/SKILL.md", 3, "warning"),
     }
-    for command in (lambda: rewrite("--strict", "-o", "never", bank="s"), lambda: cli("select", "s", "--strict")):
+    for command in (
+        lambda: rewrite("--strict", "-o", "never", bank="s"),
+        lambda: cli("inspect", "select", "s", "--strict"),
+    ):
         refused = command()
         assert refused.exit_code == 1 and refused.stderr.count("SKILL.md, line") == 2 and refused.stdout == ""
     assert not (here / "never").exists()
-    assert "s/bad/SKILL.md" in cli("select", "s", "--query", "file").stderr
+    assert "s/bad/SKILL.md" in cli("inspect", "select", "s", "--query", "file").stderr
 
 
 def test_inspect_names_what_was_passed_over_and_the_fields_of_clients(cli: Cli, here: Path) -> None:
@@ -674,7 +679,7 @@ def test_a_rewrite_is_shown_as_one_page(rewrite: Cli, here: Path) -> None:
 
 # --- help and completion -----------------------------------------------------------------------------------
 
-COMMANDS = ("adapt", "rewrite", "card", "select", "inspect", "pull", "doctor")
+COMMANDS = ("adapt", "rewrite", "card", "inspect", "pull", "doctor")
 
 
 def test_help_lists_every_command(cli: Cli) -> None:
@@ -685,12 +690,12 @@ def test_help_lists_every_command(cli: Cli) -> None:
 def test_help_has_three_groups_and_few_commands(cli: Cli) -> None:
     text = cli("--help").stdout
     assert all(f"\n{group}:\n" in text for group in ("On the device", "Training", "Export"))
-    assert len(root.list_commands(click.Context(root))) <= 17
+    assert len(root.list_commands(click.Context(root))) <= 15
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "completion"])
+@pytest.mark.parametrize("name", [*COMMANDS, "inspect select", "completion"])
 def test_every_help_has_an_example_that_parses(cli: Cli, name: str) -> None:
-    result = cli(name, "--help")
+    result = cli(*name.split(), "--help")
     assert result.exit_code == 0
     assert "Example" in result.stdout and f"masa {name}" in result.stdout
 
@@ -722,6 +727,8 @@ def test_shells_complete_commands_groups_and_cards(cli: Cli) -> None:
     assert "plain,clean" in complete("masa rewrite bank.json --only cl")
     assert "plain,Qwen3-4B" in complete("masa rewrite bank.json --backbone qwen3-4")
     assert "file," in complete("masa rewrite bank.json --backbone ./ca")
+    assert "plain,select" in complete("masa inspect sel") and "file," in complete("masa inspect ex")
+    assert "plain,--query" in complete("masa inspect select bank.json --qu")
 
 
 def test_a_command_whose_extra_is_missing_says_which_install_brings_it(
@@ -738,6 +745,7 @@ def test_a_command_whose_extra_is_missing_says_which_install_brings_it(
 def test_an_unknown_command_suggests_the_nearest(cli: Cli) -> None:
     result = cli("rewrit")
     assert result.exit_code == 2 and "Did you mean rewrite?" in result.stderr
+    assert "Did you mean inspect select?" in cli("select", "bank.json").stderr
 
 
 def test_a_closed_pipe_is_no_traceback(here: Path, home: Path) -> None:

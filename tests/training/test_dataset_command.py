@@ -1,4 +1,4 @@
-"""`masa dataset`: what it prints, writes and returns."""
+"""`masa distill dataset`: what it prints, writes and returns."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def cli(monkeypatch: pytest.MonkeyPatch) -> Cli:
     monkeypatch.setattr(root, "get_command", lambda ctx, name: command_module.command)
 
     def run(*arguments: str | Path) -> Result:
-        return CliRunner().invoke(root, ["dataset", *map(str, arguments)])
+        return CliRunner().invoke(root, ["distill", "dataset", *map(str, arguments)])
 
     return run
 

@@ -1,4 +1,4 @@
 """The workstation side of masa: build a data set, distill a rewriter from it, judge the rewriter.
 
-The commands are `masa dataset`, `masa distill` and `masa evaluate rewriter`. Evolution comes later.
+The commands are `masa distill dataset`, `masa distill` and `masa evaluate rewriter`. Evolution comes later.
 """

@@ -115,7 +115,7 @@ def loads_sample(line: str, where: str = "sample") -> Sample:
         if value["prompt_version"] != PROMPT_VERSION:
             raise FormatError(
                 f"{where}: prompt version {value['prompt_version']}, this masa writes {PROMPT_VERSION}; "
-                "build the data set again with: masa dataset"
+                "build the data set again with: masa distill dataset"
             )
         request = request_from_json(value["request"])
         if value["language"] not in LANGUAGES:

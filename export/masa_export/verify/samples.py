@@ -1,7 +1,7 @@
 """What an artifact is tried on: held-out samples of a data set, chat messages, or groups of the shipped example.
 
-A data set is the folder that `masa dataset` wrote (its test split, else validation) or a JSON Lines file. A line has
-`messages` (system, user and, where there is a target, assistant), and from `masa dataset` the `request` they were
+A data set is the folder that `masa distill dataset` wrote (its test split, else validation) or a JSON Lines file. A
+line has `messages` (system, user and, where there is a target, assistant), and in a folder the `request` they were
 rendered from. Without a request there is no card to exchange and no group to guard: such samples serve for tokens and
 logits alone.
 """
@@ -101,7 +101,9 @@ def read_samples(given: Path | None, *, limit: int, seed: int = 0) -> Samples:
         every = [_sample(line, f"{path}, line {number}") for number, line in lines]
         digest, where = hashlib.sha256(text.encode("utf-8")).hexdigest(), str(path)
         if not every:
-            raise ExportError(f"{path}: holds no samples; give a data set of masa dataset, or leave --prompts away")
+            raise ExportError(
+                f"{path}: holds no samples; give a data set of masa distill dataset, or leave --prompts away"
+            )
     drawn = random.Random(f"samples/{seed}").sample(range(len(every)), min(limit, len(every)))
     return Samples(where, digest, len(every), tuple(every[index] for index in sorted(drawn)))
 
@@ -112,7 +114,9 @@ def _file(given: Path) -> Path:
     for name in _SPLITS:
         if (given / name).is_file() and (given / name).stat().st_size:
             return given / name
-    raise ExportError(f"{given}: has neither {' nor '.join(_SPLITS)}; give a folder of masa dataset, or a JSONL file")
+    raise ExportError(
+        f"{given}: has neither {' nor '.join(_SPLITS)}; give a folder of masa distill dataset, or a JSONL file"
+    )
 
 
 def _sample(line: str, where: str) -> Sample:

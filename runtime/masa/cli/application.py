@@ -31,7 +31,6 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
         "adapt": "masa.cli.adapt",
         "rewrite": "masa.cli.rewrite",
         "card": "masa.cli.card",
-        "select": "masa.cli.selection",
         "inspect": "masa.cli.inspection",
         "check": "masa.cli.check",
         "mcp": "masa.cli.mcp",
@@ -43,14 +42,15 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
         "evaluate": "masa_training.commands.evaluate",
         "profile": "masa_training.commands.profile",
         "evolve": "masa_training.commands.evolve",
-        "dataset": "masa_training.commands.dataset",
         "distill": "masa_training.commands.distill",
         "pipeline": "masa_training.commands.pipeline",
     },
     "Export": {"export": "masa_export.cli"},
 }
 _UNLISTED = {"completion": "masa.cli.completion"}
-_MODULES = {name: module for group in _GROUPS.values() for name, module in group.items()} | _UNLISTED
+_PARTS = {"inspect select": "masa.cli.selection", "distill dataset": "masa_training.commands.dataset"}
+_LISTED = {name: module for group in _GROUPS.values() for name, module in group.items()}
+_MODULES = _LISTED | _PARTS | _UNLISTED
 _EXTRAS = {"masa_training": "training", "masa_export": "export"}
 
 
@@ -64,7 +64,7 @@ class Root(click.Group):
     """Loads a sub-command when it is needed, and turns every error into one sentence and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name in _MODULES if name not in _UNLISTED]
+        return list(_LISTED)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _MODULES:
@@ -81,10 +81,12 @@ class Root(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if (two := " ".join(args[:2])) in _PARTS:
+            return two, self.get_command(ctx, two), args[2:]
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            near = get_close_matches(args[0], _MODULES, n=1)
+            near = [two for two in _PARTS if two.split()[1] == args[0]] or get_close_matches(args[0], _LISTED, n=1)
             hint = f"\nDid you mean {near[0]}?" if near else ""
             raise click.UsageError(error.message + hint, ctx) from error
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import click
 
 from masa.cli import inspect_bank, inspect_model
-from masa.cli.loading import rewriter_option, strict_option
+from masa.cli.loading import complete_or, rewriter_option, strict_option
 from masa.cli.output import write_json
 from masa.errors import FormatError, MasaError
 from masa.files import parse_json
@@ -24,9 +24,10 @@ Kind = Literal["bank", "skills", "artifact", "gguf", "huggingface", "card", "fac
     "  masa inspect examples/banks/household.json --edits --facts examples/facts/household.yaml\n"
     "  masa inspect examples/skills\n"
     "  masa inspect smollm2-135m\n"
+    '  masa inspect select examples/banks/household.json --query "put a clean mug on the desk"\n'
     "  masa inspect model.gguf",
 )
-@click.argument("path", type=click.Path())
+@click.argument("path", type=click.Path(), shell_complete=complete_or("select"))
 @click.option("--edits", is_flag=True, help="For a bank: list the edits that each skill admits.")
 @click.option("--facts", metavar="FILE", help="Interface facts, for --edits.", type=click.Path())
 @click.option("--tokens/--no-tokens", default=True, help="Count tokens if the rewriter's weights are here.")
@@ -39,7 +40,7 @@ def command(
     """Say what PATH is and what is in it: counts, tokens, protected text, problems.
 
     PATH is a skill bank JSON file, a SKILL.md or its folder, a rewriter's folder or name, a GGUF file, a model
-    card, or a file of interface facts.
+    card, or a file of interface facts. `masa inspect select` prints those skills of a bank that fit a task.
     """
     from masa.facts import load_facts
 

@@ -181,6 +181,16 @@ def complete_group(ctx: click.Context, param: click.Parameter, incomplete: str) 
     return [CompletionItem(group.key) for group in bank.groups() if group.key.startswith(incomplete)]
 
 
+def complete_or(word: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Completes an argument as a file, or as the second word of another command."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        words = [CompletionItem(word)] if word.startswith(incomplete) else []
+        return [*words, CompletionItem(incomplete, type="file")]
+
+    return complete
+
+
 def strict_option(function: Function) -> Function:
     """`--strict`."""
     return click.option("--strict", is_flag=True, help="Fail if anything in BANK is broken or was passed over.")(

@@ -1,4 +1,4 @@
-"""`masa select`: the few skills that an agent should read now."""
+"""`masa inspect select`: the few skills that an agent should read now."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     "select",
     short_help="Select the skills that an agent should read now.",
     epilog="\b\nExamples:\n"
-    '  masa select examples/banks/household.json --query "put a clean mug on the desk"\n'
-    "  masa select examples/banks/household.json --task-type clean --general 3 --specific 2\n"
-    '  masa select bank.json --query "warm the soup" --embedder minilm.gguf\n'
-    '  masa select bank.json --query "warm the soup" --embedder http://localhost:8080#bge-small --json',
+    '  masa inspect select examples/banks/household.json --query "put a clean mug on the desk"\n'
+    "  masa inspect select examples/banks/household.json --task-type clean --general 3 --specific 2\n"
+    '  masa inspect select bank.json --query "warm the soup" --embedder minilm.gguf\n'
+    '  masa inspect select bank.json --query "warm the soup" --embedder http://localhost:8080#bge-small --json',
 )
 @bank_argument
 @click.option("--query", default="", metavar="TEXT", help="The task, in the user's words.")

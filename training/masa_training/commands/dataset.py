@@ -1,4 +1,4 @@
-"""`masa dataset`: the samples that a rewriter is fine-tuned on."""
+"""`masa distill dataset`: the samples that a rewriter is fine-tuned on."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _EVERY = 0.1
     "dataset",
     short_help="Build a data set to fine-tune a rewriter on.",
     epilog="\b\nExamples:\n"
-    "  masa dataset text-published --data-dir data -o text-published\n"
-    "  masa dataset plan-bootstrap-small -o bootstrap\n"
-    "  masa dataset my-config.yaml -o my-data --seed 1\n"
-    "  masa dataset text-published --dry-run\n"
-    "  masa dataset my-config.yaml --base model.gguf --dry-run --json | jq .tokens\n\n"
+    "  masa distill dataset text-published --data-dir data -o text-published\n"
+    "  masa distill dataset plan-bootstrap-small -o bootstrap\n"
+    "  masa distill dataset my-config.yaml -o my-data --seed 1\n"
+    "  masa distill dataset text-published --dry-run\n"
+    "  masa distill dataset my-config.yaml --base model.gguf --dry-run --json | jq .tokens\n\n"
     "\b\nConfigurations that ship with masa:\n"
     "  text-published\n  text-published-heldout-environment\n  text-published-heldout-backbone\n"
     "  text-published-small\n  text-published-small-heldout-environment\n  text-published-small-heldout-backbone\n"
     "  plan-bootstrap\n  plan-bootstrap-large\n  plan-bootstrap-profiles\n  plan-bootstrap-readers\n"
-    "  plan-bootstrap-small\n\n"
+    "  plan-bootstrap-small\n  rewordings\n\n"
     "Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 cancelled.",
 )
 @click.argument("config", metavar="CONFIG")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from masa.cli.loading import complete_or
 from masa_training.commands.training import finished, plan_json, plan_told, reporter, stopping, training_options
 
 
@@ -14,16 +15,16 @@ from masa_training.commands.training import finished, plan_json, plan_told, repo
     "distill",
     epilog="""\b
 Examples:
-  masa dataset plan-bootstrap -o data/plan
+  masa distill dataset plan-bootstrap -o data/plan
   masa distill smollm2-135m-plan --dataset data/plan -o runs/plan
   masa distill smollm2-135m-plan --dataset data/plan -o runs/plan --resume
   masa distill qwen3-4b --dataset data/text -o runs/4b --set base=/models/Qwen3-4B --set reference=/models/q.gguf
   accelerate launch --config_file fsdp.yaml -m masa.cli distill qwen3-4b --dataset data/text -o runs/4b
 """,
 )
-@click.argument("config")
+@click.argument("config", shell_complete=complete_or("dataset"))
 @click.option(
-    "--dataset", "dataset_folder", required=True, type=click.Path(path_type=Path), help="Made by masa dataset."
+    "--dataset", "dataset_folder", required=True, type=click.Path(path_type=Path), help="Made by masa distill dataset."
 )
 @training_options
 @click.option("--seed", type=int, help="Short for --set seed=N.")
@@ -39,6 +40,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Fine-tune a rewriter: CONFIG is a shipped configuration or a YAML file.
+
+    `masa distill dataset` builds what it is fine-tuned on.
 
     Training survives kill -9: --resume continues from the last checkpoint. Ctrl-C stops it
     after the step, with a checkpoint. The run folder holds events.jsonl, logs for TensorBoard and, at the end,

@@ -41,7 +41,7 @@ Examples:
   masa evolve alfworld-qwen3-4b -o runs/alfworld --executor processes --workers 24
   masa evolve lookup-smollm2 -o runs/tracked --track mlflow
   masa evolve --report -o runs/lookup            # report.html of a run as it is, also while it goes on
-  masa dataset my-data.yaml -o data/plans        # its sources.runs names run folders
+  masa distill dataset my-data.yaml -o data/plans        # its sources.runs names run folders
 """,
 )
 @click.argument("config", required=False)

@@ -80,7 +80,7 @@ def command(
     resume: bool,
     **options: Any,
 ) -> None:
-    """Measure a rewriter on held-out samples of DATASET, a folder made by `masa dataset`.
+    """Measure a rewriter on held-out samples of DATASET, a folder made by `masa distill dataset`.
 
     CHECKPOINT is the folder that `masa distill` made, ARTIFACT a rewriter's name or folder. Each target is scored with
     the right card, wrong cards, no card, and the right card without strengths and weaknesses; then the rewriter writes

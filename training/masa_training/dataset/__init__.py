@@ -1,4 +1,4 @@
-"""Data sets for fine-tuning a rewriter: what `masa dataset` builds and `masa distill` reads."""
+"""Data sets for fine-tuning a rewriter: what `masa distill dataset` builds and `masa distill` reads."""
 
 from __future__ import annotations
 

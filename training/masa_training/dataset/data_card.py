@@ -29,7 +29,7 @@ def data_card(dataset: Dataset) -> str:
         f"{info.summary}",
         f"Samples: {counts}. Output in {_LANGUAGES[info.language]}. Prompt version {info.prompt_version}, seed "
         f"{info.seed}. `train.jsonl`, `validation.jsonl` (early stopping) and `test.jsonl` hold one sample a line as "
-        "chat messages; `dataset.json` is the record. Built by `masa dataset`.",
+        "chat messages; `dataset.json` is the record. Built by `masa distill dataset`.",
         "## Samples by source",
         _counts(dataset, "source", lambda sample: sample.source),
         "## Samples by environment",

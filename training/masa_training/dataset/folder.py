@@ -200,7 +200,7 @@ def read_info(folder: str | PathLike[str]) -> DatasetInfo:
     path = Path(folder)
     record = path / RECORD
     if not record.is_file():
-        raise TrainingError(f"{path}: no {RECORD} in it, so it is no data set; build one with: masa dataset")
+        raise TrainingError(f"{path}: no {RECORD} in it, so it is no data set; build one with: masa distill dataset")
     try:
         value = parse_json(read_text(record))
         version = value.pop("format")

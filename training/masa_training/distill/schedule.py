@@ -46,7 +46,7 @@ def plan(config: DistillConfig, dataset: Dataset) -> Schedule:
     if dataset.info.prompt_version != PROMPT_VERSION:
         raise TrainingError(
             f"the data set {dataset.info.name}: written with prompt version {dataset.info.prompt_version}, this masa "
-            f"trains with {PROMPT_VERSION}; build it again with: masa dataset"
+            f"trains with {PROMPT_VERSION}; build it again with: masa distill dataset"
         )
     if not dataset.train:
         raise TrainingError(

@@ -58,7 +58,7 @@ class Row:
 
     Attributes:
         label: how the table calls it.
-        dataset: a shipped configuration of `masa dataset`, or a YAML file beside the study's.
+        dataset: a shipped configuration of `masa distill dataset`, or a YAML file beside the study's.
         distill: a shipped configuration of `masa distill`, or a YAML file beside the study's.
         settings: what is changed in it. A `base` such as `{gemma}` is a file that the user names.
         part: the table it belongs to.
