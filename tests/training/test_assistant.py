@@ -12,7 +12,8 @@ from masa.formats import load_bank
 from masa_training.agents import AgentConfig
 from masa_training.environments import SPLITS, Step, Task, open_environment
 from masa_training.environments.assistant import Assistant
-from masa_training.environments.assistant.device import APPS, TOOLS, compared, share_right
+from masa_training.environments.assistant.device import APPS, TOOLS
+from masa_training.environments.changes import compared, share_right
 from masa_training.environments.contract import check_environment
 from masa_training.environments.solutions import unsolved
 from masa_training.environments.tool_calls import Call

@@ -9,21 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from masa.formats import load_bank
-from masa.formats.bank_json import dump_bank
 from masa.formats.skill_md import load_skill_folder, validate_skill_folder
-from masa.skills import SkillBank
-from masa_training.agents import GENERAL, SPECIFIC
 from masa_training.environments import SPLITS
 from masa_training.environments.assistant import Assistant, conventions
 from masa_training.environments.assistant.device import TOOLS
-
-WORDINGS = ("concise", "moderate", "detailed", "stepwise", "examples")
-ROOT = resources.files("masa_training.configs") / "banks" / "assistant"
-NUMBERED = re.compile(r"^\d\. \S", re.MULTILINE)
+from tests.training.wordings import Fact, Wordings
 
 # By skill, what its text must state: pairs that stand close together, or single words.
-FACTS: dict[str, list[tuple[str, ...]]] = {
+FACTS: dict[str, list[Fact]] = {
     "asg_001": [(day,) for day in conventions.DAYS] + [("today",), ("tomorrow",)],
     "asg_002": [("24",), ("3 pm", "15:00")],
     "asg_003": list(conventions.PARTS.items()),
@@ -48,24 +41,9 @@ FACTS: dict[str, list[tuple[str, ...]]] = {
     "asf_002": [("find_event", "add_note"), (conventions.EVENT_FOLDER,), ("name", "day", "time")],
     "asf_003": [("find_note", "find_contact", "send_message"), ("find_event",), ("exactly", "shown")],
 }
-NEAR = 160
-"""Characters within which the words of a fact stand, in their order."""
-
-
-def bank(wording: str) -> SkillBank:
-    with resources.as_file(ROOT / f"{wording}.json") as path:
-        return load_bank(path)
-
-
-def texts(wording: str) -> dict[str, str]:
-    found = bank(wording)
-    return {skill.skill_id: skill.principle for group in found.groups() for skill in group.skills}
-
-
-def states(text: str, fact: tuple[str, ...]) -> bool:
-    """Whether the words of a fact stand in the text one after the other, each as a whole word."""
-    pattern = rf"[\s\S]{{0,{NEAR}}}?".join(rf"(?<![\w:]){re.escape(word.lower())}(?![\w:]\d)" for word in fact)
-    return re.search(pattern, text.lower().replace("a meal with others", "meal")) is not None
+BANKS = Wordings(
+    "assistant", ("concise", "moderate", "detailed", "stepwise", "examples"), FACTS, {"a meal with others": "meal"}
+)
 
 
 def test_every_convention_is_a_fact_of_some_skill() -> None:
@@ -74,12 +52,10 @@ def test_every_convention_is_a_fact_of_some_skill() -> None:
         assert all(key in told and value in told for key, value in table.items())
 
 
-@pytest.mark.parametrize("wording", WORDINGS)
-def test_every_bank_states_every_convention(wording: str) -> None:
-    found = texts(wording)
-    assert list(found) == list(FACTS)
-    missing = [(skill, fact) for skill, facts in FACTS.items() for fact in facts if not states(found[skill], fact)]
-    assert missing == []
+def test_every_bank_states_every_convention_in_words_of_its_own() -> None:
+    BANKS.check(Assistant.task_types, concise=20, moderate=(25, 50))
+    detailed = [len(text.split()) for text in BANKS.texts("detailed").values()]
+    assert min(detailed) >= 70 and max(detailed) <= 110
 
 
 @pytest.mark.parametrize(
@@ -92,49 +68,14 @@ def test_every_bank_states_every_convention(wording: str) -> None:
     ],
 )
 def test_a_bank_that_states_something_else_is_found(skill: str, old: str, new: str) -> None:
-    for wording in WORDINGS:
-        changed = texts(wording)[skill].replace(old, new)
-        assert not all(states(changed, fact) for fact in FACTS[skill])
-
-
-def test_banks_differ_in_wording_alone() -> None:
-    heads = {
-        tuple((g.key, s.skill_id, s.title, s.when_to_apply) for g in bank(wording).groups() for s in g.skills)
-        for wording in WORDINGS
-    }
-    assert len(heads) == 1
-    told = {wording: list(texts(wording).values()) for wording in WORDINGS}
-    assert all(len(set(row)) == len(WORDINGS) for row in zip(*told.values(), strict=True))
-
-
-def test_a_wording_is_what_it_is_called() -> None:
-    words = {wording: [len(text.split()) for text in texts(wording).values()] for wording in WORDINGS}
-    assert max(words["concise"]) <= 20
-    assert min(words["moderate"]) >= 25 and max(words["moderate"]) <= 50
-    assert min(words["detailed"]) >= 70 and max(words["detailed"]) <= 110
-    for wording in WORDINGS:
-        steps = [len(NUMBERED.findall(text)) for text in texts(wording).values()]
-        assert all(count == 3 for count in steps) if wording == "stepwise" else not any(steps)
-        examples = ["Example: " in text for text in texts(wording).values()]
-        assert all(examples) if wording == "examples" else not any(examples)
-
-
-def test_all_skills_of_a_task_are_shown() -> None:
-    for wording in WORDINGS:
-        found = bank(wording)
-        assert set(found.task_specific) == set(Assistant.task_types)
-        assert len(found.general) <= GENERAL
-        assert all(len(skills) <= SPECIFIC for skills in found.task_specific.values())
-
-
-def test_a_bank_is_written_back_as_it_was_read() -> None:
-    for wording in WORDINGS:
-        assert dump_bank(bank(wording)) == (ROOT / f"{wording}.json").read_bytes()
+    for wording in BANKS.names:
+        texts = BANKS.texts(wording)
+        assert BANKS.missing({**texts, skill: texts[skill].replace(old, new)})
 
 
 def test_examples_are_calls_of_the_tools_and_of_nothing_that_is_played() -> None:
     functions = {tool["function"]["name"]: tool["function"]["parameters"]["properties"] for tool in TOOLS}
-    told = " ".join(texts("examples").values())
+    told = " ".join(BANKS.texts("examples").values())
     calls = re.findall(r'\{"name": "(\w+)", "arguments": (\{[^}]*\})\}', told)
     assert len(calls) >= 8
     assert all(set(json.loads(arguments)) == set(functions[name]) for name, arguments in calls)
@@ -152,18 +93,18 @@ def test_examples_are_calls_of_the_tools_and_of_nothing_that_is_played() -> None
         for call in task.payload["calls"]
         if "item" in call["arguments"]
     }
-    everything = " ".join(text for wording in WORDINGS for text in texts(wording).values()).lower()
+    everything = " ".join(text for wording in BANKS.names for text in BANKS.texts(wording).values()).lower()
     assert [name for name in sorted(played) if re.search(rf"\b{re.escape(name)}\b", everything)] == []
 
 
-@pytest.mark.parametrize("wording", WORDINGS)
+@pytest.mark.parametrize("wording", BANKS.names)
 def test_the_folders_say_the_same_as_the_bank(wording: str) -> None:
     # A folder of the name `examples` never gets into a wheel (tests/test_packaging.py).
-    with resources.as_file(ROOT / "folders" / ("with-examples" if wording == "examples" else wording)) as path:
+    with resources.as_file(BANKS.root / "folders" / ("with-examples" if wording == "examples" else wording)) as path:
         folder = Path(path)
         found = load_skill_folder(folder)
         problems = [problem for one in sorted(folder.iterdir()) for problem in validate_skill_folder(one)]
     assert problems == []
     told = " ".join(" ".join(skill.principle.split()) for group in found.groups() for skill in group.skills)
-    for text in texts(wording).values():
+    for text in BANKS.texts(wording).values():
         assert " ".join(text.split()) in told

@@ -208,11 +208,11 @@ def test_banks_ship_for_four_environments() -> None:
     assert shipped_banks("alfworld") == shipped_banks("household")
     assert all(
         path.is_file()
-        for name in ("assistant", "lookup", "household")
+        for name in ("assistant", "filing", "lookup", "household")
         for path in shipped_banks(name, stepwise=True).values()
     )
     with pytest.raises(
-        TrainingError, match=r"no banks ship for 'webshop', only for alfworld, assistant, household, lookup"
+        TrainingError, match=r"no banks ship for 'webshop', only for alfworld, assistant, filing, household, lookup"
     ):
         shipped_banks("webshop")
 

@@ -411,7 +411,9 @@ def server(smollm2: Path) -> Iterator[Model]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    # Both write with flash attention, or a close call may end otherwise.
     command = ["-m", "llama_cpp.server", "--model", str(smollm2), "--port", str(port), "--n_ctx", "2048"]
+    command += ["--flash_attn", "true"]
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         # This server punishes repetition unless told otherwise; greedy is greedy only without it.

@@ -2,8 +2,8 @@
 
 A dialogue only ever grows at its end, unless `window` cuts old turns, so a model in process can keep what it computed.
 Where the environment has tools, the model is told them, whatever the arm, and answers with calls of them. Skills then
-stand at the beginning of the first turn, in the order of the bank: what precedes them is the same for all arms, and
-episodes of an arm and task type begin alike.
+stand at the beginning of the first turn: what precedes them is the same for all arms. An agent that writes is shown them
+in the order of the bank, so that episodes of an arm and task type begin alike.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from masa.facts import Facts
+from masa.facts import ActionForm, Facts
 from masa.retrieval import Selection, render, select
 from masa.skills import Skill, SkillBank
 from masa_training.environments import Step, Task
@@ -69,14 +69,19 @@ class Agent:
         *,
         bank: SkillBank | None = None,
         facts: Facts | None = None,
+        always: bool = False,
         tools: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """`description` and `tools` are the environment's; `facts` are told where an arm gives them."""
+        """`description`, `facts` and `tools` are the environment's.
+
+        The facts are told `always`, or where nothing else tells what can be done: no tools, no admissible actions.
+        """
         self._description = description
         self._tools = tuple(tools)
         self._config = config
         self._bank = bank
         self._facts = facts
+        self._always = always
 
     def skills_for(self, task: Task) -> Selection | None:
         """The skills that the agent is shown for this task; None without a bank or with an empty one.
@@ -105,23 +110,24 @@ class Agent:
         """The dialogue of one episode, up to its first question."""
         selection = self.skills_for(task)
         tools = [tool for tool in self._tools if not task.tools or tool["function"]["name"] in task.tools]
-        if not tools:
-            return Dialogue(self._config, self._system(selection), task.goal, first, _ids(selection))
-        if selection and self._bank:
+        if selection and self._bank and not self._config.choose:
             order = {skill.skill_id: i for i, skill in enumerate(s for g in self._bank.groups() for s in g.skills)}
             general, specific = (
                 tuple(sorted(some, key=lambda skill: order[skill.skill_id]))
                 for some in (selection.general, selection.specific)
             )
             selection = replace(selection, general=general, specific=specific)
+        if not tools:
+            told = self._always or first.admissible is None
+            return Dialogue(self._config, self._system(selection, told), task.goal, first, _ids(selection))
         lead = render(selection).strip() + "\n\n" if selection else ""
-        return Dialogue(self._config, self._system(None), task.goal, first, _ids(selection), tuple(tools), lead)
+        system = self._system(None, self._always)
+        return Dialogue(self._config, system, task.goal, first, _ids(selection), tuple(tools), lead)
 
-    def _system(self, selection: Selection | None) -> str:
+    def _system(self, selection: Selection | None, told: bool) -> str:
         parts = [f"You act in {self._description}."]
-        if self._facts:
-            forms = "\n".join(f"- {a.form}" + (f": {a.meaning}" if a.meaning else "") for a in self._facts.actions)
-            parts.append("What you can do:\n" + forms)
+        if self._facts and told:
+            parts.append("What you can do:\n" + "\n".join(f"- {self._form(action)}" for action in self._facts.actions))
             parts.append("\n".join(self._facts.rules))
         if selection:
             parts.append(render(selection).strip())
@@ -134,6 +140,12 @@ class Agent:
             think = "Think first, then give" if self._config.reason else "Give"
             parts.append(f"{think} one action as <action>…</action>.")
         return "\n\n".join(part for part in parts if part)
+
+    def _form(self, action: ActionForm) -> str:
+        written = not (self._tools or self._config.choose)
+        example = f"<action>{action.example}</action>" if written else action.example
+        told = [action.meaning, f"as in {example}" if action.example else ""]
+        return action.form + (f": {'; '.join(filter(None, told))}" if any(told) else "")
 
 
 class Dialogue:
@@ -217,7 +229,7 @@ def _ids(selection: Selection | None) -> tuple[str, ...]:
 
 _TAGGED = re.compile(r"<action>(.*?)(?:</action>|\Z)", re.DOTALL | re.IGNORECASE)
 _NAMED = re.compile(r"^\W*(?:action|next action|command)\W*:\s*(.+)$", re.IGNORECASE | re.MULTILINE)
-_WRAPPING = "`\"'*_ \t\r\n"
+_WRAPPING = "`\"'*_<> \t\r\n"
 
 
 def parse_action(text: str, admissible: Sequence[str] | None = None) -> str:
@@ -225,8 +237,8 @@ def parse_action(text: str, admissible: Sequence[str] | None = None) -> str:
 
     In this order: the last `<action>…</action>` (an unclosed one counts, since a stop or a length limit may cut it),
     the last line that begins with "Action:", an admissible action that a line of the text is, the last line that is
-    not empty. Quotes and Markdown around it are removed. Case and blanks follow the admissible action that it equals
-    without them.
+    not empty. Quotes, Markdown and brackets `<>` around it are removed. Case and blanks follow the admissible action
+    that it equals without them.
     """
     tagged = _TAGGED.findall(text)
     named = _NAMED.findall(text)

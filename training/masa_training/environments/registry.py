@@ -21,6 +21,7 @@ GROUP = "masa.environments"
 _OURS: Mapping[str, str] = {
     "alfworld": "masa_training.environments.alfworld:AlfWorld",
     "assistant": "masa_training.environments.assistant:Assistant",
+    "filing": "masa_training.environments.filing:Filing",
     "household": "masa_training.environments.household:Household",
     "lookup": "masa_training.environments.lookup:Lookup",
     "search_qa": "masa_training.environments.search_qa:SearchQa",

@@ -202,7 +202,8 @@ class LlamaTexts:
         self._prefixes: OrderedDict[tuple[int, ...], int] = OrderedDict()
         self._free = list(range(slots, slots + _SHARED))
         self._batch = self._llama.llama_batch_init(batch, 0, 1)
-        self._context = _open_context(backend, slots + _SHARED, length * (slots + 1), batch, CACHE_TYPES["f16"])
+        cells, kind = length * (slots + 1), CACHE_TYPES["f16"]
+        self._context = _open_context(backend, slots + _SHARED, cells, batch, kind, flash=True)
         self._memory = self._llama.llama_get_memory(self._context)
 
     def start(self, slot: int, prefix: Sequence[int]) -> bool:
@@ -288,8 +289,14 @@ class LlamaTexts:
             raise BackendError("the model was closed in the middle of a request")
 
 
-def _open_context(backend: LlamaBackend, sequences: int, cells: int, batch: int, cache: int) -> Any:
-    """A context whose sequences share one cache of so many cells."""
+def _open_context(
+    backend: LlamaBackend, sequences: int, cells: int, batch: int, cache: int, *, flash: bool = False
+) -> Any:
+    """A context whose sequences share one cache of so many cells.
+
+    On a CPU flash attention passes over the cells of other sequences, but makes a sequence's numbers depend on what
+    is computed beside it.
+    """
     llama = backend.library
     params = llama.llama_context_default_params()
     params.n_seq_max = sequences
@@ -301,7 +308,8 @@ def _open_context(backend: LlamaBackend, sequences: int, cells: int, batch: int,
     # A cache of sliding layers would forget cells that a shorter conversation needs again.
     params.swa_full = True
     if not backend.on_gpu:
-        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        kind = "ENABLED" if flash else "DISABLED"
+        params.flash_attn_type = getattr(llama, f"LLAMA_FLASH_ATTN_TYPE_{kind}")
     params.no_perf = True
     with quiet(llama) as messages:
         context = llama.llama_init_from_model(backend.model, params)

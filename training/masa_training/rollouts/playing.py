@@ -29,7 +29,7 @@ class Arm:
 
     Attributes:
         bank: the skills; None for none.
-        facts: the agent is told the environment's action forms and rules.
+        facts: the agent is told the environment's action forms and rules, also where it would know them otherwise.
         random: actions are drawn from the admissible ones, and no model is asked.
     """
 
@@ -160,12 +160,12 @@ class Player:
         first = self._world()
         self._free.append(first)
         self._tasks = {task.id: task for task in first.tasks(spec.split)}
-        facts = first.facts() if any(arm.facts for arm in spec.arms.values()) else None
+        facts = first.facts()
         tools: Sequence[Mapping[str, Any]] = getattr(first, "tools", tuple)()
         self._agents: dict[str, Agent | None] = {
             name: None
             if arm.random
-            else Agent(first.description, spec.agent, bank=arm.bank, facts=facts if arm.facts else None, tools=tools)
+            else Agent(first.description, spec.agent, bank=arm.bank, facts=facts, always=arm.facts, tools=tools)
             for name, arm in spec.arms.items()
         }
         if model is None and any(self._agents.values()):

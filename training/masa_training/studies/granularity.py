@@ -58,8 +58,8 @@ def shipped_banks(environment: str, *, stepwise: bool = False) -> dict[str, Path
         raise TrainingError(
             f"no banks ship for {environment!r}, only for {', '.join(known)}; give your own with --bank NAME=FILE"
         )
-    further = [name for name in (STEPWISE, EXAMPLES) if (folder / f"{name}.json").is_file()] if stepwise else []
-    return {name: folder / f"{name}.json" for name in (*GRANULARITIES, *further)}
+    wanted = (*GRANULARITIES, STEPWISE, EXAMPLES) if stepwise else GRANULARITIES
+    return {name: path for name in wanted if (path := folder / f"{name}.json").is_file()}
 
 
 def make_arms(banks: Mapping[str, Path], *, random: bool = True) -> Arms:

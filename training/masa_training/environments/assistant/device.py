@@ -1,17 +1,12 @@
-"""The device: its tools, what they keep, and how far what was kept is what was asked for."""
+"""The device: its tools, and what they keep."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from itertools import permutations
 from typing import Any
 
+from masa_training.environments.changes import Record, compared
 from masa_training.environments.tool_calls import Call, Tool, as_integer, as_name
-
-Record = tuple[str, Mapping[str, Any]]
-"""A change: the tool that makes it and its arguments. As something asked for, a list of beginnings of words stands
-for a text."""
 
 
 def _tool(name: str, description: str, /, **parameters: Mapping[str, Any]) -> Tool:
@@ -81,7 +76,6 @@ APPS: Mapping[str, tuple[str, ...]] = {
 _PARAMETERS = {tool["function"]["name"]: tool["function"]["parameters"]["properties"] for tool in TOOLS}
 _LOOKED_IN = {"find_contact": "contacts", "find_event": "events", "find_note": "notes"}
 _SETTINGS = ("set_light", "set_heating")
-_WORD = re.compile(r"\d+:\d+|[^\W_]+")
 
 
 class Device:
@@ -119,42 +113,6 @@ class Device:
         news = set(found) - self._shown
         self._shown |= news
         return "\n".join(found) or "Nothing found.", bool(news)
-
-
-def share_right(asked: Sequence[Record], made: Sequence[Record]) -> float:
-    """Values that are right, of those that were asked for and of those of changes that nobody asked for, 0 to 1.
-
-    Every change made counts for at most one that was asked for, of the same tool, so that the share is greatest.
-    """
-    total = sum(len(fields) for _, fields in asked)
-    best = 0.0
-    for order in permutations(range(max(len(asked), len(made))), len(asked)):
-        right, met = 0, set()
-        for record, number in zip(asked, order, strict=True):
-            if number < len(made) and made[number][0] == record[0]:
-                right += _right(record[1], made[number][1])
-                met.add(number)
-        extra = sum(len(fields) for number, (_, fields) in enumerate(made) if number not in met)
-        best = max(best, right / (total + extra))
-    return best
-
-
-def _right(asked: Mapping[str, Any], made: Mapping[str, Any]) -> int:
-    return sum(_equal(value, made.get(name)) for name, value in asked.items())
-
-
-def compared(text: str) -> list[str]:
-    """The words by which a text is compared: small letters, without the s of a plural, times whole."""
-    return [word if len(word) < 4 or not word.endswith("s") else word[:-1] for word in _WORD.findall(text.casefold())]
-
-
-def _equal(asked: object, made: object) -> bool:
-    if isinstance(asked, list):
-        words = compared(str(made))
-        return all(any(word.startswith(wanted) for word in words) for wanted in asked)
-    if isinstance(asked, int):
-        return asked == made
-    return str(asked).casefold() == str(made).strip().casefold()
 
 
 def _kept(tool: str, name: str, value: object) -> object:

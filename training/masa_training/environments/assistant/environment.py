@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from masa.facts import ActionForm, Facts
-from masa_training.environments.assistant.device import APPS, TOOLS, Device, share_right
+from masa_training.environments.assistant.device import APPS, TOOLS, Device
 from masa_training.environments.assistant.requests import TASK_TYPES, make_requests
+from masa_training.environments.changes import share_right
 from masa_training.environments.protocol import Split, Step, Task
 from masa_training.environments.tool_calls import Call, Tool, problem_of, read_call
 from masa_training.errors import TrainingError

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from masa_training.environments.assistant import conventions as ways
-from masa_training.environments.assistant.device import compared
+from masa_training.environments.changes import compared
 from masa_training.environments.protocol import Split
 
 TASK_TYPES = ("reminder", "event", "home", "shopping", "message", "follow_up")
