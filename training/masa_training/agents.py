@@ -2,8 +2,8 @@
 
 A dialogue only ever grows at its end, unless `window` cuts old turns, so a model in process can keep what it computed.
 Where the environment has tools, the model is told them, whatever the arm, and answers with calls of them. Skills then
-stand at the beginning of the first turn: what precedes them is the same for all arms. An agent that writes is shown them
-in the order of the bank, so that episodes of an arm and task type begin alike.
+stand at the beginning of the first turn: what precedes them is the same for all arms. An agent that writes is shown
+them in the order of the bank, so that episodes of an arm and task type begin alike.
 """
 
 from __future__ import annotations
