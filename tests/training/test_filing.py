@@ -55,7 +55,7 @@ def test_tasks_are_the_same_on_every_machine(world: Filing) -> None:
     told = [[task.id, task.goal, dict(task.payload)] for split in SPLITS for task in world.tasks(split)]
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     # Whoever changes the papers on purpose changes this; results before and after cannot be compared.
-    assert digest[:16] == "092d8048615288b8"
+    assert digest[:16] == "affb63cdc7e42fe7"
 
 
 def test_splits_share_no_firm_person_or_thing(world: Filing) -> None:
@@ -68,7 +68,7 @@ def test_splits_share_no_firm_person_or_thing(world: Filing) -> None:
 
 
 def test_harder_papers_take_more_commands() -> None:
-    lengths = [sum(len(task.payload["commands"]) for task in Filing(difficulty=d).tasks("test")) for d in (0, 0.3, 1)]
+    lengths = [sum(len(task.payload["commands"]) for task in Filing(difficulty=d).tasks("test")) for d in (0, 0.15, 1)]
     assert lengths == sorted(lengths) and lengths[0] == 600 and lengths[2] == 900
 
 
@@ -102,7 +102,7 @@ def test_more_is_said_to_be_done_until_it_is(world: Filing) -> None:
     assert half.done and half.reward == 0.75
 
 
-@pytest.mark.parametrize("action", ["", "file north", "file cellar x", "pass", "pass karl", "label pink", "discard it"])
+@pytest.mark.parametrize("action", ["", "file car", "file cellar x", "pass", "pass karl", "label pink", "discard it"])
 def test_what_is_not_understood_changes_nothing_and_says_why(world: Filing, action: str) -> None:
     task = find(world, "advert")
     step = play(world, task, action)

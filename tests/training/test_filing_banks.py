@@ -18,18 +18,18 @@ FACTS: dict[str, list[Fact]] = {
     "fig_003": [(conventions.JOIN,), ("no blanks",), ("no ending",)],
     "fig_004": [("first file",), ("pass",), *conventions.LABELS.items()],
     "fig_005": [("one command",), ("no label",)],
-    "fib_001": list(conventions.BILLS.items()),
+    "fib_001": [(drawer,) for drawer in conventions.BILLS],
     "fib_002": [("use file",), ("date", "firm")],
-    "fil_001": list(conventions.LETTERS.items()),
+    "fil_001": [(drawer,) for drawer in conventions.LETTERS],
     "fil_002": [("use file",), ("sender", "date")],
-    "fir_001": list(conventions.RECEIPTS.items()),
+    "fir_001": [(drawer,) for drawer in conventions.RECEIPTS],
     "fir_002": [("use file",), ("shop", "euros"), ("without", "cents"), ("57.90", "57")],
     "fiw_001": [(conventions.WARRANTIES,)],
     "fiw_002": [("use file",), ("thing",), ("year", "bought"), ("2021", "4 years", "2025")],
     "fip_001": list(conventions.POST.items()),
     "fip_002": [("pass", "person")],
-    "fia_001": [(subject, person) for subject, person in conventions.ADVERTS.items()] + [("pass",)],
-    "fia_002": [("discard",)],
+    "fia_001": [("discard",), ("garden",)],
+    "fia_002": [("garden", "pass mira")],
 }
 BANKS = Wordings(
     "filing",
@@ -46,7 +46,7 @@ def test_every_bank_states_every_convention_in_words_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("skill", "old", "new"),
-    [("fib_001", "south", "north"), ("fip_001", "paul", "mira"), ("fir_002", "57", "58"), ("fig_004", "blue", "red")],
+    [("fib_001", "car", "bus"), ("fip_001", "paul", "mira"), ("fir_002", "57", "58"), ("fig_004", "blue", "red")],
 )
 def test_a_bank_that_states_something_else_is_found(skill: str, old: str, new: str) -> None:
     for wording in BANKS.names:
@@ -73,5 +73,5 @@ def test_no_convention_is_told_by_commands_or_papers() -> None:
     world = Filing()
     tasks = world.tasks("val")
     told = json.dumps([task.goal for task in tasks]).lower()
-    values = {*conventions.BILLS.values(), conventions.WARRANTIES, "discard", "label"}
+    values = {conventions.WARRANTIES, "discard", "label", "file"}
     assert [value for value in sorted(values) if re.search(rf"\b{value}\b", told)] == []

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-BILLS: Mapping[str, str] = {"energy": "north", "phone": "east", "car": "south", "insurance": "west"}
-"""The drawer of a bill, by what it is for. Its name is the date and the sender."""
+BILLS = ("energy", "phone", "car", "insurance")
+"""The drawer of a bill is what it is for. Its name is the date and the sender."""
 
-LETTERS: Mapping[str, str] = {"health": "west", "school": "north", "council": "east", "club": "south"}
-"""The drawer of a letter, by what it is about. Its name is the sender and the date."""
+LETTERS = ("health", "school", "council", "club")
+"""The drawer of a letter is what it is about. Its name is the sender and the date."""
 
-RECEIPTS: Mapping[str, str] = {"tools": "south", "clothes": "west", "food": "north", "books": "east"}
-"""The drawer of a receipt, by what was bought. Its name is the shop and the euros without cents."""
+RECEIPTS = ("tools", "clothes", "food", "books")
+"""The drawer of a receipt is what was bought. Its name is the shop and the euros without cents."""
 
 WARRANTIES = "attic"
 """The drawer of warranties. A warranty's name is the thing and the last year in which it holds."""
@@ -23,7 +23,7 @@ WARRANTIES = "attic"
 POST: Mapping[str, str] = {"lena": "lena", "mira": "lena", "otto": "paul", "paul": "paul"}
 """Who gets the post for a person: mira and otto are away."""
 
-ADVERTS: Mapping[str, str] = {"garden": "mira", "tools": "otto"}
+ADVERTS: Mapping[str, str] = {"garden": "mira"}
 """Who gets an advert, by what it offers; all others are discarded."""
 
 LABELS: Mapping[str, str] = {"not paid": "red", "answer": "blue", "sign": "green"}

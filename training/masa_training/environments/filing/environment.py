@@ -7,16 +7,17 @@ from functools import lru_cache
 
 from masa.facts import ActionForm, Facts
 from masa_training.environments.changes import Record, share_right
+from masa_training.environments.filing import conventions as ways
 from masa_training.environments.filing.papers import TASK_TYPES, make_papers
 from masa_training.environments.protocol import Split, Step, Task
 from masa_training.errors import TrainingError
 
-DRAWERS = ("north", "east", "south", "west", "attic")
+DRAWERS = (*ways.BILLS, *ways.LETTERS, *ways.RECEIPTS, ways.WARRANTIES)
 PEOPLE = ("lena", "mira", "otto", "paul")
 COLOURS = ("red", "blue", "green")
 _FORMS = (
     ActionForm(
-        "file {drawer} {name}", f"puts the paper into a drawer ({', '.join(DRAWERS)}) under a name", "file east x"
+        "file {drawer} {name}", f"puts the paper into a drawer ({', '.join(DRAWERS)}) under a name", "file car x"
     ),
     ActionForm("pass {person}", f"gives the paper to who deals with it ({', '.join(PEOPLE)})", "pass lena"),
     ActionForm(
@@ -30,7 +31,7 @@ _USE = "; ".join(form.form for form in _FORMS)
 class Filing:
     """Bills, letters, receipts, warranties, post and adverts, by commands written as text.
 
-    Which drawer, what name, whom and which label: such conventions of the office stand in skills alone; the commands
+    What name, whom and which label: such conventions of the office stand in skills alone; the commands
     are told to every agent. An episode succeeds when exactly what the paper calls for is done; it ends then, or after
     as many commands that did something as it calls for. The reward is the share of values that are right, the command
     among them. The seed of an episode changes nothing.
@@ -41,7 +42,7 @@ class Filing:
     max_steps = 4
     task_types = TASK_TYPES
 
-    def __init__(self, *, seed: int = 0, difficulty: float = 0.3) -> None:
+    def __init__(self, *, seed: int = 0, difficulty: float = 0.15) -> None:
         """Papers made from `seed`.
 
         Args:

@@ -74,7 +74,6 @@ _SUBJECTS: Mapping[Split, Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "warranty": {"": ("kettle", "printer", "bicycle", "radio")},
         "advert": {
             "garden": ("garden chairs", "seeds for the garden"),
-            "tools": ("saws and pliers", "a set of screwdrivers"),
             "": ("a new television", "cheap flights", "pizza", "sunglasses"),
         },
     },
@@ -100,7 +99,6 @@ _SUBJECTS: Mapping[Split, Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "warranty": {"": ("toaster", "camera", "heater", "laptop")},
         "advert": {
             "garden": ("a lawn mower for the garden", "garden lamps"),
-            "tools": ("power drills", "a box of hand tools"),
             "": ("a beach holiday", "carpets", "mobile phones", "a new restaurant"),
         },
     },
@@ -126,7 +124,6 @@ _SUBJECTS: Mapping[Split, Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "warranty": {"": ("mixer", "monitor", "freezer", "watch")},
         "advert": {
             "garden": ("a garden fence", "bulbs for the garden"),
-            "tools": ("welding tools", "a tool cabinet"),
             "": ("perfume", "a gym", "sofas", "ice cream"),
         },
     },
@@ -189,8 +186,7 @@ class _Maker:
 
     def paper(self, type_: str) -> Paper:
         subjects = tuple(ways.POST if type_ == "post" else self._subjects[type_])
-        # Half of the adverts are for nobody.
-        subject = self._rng.choice((*subjects, "") if type_ == "advert" else subjects)
+        subject = self._rng.choice(subjects)
         what = subject.capitalize() if type_ == "post" else self._rng.choice(self._subjects[type_][subject])
         make: Callable[[str, str], str] = getattr(self, f"_{type_}")
         commands = [make(subject, what)]
@@ -209,13 +205,13 @@ class _Maker:
         return Paper(type_, text, tuple(commands))
 
     def _bill(self, subject: str, _: str) -> str:
-        return _file(ways.BILLS[subject], self._date, _first(self._firm))
+        return _file(subject, self._date, _first(self._firm))
 
     def _letter(self, subject: str, _: str) -> str:
-        return _file(ways.LETTERS[subject], self._person.split()[-1].lower(), self._date)
+        return _file(subject, self._person.split()[-1].lower(), self._date)
 
     def _receipt(self, subject: str, _: str) -> str:
-        return _file(ways.RECEIPTS[subject], _first(self._firm), self._amount.split(".")[0])
+        return _file(subject, _first(self._firm), self._amount.split(".")[0])
 
     def _warranty(self, _: str, what: str) -> str:
         return _file(ways.WARRANTIES, what, str(self._year + self._years))
