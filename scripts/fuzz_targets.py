@@ -781,36 +781,14 @@ def _accepted(written: _Written, answer: str) -> None:
 
 # --- manifests and cards ---------------------------------------------------------------------------
 
-_MANIFEST: dict[str, Any] = {
-    "format": 1,
-    "name": "sample",
-    "version": "0.1.0",
-    "kind": "gguf",
-    "language": "plan",
-    "prompt_version": 1,
-    "base_model": "Nobody/Sample",
-    "weights": "weights.gguf",
-    "adapter": None,
-    "chat_template": {
-        "before_system": [["<|im_start|>", True], ["system\n", False]],
-        "before_user": [["<|im_end|>", True], ["\n", False]],
-        "before_assistant": [],
-        "stop": ["<|im_end|>"],
-    },
-    "context_length": 8192,
-    "quantization": "Q4_1",
-    "training_data": {"summary": "none", "trained": False, "held_out": ["a"], "dataset_sha256": "0" * 64},
-    "licence": "Apache-2.0",
-    "files": {"weights.gguf": {"sha256": "ab" * 32, "bytes": 10}},
-    "packaged": {"p.gguf": {"package": "p", "version": "1.0", "path": "p/p.gguf", "sha256": "cd" * 32, "bytes": 9}},
-}
-
 
 def make_manifest(r: Random) -> bytes:
     return json_input(r, json.loads(_MANIFEST_TEXT))
 
 
-_MANIFEST_TEXT = json.dumps(_MANIFEST)
+_MANIFEST_TEXT = (
+    Path(__file__).resolve().parent.parent / "models" / "rewriters" / "smollm2-135m" / "manifest.json"
+).read_text("utf-8")
 
 
 def check_manifest(data: bytes) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from masa_training.dataset.config import DatasetConfig, Places, load_config, shipped_configs, with_overrides
+from masa_training.dataset.config import DatasetConfig, Places, load_config, shipped_configs
 from masa_training.errors import TrainingError
 from masa_training.settings import make
 from tests.training.dataset_banks import CONFIG, dataset_config
@@ -149,7 +149,9 @@ def test_paths_lead_to_the_data_folder_the_examples_or_beside_the_configuration(
         load_config("text-published", data_dir=str(tmp_path / "missing"))
 
 
-def test_the_command_line_wins() -> None:
-    config = with_overrides(dataset_config(CONFIG), base="x.gguf", seed=0)
-    assert (config.base, config.seed) == ("x.gguf", 0)
-    assert with_overrides(dataset_config(CONFIG), base=None, seed=None) == dataset_config(CONFIG)
+def test_settings_of_the_command_line_win() -> None:
+    large, _ = load_config("plan-bootstrap", overrides=["bootstrap.train=400", 'base="x: y.gguf"'])
+    usual, _ = load_config("plan-bootstrap")
+    assert (large.base, large.bootstrap) == ("x: y.gguf", {**usual.bootstrap, "train": 400})
+    with pytest.raises(TrainingError, match="contextlength"):
+        load_config("plan-bootstrap", overrides=["contextlength=1"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -23,14 +24,13 @@ _EVERY = 0.1
     epilog="\b\nExamples:\n"
     "  masa distill dataset text-published --data-dir data -o text-published\n"
     "  masa distill dataset plan-bootstrap-small -o bootstrap\n"
-    "  masa distill dataset my-config.yaml -o my-data --seed 1\n"
+    "  masa distill dataset plan-bootstrap --set bootstrap.train=400 -o my-data --seed 1\n"
     "  masa distill dataset text-published --dry-run\n"
     "  masa distill dataset my-config.yaml --base model.gguf --dry-run --json | jq .tokens\n\n"
     "\b\nConfigurations that ship with masa:\n"
     "  text-published\n  text-published-heldout-environment\n  text-published-heldout-backbone\n"
     "  text-published-small\n  text-published-small-heldout-environment\n  text-published-small-heldout-backbone\n"
-    "  plan-bootstrap\n  plan-bootstrap-large\n  plan-bootstrap-profiles\n  plan-bootstrap-readers\n"
-    "  plan-bootstrap-small\n  rewordings\n\n"
+    "  plan-bootstrap\n  plan-bootstrap-small\n  rewordings\n\n"
     "Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 cancelled.",
 )
 @click.argument("config", metavar="CONFIG")
@@ -41,8 +41,9 @@ _EVERY = 0.1
     type=click.Path(),
     help="What {data} in the configuration stands for. [default: $MASA_DATA]",
 )
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
 @click.option("--base", metavar="SPEC", help="Base model to count tokens with: an artifact, a GGUF file or a folder.")
-@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Instead of the configuration's.")
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Short for --set seed=N.")
 @click.option("--dry-run", is_flag=True, help="Build and check everything and show the counts; write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing data set.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else.")
@@ -51,6 +52,7 @@ def command(
     config: str,
     output: str | None,
     data_dir: str | None,
+    overrides: tuple[str, ...],
     base: str | None,
     seed: int | None,
     dry_run: bool,
@@ -68,12 +70,12 @@ def command(
         raise click.UsageError("Give -o FOLDER, or --dry-run to see the counts only.")
     from masa_training.bases import open_base
     from masa_training.dataset.build import build_dataset
-    from masa_training.dataset.config import load_config, with_overrides
+    from masa_training.dataset.config import load_config
     from masa_training.dataset.data_card import data_card
     from masa_training.dataset.folder import check_output, write_dataset
 
-    loaded, places = load_config(config, data_dir=data_dir)
-    loaded = with_overrides(loaded, base=base, seed=seed)
+    given = [f"base={json.dumps(base)}"] * (base is not None) + [f"seed={seed}"] * (seed is not None)
+    loaded, places = load_config(config, data_dir=data_dir, overrides=[*overrides, *given])
     if output is not None and not dry_run:
         check_output(output, force=force)  # before the work, not after it
     progress = Progress(quiet=quiet or as_json)

@@ -10,14 +10,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from masa_training.errors import TrainingError
-from masa_training.settings import CONFIGS, Count, Positive, Share, config_names, find_config, make, read_yaml, settings
+from masa_training.settings import (
+    CONFIGS,
+    Count,
+    Positive,
+    Share,
+    config_names,
+    find_config,
+    make,
+    overridden,
+    read_yaml,
+    settings,
+)
 
 DATA_VARIABLE = "MASA_DATA"
 """Environment variable with the folder that `{data}` stands for."""
@@ -198,15 +209,19 @@ class Places:
         return self.config / Path(path).expanduser()
 
 
-def load_config(spec: str, *, data_dir: str | None = None) -> tuple[DatasetConfig, Places]:
-    """The configuration in a YAML file, or the shipped one of that name, and where its paths lead.
+def load_config(
+    spec: str, *, data_dir: str | None = None, overrides: Sequence[str] = ()
+) -> tuple[DatasetConfig, Places]:
+    """The configuration in a YAML file, or the shipped one of that name, with overrides (`a.b=value`), and where its
+    paths lead.
 
     Raises:
         TrainingError: if there is none, it cannot be read, a key is unknown or missing, a value does not fit or the
             settings contradict each other.
     """
     path = find_config(spec, SHIPPED, "data set")
-    return make(DatasetConfig, read_yaml(path), str(path)), Places(path.parent, data_folder(data_dir))
+    made = make(DatasetConfig, overridden(read_yaml(path), overrides), str(path))
+    return made, Places(path.parent, data_folder(data_dir))
 
 
 def shipped_configs() -> tuple[str, ...]:
@@ -225,11 +240,6 @@ def data_folder(given: str | None = None) -> Path | None:
     if data is not None and not data.is_dir():
         raise TrainingError(f"{data}: no such folder; correct --data-dir or {DATA_VARIABLE}")
     return data
-
-
-def with_overrides(config: DatasetConfig, *, base: str | None, seed: int | None) -> DatasetConfig:
-    """The configuration with what was given on the command line."""
-    return replace(config, base=base or config.base, seed=config.seed if seed is None else seed)
 
 
 def _check_used(config: DatasetConfig) -> None:
