@@ -61,7 +61,8 @@ def record(chosen: argparse.Namespace) -> list[list[dict[str, Any]]]:
     arms = {"a": Arm(name="a", bank=bank)}
     spec = WorkerSpec(environment=chosen.environment, split="val", model="", arms=arms, agent=agent)
     world = open_environment(chosen.environment)
-    tasks = sorted(choose_tasks(world.tasks("val"), chosen.tasks), key=lambda task: task.type)
+    tasks = [task for task in world.tasks("val") if not chosen.type or task.type in chosen.type]
+    tasks = sorted(choose_tasks(tasks, chosen.tasks), key=lambda task: task.type)
     with opened(spec, Kept()) as player:
         list(player.play([Job("a", task.id, 0) for task in tasks]))
     model.close()
@@ -169,6 +170,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--max-tokens", type=int, default=80)
     parser.add_argument("--bank", default="moderate")
     parser.add_argument("--tasks", type=int, default=24)
+    parser.add_argument("--type", action="append", help="repeatable; a study plays 17 tasks of each of six types")
     parser.add_argument("--slots", type=int, nargs="+", default=[8], help="several show how speed grows with them")
     parser.add_argument("--model-option", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--before", type=Path, help="a checkout of masa to compare with")
