@@ -39,7 +39,49 @@ CALLS: Mapping[str, str] = MappingProxyType({
     "stops before the task is done": "warn premature-stop",
     "writes far more than needed": "warn verbosity",
 })  # fmt: skip
-"""Beginnings of a weakness, in fixed words, and the edit that it asks for."""
+"""Weaknesses in fixed words, and the edit that each asks for."""
+
+_SPELLINGS: Mapping[str, str] = MappingProxyType({
+    "only acts on the first sentence":
+        r"first (?:sentence|line|paragraph|part)|(?:only|just) (?:\w+ ){1,3}(?:start|beginning|top) of|stops reading"
+        r"|ignores? (?:the )?(?:rest|end) of",
+    "loses the thread in long text":
+        r"long(?:er)? (?:text|prompt|input|instruction|context|message|passage|document|skill)|lengthy|wordy"
+        r"|long-context|many paragraphs|loses the thread|dense (?:text|sentences)|nested sentences|too much text",
+    "skips steps":
+        r"(?:skips?|misses|forgets?|leaves out|omits) (?:\w+ )?steps?|wrong order|out of order|order of steps"
+        r"|multi-?step|mixes up (?:the )?(?:order|steps)|loses its place",
+    "applies rules where they do not hold":
+        r"do(?:es)? not (?:hold|apply)|over-?generali[sz]\w+|(?:ignores?|overlooks) (?:pre)?conditions?|out of context"
+        r"|wrong (?:moment|situation)",
+    "overlooks instructions":
+        r"(?:overlooks?|ignores?|misses|forgets?|disregards?) (?:\w+ )?(?:instructions?|orders?|rules?|constraints?)"
+        r"|(?:weak|poor|bad) (?:at )?instruction|does not (?:follow|obey)|inattentive",
+    "writes commands with the wrong syntax":
+        r"(?:wrong|bad|broken|invalid) (?:syntax|json|arguments?)|syntax errors?|malformed"
+        r"|(?:misspells?|paraphrases?) (?:\w+ )?(?:commands?|tools?)",
+    "learns by imitation":
+        r"imitat\w+|(?:needs?|wants?) (?:an )?examples?|few-?shot|by examples?|from examples|shown,? not told",
+    "repeats the same action":
+        r"repeats? (?:the same|an|its|actions?)|(?:in|into|endless) loops?|loops\b|gets? stuck|same action",
+    "invents actions":
+        r"invents?|hallucinat\w+|(?:non-?existent|made-up|unknown|impossible) (?:actions?|tools?|commands?)",
+    "searches the same place twice":
+        r"same places?|revisits?|(?:goes|comes) back to|(?:searched|checked|looked) (?:there )?before"
+        r"|(?:searches|checks) again",
+    "never puts it down": r"puts? (?:it|things|them) down|undelivered|never delivers|keeps? (?:holding|carrying)",
+    "takes a similar object":
+        r"(?:takes?|picks?|chooses?|buys?) (?:a |an |the )?(?:similar|wrong (?:\w+ )?(?:object|item|product|thing|one))"
+        r"|confus\w+ (?:similar )?(?:objects|items|names)",
+    "answers in a full sentence":
+        r"full sentences?|(?:another|wrong) (?:answer )?form|answer format|whole sentences?",
+    "stops before the task is done":
+        r"stops? (?:too )?(?:early|before|soon)|premature\w*|gives? up|unfinished|half done|before the task is done",
+    "writes far more than needed":
+        r"(?:writes?|talks?|says?) (?:far |much |way )?(?:too much|more)|rambles|long-winded|over-?explains?"
+        r"|verbose(?! (?:material|text|prompt|instruction|input|skill))",
+})  # fmt: skip
+"""How people spell them otherwise: regular expressions, tried in the order of `CALLS`."""
 
 SWITCHES = tuple(name for name, edit in EDITS.items() if name != "keep")
 """What `--without` switches off: every edit but `keep`; `warn` stands for all warnings."""
@@ -58,8 +100,7 @@ class Calls:
 
 def calls_of(card: ModelCard) -> Calls:
     """What the weaknesses of a card ask for, one by one."""
-    said = [part.strip() for part in re.split(r"[;\n]|\.\s", card.weaknesses or "") if part.strip(" .")]
-    return Calls(tuple((words, _edit(words)) for words in said))
+    return Calls(tuple((words, _edit(words)) for words in _parts(card.weaknesses or "")))
 
 
 def nothing_to_do(card: ModelCard, artifact: Artifact) -> bool:
@@ -96,6 +137,45 @@ def kept_result(bank: SkillBank, card: ModelCard, artifact: Artifact, language: 
     )
 
 
+def fixed_words(weakness: str) -> str:
+    """The weakness in the fixed words of `CALLS` where it is one of these, however it is spelled; else as it is."""
+    plain = " ".join(re.findall(r"[a-z'-]+", weakness.casefold()))
+    for fixed in CALLS:
+        if fixed in plain:
+            return weakness
+    return next((fixed for fixed in CALLS if re.search(rf"\b(?:{_SPELLINGS[fixed]})", plain)), weakness)
+
+
+_SIZES = ((1e9, "0.5B"), (5e9, "3B"), (float("inf"), "8B"))
+"""Below how many parameters a reader counts as one of which size: the steps that the rules of training know."""
+
+
+def as_read(fields: Mapping[str, str | int | bool]) -> dict[str, str | int | bool]:
+    """The fields of a card as a rewriter reads them that learned from rules: what decides nothing is left out.
+
+    The size is one of three, weaknesses are in fixed words where they are known. So a plan does not hang on whether
+    somebody writes 1.5B or 1500M, or on the number of attention heads.
+    """
+    from masa.model_names import parse_size
+
+    read = {name: fields[name] for name in _DECIDING if name in fields}
+    if parameters := parse_size(str(fields.get("parameter_count", ""))):
+        read["parameter_count"] = next(label for most, label in _SIZES if parameters < most)
+    else:
+        read.pop("parameter_count", None)
+    for name in ("strengths", "weaknesses"):
+        if name in read:
+            read[name] = "; ".join(dict.fromkeys(map(fixed_words, _parts(str(read[name])))))
+    return read
+
+
+_DECIDING = ("parameter_count", "base_or_instruct", "strengths", "weaknesses")
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip(" .") for part in re.split(r"[;\n]|\.\s", text) if part.strip(" .")]
+
+
 def _edit(words: str) -> str:
-    plain = " ".join(re.findall(r"[a-z']+", words.casefold()))
+    plain = " ".join(re.findall(r"[a-z']+", fixed_words(words).casefold()))
     return next((edit for fixed, edit in CALLS.items() if fixed in plain), "")
