@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +29,7 @@ from masa.languages import (
 from masa.prompt import INSTRUCTIONS, Request
 from masa.provenance import Draft, GroupResult, GroupStatus, SkillFate, fates_of, unchanged_fates
 from masa.skills import COUNTED, Group, Skill
-from masa.wording import DETERMINISTIC, LEAST_WORDS, OPERATIONS, losses, most_words, parse_wording
+from masa.wording import DETERMINISTIC, LEAST_WORDS, OPERATIONS, binding, doubts, losses, most_words, parse_wording
 
 TEXT_GROWTH = 2.5
 """A rewritten text may take this many times the tokens of its prompt; published ones reach 4.6, most stay below 2.5."""
@@ -276,6 +277,9 @@ def accept(work: Work, raw: str, control_tokens: Sequence[str]) -> GroupResult:
     )
 
 
+_LOSES = re.compile(r"loses '(.+?)'(?: of '|$)", re.DOTALL)
+
+
 def _accept_wording(work: Work, raw: str, control_tokens: Sequence[str]) -> GroupResult:
     """The skill reworded; as it was where the answer has lost something or the guard refuses it."""
     operation, source = OPERATIONS[work.request.operation], work.whole
@@ -295,7 +299,21 @@ def _accept_wording(work: Work, raw: str, control_tokens: Sequence[str]) -> Grou
         Skill(f"{first.skill_id}_{n}", first.title, part, first.when_to_apply) for n, part in enumerate(parts[1:], 2)
     ]
     output = replace(source, skills=tuple(skills))
-    if found := _judge(work, source, Draft(output, tuple((1,) for _ in skills)), control_tokens):
+    found = _judge(work, source, Draft(output, tuple((1,) for _ in skills)), control_tokens)
+    # Words that only grammar wants may go from a rewording; others that a mere cut has lost are named as losses.
+    cut = {violation: _LOSES.search(violation.message) for violation in found if violation.rule == "statements"}
+    harmless = {violation for violation, match in cut.items() if match and not binding(match.group(1))}
+    found = tuple(
+        replace(violation, rule="lost", message=match.group(1)) if (match := cut.get(violation)) else violation
+        for violation in found
+        if violation not in harmless
+    )
+    prohibitions, clauses = doubts(operation, texts, raw)
+    # A shortened skill leaves whole clauses out where they bind nothing; that is told, and asked about once.
+    doubtful = prohibitions if operation.name == "shorten" else (*prohibitions, *clauses)
+    if not found and doubtful:
+        found = tuple(Violation("lost", clause, 1) for clause in doubtful)
+    if found:
         return refuse(work, f"the guard refused the rewording: {_told(found)}", violations=found)
     status: GroupStatus = "kept" if parts == (first.principle,) else "rewritten"
     fates = tuple(
@@ -308,7 +326,7 @@ def _accept_wording(work: Work, raw: str, control_tokens: Sequence[str]) -> Grou
         )
         for number, skill in enumerate(source.skills, start=1)
     )
-    reason = "the rewriter wrote the skill as it was" if status == "kept" else ""
+    reason = "the rewriter wrote the skill as it was" if status == "kept" else "; ".join(clauses)
     return replace(refuse(work, reason, status), output=output, fates=fates)
 
 

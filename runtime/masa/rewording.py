@@ -42,17 +42,20 @@ def reword(
     results: dict[int, GroupResult] = {}
     for index, result in engine.run([order.work() for order in orders], sampling, tracker, cancel):
         results[index] = result
-    again = [index for index, result in sorted(results.items()) if result.status == "fell back" and _lost(result)]
+    again = [index for index, result in sorted(results.items()) if _lost(result)]
     works = [orders[index].work(_lost(results[index])) for index in again]
     for place, result in engine.run(works, sampling, tracker, cancel):
         first = results[again[place]]
-        better = result if result.status != "fell back" else first
+        better = min((result, first), key=lambda one: (one.status == "fell back", len(_lost(one))))
         tokens, steps = first.tokens + result.tokens, first.steps + result.steps
         results[again[place]] = replace(better, tokens=tokens, steps=steps)
     return [results[index] for index in range(len(orders))]
 
 
 def _lost(result: GroupResult) -> tuple[str, ...]:
+    """What an answer lost; of one that was taken, what it may have lost."""
+    if result.status == "rewritten":
+        return tuple(filter(None, result.reason.split("; ")))
     return tuple(violation.message for violation in result.violations if violation.rule == "lost")
 
 

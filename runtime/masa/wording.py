@@ -117,32 +117,69 @@ _PROHIBITS = re.compile(
     re.IGNORECASE,
 )
 """How a prohibition may be said, wherever it stands: what forbids, excludes, or says what comes first."""
-_EXCEPTS = re.compile(
-    r"\b(?:unless|except\w*|excluding|apart from|other than|but|only|if|when|otherwise|instead|however|though|although"
-    r"|even|still|no|not|without|outside|save for|where|while|for)\b|n['’]t\b|[:(]",
-    re.IGNORECASE,
-)
-_HOLDS_EXCEPTION = re.compile(r"\b(?:unless|except|excepted|apart from|other than)\b", re.IGNORECASE)
 _HOLDS_PROHIBITION = re.compile(
     r"\b(?:never|not|nothing|nobody|nor|neither|cannot|without|forbidden|prohibited)\b|n['’]t\b", re.IGNORECASE
 )
+_AFTER = re.compile(r"(?:[ ]+[^\s.;:,]+){0,4}")
+_LIGHT = frozenset(
+    " ".join((
+        "a an the this that these those it its they their them he she his her you your we our us i my there here which",
+        "who what whatever whoever when if how be is are was were been being am do does did done doing have has had",
+        "having go goes went gone get gets got come comes make makes made take takes keep keeps put puts give gives",
+        "given become becomes say says said will would shall can could may might of to in on at for with by from into",
+        "as and or so then also just very please too up out off over one ones time times thing things case cases way",
+        "ways",
+    )).split()
+)  # fmt: skip
+"""Words that a terse order may leave out where the others say it all."""
+_CLAUSE = re.compile(
+    r"[.;:!?]\s|[,()]\s?|\s(?:and|or|but|unless|except|if|when|because|since|so that|which|where)\s", re.IGNORECASE
+)
+_WORD = re.compile(r"[A-Za-z][A-Za-z'’-]+")
 
 
 def losses(operation: Operation, texts: Sequence[str], answer: str) -> tuple[str, ...]:
-    """What an answer lost of its sources, as far as that can be told from the words: the empty tuple is no proof.
-
-    Spans that must survive are named as they are; a prohibition or an exception that is gone by its own word.
-    """
+    """What an answer has lost of its sources: spans that must survive, and a prohibition where none is left."""
     whole = "\n\n".join((*texts, answer)) if operation.appended else answer
     lost = [span for span in must_survive(texts) if not _holds(whole, span)]
-    told = ((_HOLDS_PROHIBITION, _PROHIBITS), (_HOLDS_EXCEPTION, _EXCEPTS))
-    for holds, kept in told[operation.name == "positive" :]:  # which turns prohibitions into what to do
-        found = next((match for text in texts if (match := holds.search(text))), None)
-        if found is not None and not kept.search(whole):
-            lost.append(found.group())
-    return tuple(lost)
+    if operation.name != "positive" and not _PROHIBITS.search(whole):  # which turns prohibitions into what to do
+        lost += [match.group() for text in texts if (match := _HOLDS_PROHIBITION.search(text))]
+    return tuple(dict.fromkeys(lost))
 
 
+def doubts(operation: Operation, texts: Sequence[str], answer: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What an answer may have lost; it may say the same in other words.
+
+    First prohibitions, with the words that follow each, where fewer are left than there were; then clauses of which no
+    word that matters is in the answer. On the corpus the first is wrong for 5 % of shortened skills and 1 % of others,
+    the second for 29 % and 11 %.
+    """
+    if operation.appended:
+        return (), ()
+    held = [match for text in texts for match in _HOLDS_PROHIBITION.finditer(text)]
+    fewer = operation.name != "positive" and len(held) > len(_PROHIBITS.findall(answer))
+    prohibitions = tuple(match.string[match.start() : _after(match)] for match in held) if fewer else ()
+    said = _stems(answer)
+    clauses = (clause.strip() for text in texts for clause in _CLAUSE.split(text) if clause)
+    return prohibitions, tuple(c for c in clauses if len(stems := _stems(c)) >= 2 and not stems & said)
+
+
+def _after(match: re.Match[str]) -> int:
+    found = _AFTER.match(match.string, match.end())
+    return found.end() if found else match.end()
+
+
+def binding(words: str) -> bool:
+    """Whether words that were left out may matter: one is more than grammar."""
+    return any(word.casefold() not in _LIGHT for word in _WORD.findall(words)) or any(map(str.isdigit, words))
+
+
+def _stems(text: str) -> set[str]:
+    words = (word.casefold() for word in _WORD.findall(text))
+    return {_ENDING.sub("", word)[:5] for word in words if word not in _LIGHT and len(word) > 2}
+
+
+_ENDING = re.compile(r"(?<=\w{3})(?:ations?|ings?|i?ed|i?es|ly|er|al|s)$")
 _FIGURE = re.compile(r"\d+(?:[.,:/-]\d+)*")
 
 
