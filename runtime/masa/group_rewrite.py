@@ -277,6 +277,8 @@ def accept(work: Work, raw: str, control_tokens: Sequence[str]) -> GroupResult:
     )
 
 
+_LABEL = re.compile(r"^(?:Skill|Operation|Keep|When):", re.MULTILINE)
+"""How the lines of a prompt begin."""
 _LOSES = re.compile(r"loses '(.+?)'(?: of '|$)", re.DOTALL)
 
 
@@ -288,6 +290,8 @@ def _accept_wording(work: Work, raw: str, control_tokens: Sequence[str]) -> Grou
         parts = parse_wording(raw.strip(), operation)
     except ParseError as error:
         return refuse(work, f"the output does not parse: {error}")
+    if any(_LABEL.search(part) for part in parts) and not any(map(_LABEL.search, texts)):
+        return refuse(work, "the output repeats the prompt")
     if lost := losses(operation, texts, raw):
         found = tuple(Violation("lost", span, 1) for span in lost)
         return refuse(work, f"the rewording has lost {', '.join(repr(span) for span in lost)}", violations=found)

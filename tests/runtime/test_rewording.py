@@ -41,6 +41,7 @@ def rewriter(
         seen[prompt] = None
         return words(prompt)
 
+    tmp_path.mkdir(exist_ok=True)
     planner, worder = (unopened_artifact(tmp_path, language=language) for language in ("plan", "wording"))
     made = Rewriter(
         planner,
@@ -161,3 +162,21 @@ def test_steps_are_numbered_from_one() -> None:
     for answer in ("1. A.", "2. A.\n3. B.", "1. A.\n3. B.", "A.\nB."):
         with pytest.raises(ParseError):
             parse_wording(answer, OPERATIONS["steps"])
+
+
+def test_a_cut_that_loses_grammar_alone_is_taken_and_one_that_loses_more_is_not(tmp_path: Path) -> None:
+    bank = SkillBank((Skill("a", "Milk", "Milk that was opened more than 5 days ago goes on the list of waste."),), {})
+    for answer, status in (
+        ("Milk opened more than 5 days ago goes on the list waste.", "rewritten"),
+        ("Milk more than 5 days ago goes on the list of waste.", "fell back"),
+    ):
+        made, prompts = rewriter(tmp_path / status, lambda prompt, answer=answer: answer, "1 keep")  # type: ignore[misc]
+        assert made.rewrite(bank, CARD, operation="shorten").groups[0].status == status
+    assert "opened" in list(prompts)[-1].partition("Keep:")[2]  # the second attempt was told
+
+
+def test_fewer_prohibitions_than_before_are_a_loss(tmp_path: Path) -> None:
+    text = "Never mix the two boxes, and do not stack them higher than the shelf on the wall is."
+    bank = SkillBank((Skill("a", "Boxes", text),), {})
+    made, _ = rewriter(tmp_path, lambda prompt: "1. Never mix the two boxes.\n2. Stack them higher than the shelf.")
+    assert made.rewrite(bank, CARD, operation="steps").groups[0].status == "fell back"
