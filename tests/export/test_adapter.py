@@ -154,5 +154,5 @@ def test_tensors_that_do_not_fit_are_refused_in_one_sentence(tmp_path: Path, ten
 
 
 def test_an_architecture_whose_order_is_unknown_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"base\.gguf: the architecture falcon cannot be exported"):
+    with pytest.raises(ExportError, match="falcon"):
         exported(tmp_path, architecture="falcon")

@@ -254,14 +254,14 @@ def test_a_damaged_folder_is_refused_in_one_sentence(tmp_path: Path, spoil: str,
 
 def test_what_cannot_be_merged_is_refused_in_one_sentence(tmp_path: Path) -> None:
     write_model(tmp_path / "split.gguf", split__count=3)
-    with pytest.raises(ExportError, match="is one of 3 parts"):
+    with pytest.raises(ExportError, match="one of 3"):
         merge_into_gguf(read_header(tmp_path / "split.gguf"), {}, tmp_path / "out.gguf", "F16")
     write_model(tmp_path / "base.gguf")
     data = (tmp_path / "base.gguf").read_bytes()
     header = read_header(tmp_path / "base.gguf")
     at = header.data_offset + header.tensors[0].offset
     (tmp_path / "nan.gguf").write_bytes(data[:at] + b"\xff\xff" + data[at + 2 :])
-    with pytest.raises(ExportError, match=r"token_embd\.weight holds numbers that are not finite"):
+    with pytest.raises(ExportError, match=r"token_embd\.weight"):
         merge_into_gguf(read_header(tmp_path / "nan.gguf"), {}, tmp_path / "out.gguf", "F32")
 
 

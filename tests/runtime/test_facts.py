@@ -79,7 +79,7 @@ def test_unreadable_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="cannot be read"):
         load_facts(tmp_path / "none.yaml")
     (tmp_path / "f.yaml").write_bytes(b"environment: \xff")
-    with pytest.raises(FormatError, match="byte 13 is not UTF-8"):
+    with pytest.raises(FormatError, match="is not UTF-8"):
         load_facts(tmp_path / "f.yaml")
     (tmp_path / "f.json").write_text("{", "utf-8")
     with pytest.raises(FormatError, match="not JSON"):

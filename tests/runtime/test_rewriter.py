@@ -670,7 +670,7 @@ def test_options_of_another_backend_are_refused_in_words(artifact: Artifact) -> 
     onnx = replace(artifact, kind="onnx")
     with pytest.raises(BackendError, match="takes no gpu_layers"):
         Rewriter.load(onnx, gpu_layers=-1)
-    with pytest.raises(BackendError, match="to a GGUF artifact only"):
+    with pytest.raises(BackendError, match="GGUF"):
         Rewriter.load(onnx, llama=object())
 
 

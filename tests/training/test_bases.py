@@ -45,13 +45,13 @@ def test_a_template_that_does_not_fit_is_refused_in_words(source: str, message: 
 
 
 def test_what_is_no_base_is_refused_in_words(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="no GGUF file, Hugging Face folder, artifact or backbone"):
+    with pytest.raises(TrainingError, match="no GGUF file"):
         open_base("no-such-model")
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF")
     with pytest.raises(TrainingError, match=r"broken\.gguf"):
         open_base(str(broken))
-    with pytest.raises(TrainingError, match="no readable JSON; give a complete Hugging Face folder"):
+    with pytest.raises(TrainingError, match="no readable JSON"):
         open_base(str(tmp_path))
     folder = tiny_base(tmp_path / "base")
     with pytest.raises(TrainingError, match="has no chat template"):
@@ -107,7 +107,7 @@ def test_a_folder_must_tokenize_as_llama_cpp_does(smollm2: Path, tmp_path: Path,
     from transformers import PreTrainedTokenizerFast
 
     reference = open_base(str(write_tiny_gguf(smollm2, tmp_path / "tiny.gguf")))
-    with pytest.raises(TrainingError, match=r"tokenizer and llama\.cpp's differ in sample s"):
+    with pytest.raises(TrainingError, match="in sample s"):
         prove_tokenizer([sample()], base, reference.tokenizer())
     fields = gguf.GGUFReader(tmp_path / "tiny.gguf").fields
     tokens = fields["tokenizer.ggml.tokens"].contents()

@@ -302,7 +302,7 @@ def test_a_planted_wording_with_numbers_is_caught(corpus: Corpus) -> None:
 
 
 def test_a_planted_behaviour_is_caught(corpus: Corpus) -> None:
-    with pytest.raises(TrainingError, match="loop/degenerate of the test split is in train"):
+    with pytest.raises(TrainingError, match="loop/degenerate"):
         check_disjoint(_planted(corpus, {}, tags={"said": "loop/degenerate"}))
     sample = replace(corpus["test"][0], tags={"said": "loop/cycles", "behaviours": "unseen"})
     leaking = _planted(corpus, {}, tags={"said": "loop/cycles"})
@@ -317,7 +317,7 @@ def test_a_planted_family_is_caught(corpus: Corpus) -> None:
 
 
 def test_groups_that_share_a_skill_are_refused_before_anything_is_generated() -> None:
-    with pytest.raises(TrainingError, match=r"'Look first' is in train \(train.json\) and in test"):
+    with pytest.raises(TrainingError, match=r"'Look first'"):
         build(CONFIG, {**GROUPS, "test": GROUPS["train"]})
 
 

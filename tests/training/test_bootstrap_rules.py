@@ -161,7 +161,7 @@ def test_a_wording_that_two_splits_share_is_refused(tmp_path: Path) -> None:
     source = (Path(__file__).parents[2] / "training/masa_training/bootstrap/behaviours.yaml").read_text("utf-8")
     path = tmp_path / "behaviours.yaml"
     path.write_text(source.replace("          - long-winded\n", "          - Verbose outputs\n"), encoding="utf-8")
-    with pytest.raises(TrainingError, match="'verbose outputs' of the train split occurs in the test split"):
+    with pytest.raises(TrainingError, match="'verbose outputs'"):
         load_vocabulary(path)
     path.write_text("needs: 3\n", encoding="utf-8")
     with pytest.raises(TrainingError, match="not a vocabulary of behaviours"):

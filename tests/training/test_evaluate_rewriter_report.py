@@ -324,7 +324,7 @@ def test_what_cannot_be_evaluated_is_one_sentence() -> None:
         scope_of(dataset([sample(0, 0)]), "test")
     with pytest.raises(TrainingError, match="text language"):
         check_fit(subject(LikingBackend(card_reader), language="text"), good)
-    with pytest.raises(TrainingError, match="sample s0-0 has up to"):
+    with pytest.raises(TrainingError, match="sample s0-0 has"):
         small = subject(LikingBackend(card_reader), context_length=100)
         run(small, scope_of(good, "test"), Results(None, SETTINGS))
 

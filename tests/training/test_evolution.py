@@ -320,7 +320,7 @@ def test_a_run_goes_on_that_was_begun_before_a_setting_existed(whole: tuple[Evol
     del values["feedback_noise"], values["teacher_card"], values["noise_seed"]
     (folder / "config.yaml").write_text(yaml.safe_dump(values))
     assert evolve(config(tmp_path / "c.yaml"), folder, resume=True, model=Reader()).bank == whole[0].bank
-    with pytest.raises(TrainingError, match="its run has another feedback_noise"):
+    with pytest.raises(TrainingError, match="feedback_noise"):
         evolve(config(tmp_path / "c.yaml", feedback_noise=0.1), folder, resume=True, model=Reader())
 
 
@@ -383,7 +383,7 @@ def test_a_bank_whose_skills_cannot_be_told_apart_is_not_moved_as_a_whole(tmp_pa
     value["general_skills"][1]["skill_id"] = value["general_skills"][0]["skill_id"]
     (tmp_path / "twice.json").write_text(json.dumps(value))
     settings = config(tmp_path / "c.yaml", bank=str(tmp_path / "twice.json"), bank_rounds=1)
-    with pytest.raises(TrainingError, match="twice; make identifiers unique, or set bank_rounds to 0"):
+    with pytest.raises(TrainingError, match="bank_rounds to 0"):
         evolve(settings, tmp_path / "run", model=Reader())
 
 

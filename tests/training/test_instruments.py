@@ -197,7 +197,7 @@ def test_an_instrument_goes_on_from_what_it_learned_before(base: Path, tmp_path:
         if steps > 4:
             slower = {**before, "distill": {**few, "learning_rate": 5e-3}}
             other = config(base, prompts=16, episodes=1, held_out=4, distill=few, after=slower)
-            with pytest.raises(TrainingError, match=r"before: its run has learning_rate 0\.01, not 0\.005"):
+            with pytest.raises(TrainingError, match=r"0\.01, not 0\.005"):
                 train_instrument(other, tmp_path / "run", resume=True)
         checkpoint = train_instrument(after, tmp_path / "run", resume=True)
         whole = train_instrument(after, tmp_path / "whole")
@@ -323,5 +323,5 @@ def test_a_description_without_its_kind_is_refused_in_words(tmp_path: Path) -> N
 
 def test_a_task_type_without_a_need_is_refused(base: Path, chat: ChatFormat) -> None:
     world = {"lookup": {"lapse": "answer", "needs": {"comparison": 0.0}, "options": {"size": 60}}}
-    with pytest.raises(TrainingError, match="lack the task type 'direct_retrieval'"):
+    with pytest.raises(TrainingError, match="'direct_retrieval'"):
         list(conversations(config(base, worlds=world), chat, "train", wordings=wordings))

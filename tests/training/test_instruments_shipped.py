@@ -39,7 +39,7 @@ def test_an_unknown_name_is_refused_with_what_is_there() -> None:
 
 def test_where_none_are_the_command_that_makes_one_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipped, "models_dir", lambda: tmp_path)
-    with pytest.raises(TrainingError, match=r"instrument terse -o runs/terse, then give checkpoint:runs/terse"):
+    with pytest.raises(TrainingError, match=r"runs/terse"):
         find_instrument("terse")
 
 

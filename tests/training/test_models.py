@@ -268,7 +268,7 @@ def test_broken_and_refusing_templates_are_one_sentence() -> None:
     with pytest.raises(TrainingError, match="no special token"):
         ChatFormat(TOKENIZER, "{% for message in messages %}{{ message.content }}{% endfor %}")
     refusing = "{% if messages | length > 2 %}{{ raise_exception('too long') }}{% endif %}" + CHATML
-    with pytest.raises(TrainingError, match=r"refuses this conversation \(too long\)"):
+    with pytest.raises(TrainingError, match=r"\(too long\)"):
         ChatFormat(TOKENIZER, refusing).encode(talk("", "a", "b", "c", "d")[1:])
 
 

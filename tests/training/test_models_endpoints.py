@@ -145,7 +145,7 @@ def test_preflight_asks_every_endpoint_and_names_the_one_that_fails() -> None:
         assert isinstance(model.preflight(), Reply)  # type: ignore[attr-defined]
         assert len(first.requests) == len(second.requests) == 1
     with served(echo(), echo(), models=[MODELS, other]) as ((first, second), model):
-        with pytest.raises(ModelError, match="has no model 'm'; it has: another") as failed:
+        with pytest.raises(ModelError, match="no model 'm'") as failed:
             model.preflight()
         assert str(failed.value).startswith(second.url)
     with served(echo(), [Answer({}, 500)]) as ((first, second), model):

@@ -471,14 +471,14 @@ def test_a_server_is_opened_by_its_address() -> None:
 
 def test_a_key_is_in_the_variable_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server([completion("hi")], MODELS)
-    with pytest.raises(TrainingError, match="the environment variable BACKBONE_KEY is not set"):
+    with pytest.raises(TrainingError, match="BACKBONE_KEY"):
         open_model(f"openai:{server.url}#m", api_key_env="BACKBONE_KEY")
     monkeypatch.setenv("BACKBONE_KEY", f" {KEY}\n")
     model = open_model(f"openai:{server.url}#m", api_key_env="BACKBONE_KEY", retries=QUICK)
     assert only(model.reply([HELLO])).text == "hi" and server.keys == [f"Bearer {KEY}"]
     model.close()
     server.close()
-    with pytest.raises(TrainingError, match="api_key and api_key_env are both given"):
+    with pytest.raises(TrainingError, match="api_key and api_key_env"):
         open_model("openai:http://h/v1#m", api_key_env="BACKBONE_KEY", api_key="sk-1")
     with pytest.raises(TrainingError, match="api_key_env is a int"):
         open_model("openai:http://h/v1#m", api_key_env=3)

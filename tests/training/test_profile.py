@@ -189,7 +189,7 @@ def test_architecture_comes_from_the_backbone_and_the_rest_as_shipped(tmp_path: 
 
 
 def test_a_backbone_that_tells_nothing_needs_a_card(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="say with --card which card it has"):
+    with pytest.raises(TrainingError, match="say with --card"):
         card_of_backbone("replay:somewhere")
     assert card_of_backbone("replay:somewhere", "Qwen3-4B").num_layers == 36
     with pytest.raises(CardError):
@@ -249,7 +249,7 @@ class Silent(Guesser):
 
 
 def test_where_nothing_could_be_played_there_is_no_card(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"no episode could be played \(no server answers\)"):
+    with pytest.raises(TrainingError, match=r"\(no server answers\)"):
         profile(config(tmp_path), tmp_path / "p", model=Silent())
     assert not (tmp_path / "p" / CARD).exists()
     assert profile(config(tmp_path), tmp_path / "p", resume=True, model=Guesser()).card is not None
@@ -294,7 +294,7 @@ def test_a_model_s_summary_is_asked_for_again_until_a_card_may_hold_it(tmp_path:
 def test_a_summary_that_stays_wrong_writes_no_card_and_keeps_the_episodes(tmp_path: Path, text: str) -> None:
     server = summarizing(text)
     try:
-        with pytest.raises(TrainingError, match="the teacher's summary cannot be used after 3 answers"):
+        with pytest.raises(TrainingError, match="after 3 answers"):
             profile(config(tmp_path, teacher=llm(server)), tmp_path / "p", model=Guesser())
     finally:
         server.close()
@@ -306,7 +306,7 @@ def test_a_summary_that_stays_wrong_writes_no_card_and_keeps_the_episodes(tmp_pa
 def test_a_card_of_the_user_that_tells_preferences_is_refused_before_anything_is_played(tmp_path: Path) -> None:
     settings = config(tmp_path)
     (tmp_path / "mine.yaml").write_text("family: X\nstrengths: prefers concise skills\n")
-    with pytest.raises(TrainingError, match="its strengths may not say this: 'prefers' tells what the model prefers"):
+    with pytest.raises(TrainingError, match="'prefers'"):
         profile(settings, tmp_path / "p", model=Guesser())
     assert not (tmp_path / "p").exists()
 

@@ -280,7 +280,7 @@ def test_a_study_in_the_folder_is_not_mixed_with_another(reader: Forgetful, tmp_
     (tmp_path / "letters" / "a.txt").write_text("x")
     full = study("feedback-noise", tmp_path / "c.yaml", "-o", tmp_path / "letters")
     assert "is not empty and holds no study" in str(full.exception)
-    with pytest.raises(TrainingError, match="two of the experiments are called 't'"):
+    with pytest.raises(TrainingError, match="are called 't'"):
         noise_study([settings, settings])
     with pytest.raises(TrainingError, match="give each of them once"):
         noise_study([settings], [0.1, 0.1])

@@ -168,7 +168,7 @@ def test_the_same_question_has_the_same_answer() -> None:
 def test_nothing_to_edit_is_said_in_words() -> None:
     bare = Group("heat", (Skill("a", "T", "Go."),))
     asked = Asked(group=bare, original=bare, environment="household", words=1)
-    with pytest.raises(TeacherError, match="heat: every combination of up to 2 edits was tried or changes nothing"):
+    with pytest.raises(TeacherError, match="up to 2"):
         OperatorTeacher().rewrite(asked)
 
 

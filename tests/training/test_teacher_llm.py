@@ -196,7 +196,7 @@ def test_a_group_that_cannot_be_used_goes_back_with_the_reason(text: str) -> Non
 
 @pytest.mark.parametrize("text", [text for text in GROUPS if text])
 def test_after_all_attempts_it_is_a_failed_proposal_that_was_paid_for(text: str) -> None:
-    unusable = pytest.raises(TeacherError, match="the teacher's rewrite cannot be used after 2 answers: ")
+    unusable = pytest.raises(TeacherError, match="after 2 answers")
     with taught(both(rewrite=text), attempts=2) as (server, teacher), unusable as caught:
         teacher.rewrite(asked())
     assert len(server.requests) == 3 and caught.value.tokens == 3 * 25
@@ -278,7 +278,7 @@ def test_a_model_that_breaks_is_a_failed_proposal() -> None:
     def broken(_: object) -> str:
         raise RuntimeError("a bug")
 
-    with pytest.raises(TeacherError, match=r"the teacher's model broke \(RuntimeError: a bug\)"):
+    with pytest.raises(TeacherError, match=r"\(RuntimeError: a bug\)"):
         LLMTeacher(ScriptedModel(broken)).rewrite(asked())
 
 

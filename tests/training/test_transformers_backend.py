@@ -146,7 +146,7 @@ def test_what_does_not_fit_is_one_sentence(backend: TransformersBackend) -> None
         backend.session(slots=1, length=CONTEXT + 1)
     session = backend.session(slots=1, length=4)
     session.begin(0, [1, 2, 3])
-    with pytest.raises(BackendError, match="5 tokens in a session of 4"):
+    with pytest.raises(BackendError, match="5 tokens in"):
         session.step([(0, [4, 5])], [1])
     with pytest.raises(BackendError, match="export it"):
         backend.set_adapter("other.gguf")
@@ -206,7 +206,7 @@ def test_a_rewriter_runs_a_checkpoint_as_it_is(base: Path, tmp_path: Path) -> No
 
 def test_an_instrument_is_no_rewriter(base: Path, tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "checkpoint", base, language="action")
-    with pytest.raises(TrainingError, match="is no rewriter but was trained to write 'action'"):
+    with pytest.raises(TrainingError, match="'action'"):
         rewriter_for(folder)
 
 

@@ -238,7 +238,7 @@ def test_spacy_tags_nouns_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch,
 def test_missing_spacy_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch, fresh_spacy: None) -> None:
     monkeypatch.setitem(sys.modules, "spacy", None)
 
-    with pytest.raises(TrainingError, match="python -m spacy download en_core_web_sm"):
+    with pytest.raises(TrainingError, match="en_core_web_sm"):
         noun_tagger("spacy")
 
 

@@ -82,7 +82,7 @@ def test_a_killed_worker_is_lost_and_says_so_every_time() -> None:
 def test_a_worker_that_hangs_is_killed_after_its_time() -> None:
     worker = in_worker("lookup", answer_seconds=0.3)
     os.kill(pid_of(worker), signal.SIGSTOP)
-    with pytest.raises(EnvironmentLostError, match=r"no answer to tasks in 0\.3 s"):
+    with pytest.raises(EnvironmentLostError, match=r"tasks in 0\.3"):
         worker.tasks("val")
     assert ended(pid_of(worker))
     worker.close()
