@@ -171,6 +171,22 @@ def test_a_dialogue_only_grows_at_its_end() -> None:
         assert after.messages[: len(before.messages)] == before.messages
 
 
+def test_what_changed_nothing_is_not_offered_again_until_something_does() -> None:
+    def decide(request: Request) -> str:
+        assert request.candidates is not None
+        return "wait" if "wait" in request.candidates else "go right"
+
+    for drop, waits in ((True, 1), (False, None)):
+        walker = Walker(decide, concurrency=1)
+        agent = AgentConfig(choose=True, drop_idle=drop)
+        made = Player(spec(agent=agent), model=walker, make_environment=Corridor)
+        (episode,) = made.play([Job("none", "short-0", 0)])
+        actions = [turn.action for turn in episode.turns]
+        # After a step that changed something the idle action is offered again.
+        assert actions == ["wait", "go right"] * (len(actions) // 2) if waits else set(actions) == {"wait"}
+        assert episode.success is bool(waits)
+
+
 def test_a_window_keeps_the_goal_in_sight() -> None:
     walker = Walker(lambda request: "wait", concurrency=1)
     config = AgentConfig(choose=True, window=2)

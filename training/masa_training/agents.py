@@ -39,6 +39,7 @@ class AgentConfig:
         max_tokens: longest reply when it writes.
         temperature: 0 takes the likeliest.
         constrain: where the environment has tools, what it writes can be nothing but a call of one.
+        drop_idle: of the admissible actions, those that changed nothing are not told again until another one did.
         give_up: an episode ends after so many turns in a row that changed nothing; 0 plays on to the step limit. A
             greedy model that repeats itself goes on repeating itself.
     """
@@ -52,6 +53,7 @@ class AgentConfig:
     max_tokens: Positive = 512
     temperature: Amount = 0.0
     constrain: bool = False
+    drop_idle: bool = False
     give_up: Count = 0
 
     @classmethod
@@ -168,8 +170,9 @@ class Dialogue:
         self._opening = (Message("system", system),)
         self._goal = goal
         self._lead = lead
-        self._turns: list[Message] = [self._first(self._told(first))]
+        self._idle: set[str] = set()
         self._admissible = first.admissible
+        self._turns: list[Message] = [self._first(self._told(first))]
 
     def request(self, seed: int) -> Request:
         """What to ask the model now; `seed` is for sampling."""
@@ -193,19 +196,22 @@ class Dialogue:
 
     def answer(self, reply: Reply, action: str, step: Step) -> None:
         """Go on: the backbone replied, took `action`, and the environment answered with `step`."""
+        self._idle = set() if step.changed else {*self._idle, action}
+        self._admissible = step.admissible
+        if self._config.drop_idle and step.admissible:
+            # Where nothing would be left, all are.
+            self._admissible = tuple(a for a in step.admissible if a not in self._idle) or step.admissible
         if self._tools and not self._config.choose:
             # What it wrote, in its own form; of several calls the first was taken.
             self._turns += [Message("assistant", parse_call(reply.text)[1]), Message("tool", self._told(step))]
-            self._admissible = step.admissible
             return
         said = reply.text if self._config.reason else action if self._config.choose else f"<action>{action}</action>"
         self._turns += [Message("assistant", said), Message("user", self._told(step))]
-        self._admissible = step.admissible
 
     def _told(self, step: Step) -> str:
-        if self._config.choose or not self._config.list_actions or step.admissible is None:
+        if self._config.choose or not self._config.list_actions or self._admissible is None:
             return step.observation
-        return f"{step.observation}\n\nAdmissible actions: {'; '.join(step.admissible)}"
+        return f"{step.observation}\n\nAdmissible actions: {'; '.join(self._admissible)}"
 
     def _shown(self) -> tuple[Message, ...]:
         """All turns, or the last `window`; the goal is repeated where its turn was cut."""

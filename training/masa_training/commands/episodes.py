@@ -48,6 +48,9 @@ AGENTS: tuple[Option, ...] = (
     click.option("--temperature", type=float, default=0.0, show_default=True),
     click.option("--constrain", is_flag=True, help="Where there are tools, replies can be nothing but a call of one."),
     click.option(
+        "--drop-idle", is_flag=True, help="Do not offer an action that changed nothing again until another one did."
+    ),
+    click.option(
         "--give-up", type=click.IntRange(min=0), default=0, help="End an episode after N turns that changed nothing."
     ),
 )
@@ -151,7 +154,7 @@ def agent(given: Mapping[str, Any], *, choose: bool) -> AgentConfig:
 
     if given["temperature"] < 0:
         raise TrainingError(f"--temperature is {given['temperature']}; it must be at least 0")
-    names = ("reason", "window", "max_tokens", "temperature", "constrain", "give_up")
+    names = ("reason", "window", "max_tokens", "temperature", "constrain", "drop_idle", "give_up")
     return AgentConfig(choose=choose, **{name: given[name] for name in names})
 
 

@@ -112,7 +112,8 @@ class Trial:
             "tasks": self.tasks,
             "seeds": self.seeds,
             "first_seed": self.first_seed,
-            "agent": asdict(self.agent),
+            # Left out where it is off, so that runs begun without the option go on.
+            "agent": {key: value for key, value in asdict(self.agent).items() if key != "drop_idle" or value},
             "arms": {
                 arm.name: {"bank": self.banks.get(arm.name), "facts": arm.facts, "random": arm.random}
                 for arm in self.arms
