@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 
 from masa.artifact import Artifact, load_artifact
 from masa.backends import Feed
-from masa.errors import BackendError
+from masa.errors import BackendError, MasaError
 from masa.prompt import Segment
 
 START, STOP = 256, 257
@@ -181,3 +182,28 @@ def unopened_artifact(parent: Path, *, language: str = "plan") -> Artifact:
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return load_artifact(folder, verify=False)
+
+
+def in_child(work: Callable[[], object], *, owner_of: Path | None = None) -> int:
+    """The status of a process of its own that did `work`: 0, 1 if it raised a MasaError, -9 if it was killed.
+
+    Root may read and write everything. With `owner_of`, `work` is done by a user who owns that folder and all below.
+    """
+    nobody = 65534
+    other = owner_of is not None and os.geteuid() == 0
+    if owner_of is not None and other:
+        for path in (owner_of, *owner_of.rglob("*")):
+            os.chown(path, nobody, nobody, follow_symlinks=False)
+    child = os.fork()
+    if not child:
+        try:
+            if other:
+                os.setgid(nobody)
+                os.setuid(nobody)
+            work()
+            os._exit(0)
+        except MasaError:
+            os._exit(1)
+        except BaseException:
+            os._exit(3)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

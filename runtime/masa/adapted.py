@@ -153,6 +153,12 @@ class Store:
             return "edited", ""
         return "adapted", entry.applied if entry.applied in names else names[0]
 
+    def leftovers(self) -> int:
+        """How many texts no skill of the lock needs: of a process that was killed, or that is at work now."""
+        with contextlib.suppress(OSError):
+            return len(self._unneeded(self.entries()))
+        return 0
+
     def text(self, digest: str) -> bytes:
         """A text of the store.
 
@@ -242,7 +248,7 @@ class Store:
                     except (MasaError, OSError) as error:
                         outcomes.append(Outcome(self.path(entry), False, _told(self.path(entry), error)))
                         continue
-                    outcomes.append(Outcome(self.path(entry), True, f"is the version for {model}"))
+                    outcomes.append(Outcome(self.path(entry), True, f"switched to the version for {model}"))
         return outcomes
 
     def undo(self, within: Sequence[Path] = ()) -> list[Outcome]:
@@ -266,7 +272,7 @@ class Store:
                     outcomes.append(Outcome(path, False, _told(path, error)))
                     continue
                 del entries[file]
-                outcomes.append(Outcome(path, True, "is the original again"))
+                outcomes.append(Outcome(path, True, "back to the original"))
             self._save(entries)
             self._collect(entries)
         return outcomes
@@ -286,7 +292,7 @@ class Store:
                 if state not in ("edited", "missing"):
                     continue
                 del entries[file]
-                kept = "is an original of its own now" if state == "edited" else "is gone and forgotten"
+                kept = "taken for a new original" if state == "edited" else "gone, forgotten"
                 outcomes.append(Outcome(path, True, kept))
             self._save(entries)
             self._collect(entries)
@@ -427,16 +433,22 @@ class Store:
             make_folder(path.parent)
             write_atomic(path, data)
 
-    def _collect(self, entries: Mapping[str, Entry]) -> None:
-        """Remove texts that no skill of the lock needs, and folders of the store that are empty."""
+    def _unneeded(self, entries: Mapping[str, Entry]) -> list[Path]:
         needed = {entry.original for entry in entries.values()}
         for entry in entries.values():
             for version in entry.versions.values():
                 needed |= {version.sha256, *version.added.values()}
+        return [
+            path
+            for path in (self.folder / OBJECTS).iterdir()
+            if path.name not in needed and (_SHA256.fullmatch(path.name) or _TEMPORARY.fullmatch(path.name))
+        ]
+
+    def _collect(self, entries: Mapping[str, Entry]) -> None:
+        """Remove texts that no skill of the lock needs, and folders of the store that are empty."""
         with contextlib.suppress(OSError):
-            for path in (self.folder / OBJECTS).iterdir():
-                if path.name not in needed and (_SHA256.fullmatch(path.name) or _TEMPORARY.fullmatch(path.name)):
-                    path.unlink()
+            for path in self._unneeded(entries):
+                path.unlink()
         for folder in (self.folder / OBJECTS, self.folder):
             with contextlib.suppress(OSError):
                 folder.rmdir()

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-VERSION = 1
+VERSION = 2
 """Of the exercises; answers to another version are not mixed with these."""
 
 Check = Callable[[str], bool]
@@ -60,7 +60,7 @@ WORDS: dict[str, Trait] = {
     "order": Trait(
         "steps in prose, told out of their order",
         "prose",
-        "",
+        "steps",
         "does things in the wrong order",
         "carries out procedures step by step without skipping",
     ),
@@ -266,25 +266,45 @@ def _invention(rng: random.Random, wording: int) -> _Made:
 
 def _example(rng: random.Random, wording: int) -> _Made:
     (one, two), (name, other) = rng.sample(_NOUNS, 2), rng.sample(_NAMES, 2)
-    tasks: tuple[tuple[str, Callable[[str, str], str]], ...] = (
-        ("Write the word twice, with a hyphen between.", lambda w, n: f"{w}-{w}"),
-        ("Write the last letter of the word, a slash, and the word.", lambda w, n: f"{w[-1]}/{w}"),
-        ("Write the word in square brackets, then the first letter of the name.", lambda w, n: f"[{w}]{n[0]}"),
-        ("Write the name, two colons, and the first three letters of the word.", lambda w, n: f"{n}::{w[:3]}"),
-    )
-    told, solve = tasks[wording]
-    question = f"Word: {one}. Name: {name}. Answer:"
-    shown = f"Word: {two}. Name: {other}. Answer: {solve(two, other)}\n"
-    right = solve(one, name)
-    lead = f"{told} Write nothing else."
+    number, another = rng.sample(range(2, 10), 2)
+    told, ask, solve = _CONVENTIONS[wording]
+    lead = f"{told} Write that line and nothing else."
+    question = f"{ask.format(item=one, name=name, number=number)}\nLine:"
+    shown = f"{ask.format(item=two, name=other, number=another)}\nLine: {solve(two, other, another)}\n"
+    right = solve(one, name, number)
 
     def passes(text: str) -> bool:
-        return _line(text).removeprefix("Answer:").strip() == right
+        return re.sub(r"\A(?i:line):\s*", "", _line(text)) == right
 
     return [
         ("example", "told", f"{lead}\n{question}", passes, 24),
         ("example", "shown", f"{lead}\n{shown}{question}", passes, 24),
     ]
+
+
+_CONVENTIONS: tuple[tuple[str, str, Callable[[str, str, int], str]], ...] = (
+    (
+        "An order is a line: the item in capital letters, a slash, the number, a slash, the name.",
+        "Order: {number} times {item}, for {name}.",
+        lambda item, name, number: f"{item.upper()}/{number}/{name}",
+    ),
+    (
+        "A message is a line: an at sign, the name in small letters, a colon, the item.",
+        "Message: tell {name} about the {item}.",
+        lambda item, name, number: f"@{name.lower()}:{item}",
+    ),
+    (
+        "An entry is a line: the item, an equals sign, the number in two digits.",
+        "Entry: {name} has counted {number} of {item}.",
+        lambda item, name, number: f"{item}={number:02d}",
+    ),
+    (
+        "A note is a line: the number, a hash, the item, a hash, the name in capital letters.",
+        "Note: {name} has {number} of {item}.",
+        lambda item, name, number: f"{number}#{item}#{name.upper()}",
+    ),
+)
+"""Forms of a line that nobody can know, in words; what is to be put into that form; and the line itself."""
 
 
 def _negation(rng: random.Random, wording: int) -> _Made:
@@ -368,9 +388,3 @@ def _json_is(right: object) -> Check:
             return False
 
     return passes
-
-
-def forms(trait: str) -> Sequence[str]:
-    """The forms of a trait, the one in which its weakness shows first."""
-    its = WORDS[trait]
-    return [its.form, *([its.against] if its.against else ["steps"] if trait == "order" else [])]

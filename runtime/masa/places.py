@@ -99,11 +99,19 @@ def find_project(start: Path) -> Path:
     """The nearest folder, from `start` up to the root of its repository, in which a client has a folder of skills."""
     start = start.resolve()
     for folder in (start, *start.parents):
-        if any((folder / client / "skills").is_dir() for client in CLIENTS):
+        if any(_is_folder(folder / client / "skills") for client in CLIENTS):
             return folder
-        if (folder / ".git").exists():
+        if os.path.lexists(folder / ".git"):
             break
     return start
+
+
+def _is_folder(path: Path) -> bool:
+    """False, too, where a folder above cannot be read; `Path.is_dir` raises there."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def find(places: Sequence[Place]) -> Found:
@@ -115,6 +123,9 @@ def find(places: Sequence[Place]) -> Found:
     files: dict[Path, FoundSkill] = {}
     for place in places:
         if not os.path.lexists(place.path):
+            if _is_folder(place.path.parent) and not os.access(place.path.parent, os.X_OK):
+                message = "cannot be read (Permission denied); check its permissions"
+                problems.append(Problem(str(place.path.parent), None, message))
             continue
         if not place.path.is_dir():
             what = "is a link to nothing" if place.path.is_symlink() else "is no folder"

@@ -25,8 +25,8 @@ MOST_WEAKNESSES = 3
 
 _WEAK = 0.75
 """A weakness is named where the rate is surely below this: its interval's upper end."""
-_CLEARLY = 0.25
-"""By so much the other form must go better, where a weakness is one of comparison."""
+_CLEARLY = 0.5
+"""By so much the other form must go better, where a weakness is one of comparison: four of eight are no chance."""
 _STRONG = 0.65
 """A strength is named where the rate is surely above this: its interval's lower end."""
 _REPEATING = 0.1
@@ -74,18 +74,24 @@ class Probe:
     seconds: float
 
     def weaknesses(self) -> list[str]:
-        """In a card's words, the surest first; at most `MOST_WEAKNESSES`."""
-        found: dict[str, float] = {}
+        """In a card's words; at most `MOST_WEAKNESSES`.
+
+        Repeating comes first, then what another form makes better, since a rewrite can choose the form, the largest
+        difference first; then the rest, the surest first.
+        """
+        found: dict[str, tuple[float, float]] = {}
         for trait, its in WORDS.items():
             rate = self.rates.get((trait, its.form))
             if not its.weakness or rate is None or rate.interval[1] >= _WEAK:
                 continue
             other = self.rates.get((trait, its.against)) if its.against else None
-            if other is not None and (other.value or 0.0) - (rate.value or 0.0) < _CLEARLY:
+            better = 0.0 if other is None else (other.value or 0.0) - (rate.value or 0.0)
+            if other is not None and better < _CLEARLY:
                 continue
-            found[its.weakness] = min(rate.interval[1], found.get(its.weakness, 1.0))
+            key = (-better, rate.interval[1])
+            found[its.weakness] = min(key, found.get(its.weakness, key))
         if (self.repeating.value or 0.0) >= _REPEATING:
-            found[REPEATING.weakness] = 0.0
+            found[REPEATING.weakness] = (-2.0, 0.0)
         return sorted(found, key=lambda words: found[words])[:MOST_WEAKNESSES]
 
     def strengths(self) -> list[str]:

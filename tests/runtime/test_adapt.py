@@ -126,6 +126,14 @@ def test_models_are_switched_without_a_rewriter(adapt: Adapt, project: Path) -> 
     assert result.exit_code == 1 and "there are: Sample-1B, Sample-2B" in result.stderr
 
 
+def test_what_a_killed_run_left_in_the_store_is_told_and_cleaned_up(adapt: Adapt, project: Path) -> None:
+    left = project / ".masa" / "adapt-objects" / ("0" * 64)
+    left.parent.mkdir(parents=True)
+    left.write_text("a text that no lock names")
+    assert "1 text" in adapt("--status").stdout and left.is_file()
+    assert adapt("--undo").exit_code == 0 and not (project / ".masa").exists()
+
+
 def test_what_went_stale_is_told(adapt: Adapt, project: Path) -> None:
     adapt("--apply", to="card")
     (project.parent / "card.yaml").write_text(CARD.replace("skips steps", "overlooks instructions"))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.support import in_child
 
 from masa import files
 from masa.adapted import Change, Store, Version, find_model, sha256
@@ -72,20 +73,6 @@ def tree(base: Path, *, but: str = "") -> dict[str, object]:
 
 def skill_md(base: Path, name: str) -> bytes:
     return (base / ".claude" / "skills" / name / "SKILL.md").read_bytes()
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """The status of a process of its own that did `work`: 0, 1 if it raised, -9 if it was killed."""
-    child = os.fork()
-    if not child:
-        try:
-            work()
-            os._exit(0)
-        except MasaError:
-            os._exit(1)
-        except BaseException:
-            os._exit(3)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def kill_at(number: int) -> None:
@@ -325,25 +312,17 @@ def test_a_file_of_the_users_where_one_is_to_be_added_is_kept(base: Path) -> Non
 def test_a_read_only_folder_is_told_and_the_others_go_on(base: Path) -> None:
     fcntl = pytest.importorskip("fcntl")  # loaded here: the child may not read where Python is
     assert fcntl.flock
-    nobody = 65534
     with tempfile.TemporaryDirectory() as name:
         project = Path(name) / "project"
         shutil.copytree(base, project, symlinks=True)
         (project / ".claude/skills/alpha").chmod(0o555)
-        if os.geteuid() == 0:  # root may write everywhere, so somebody else has to try
-            Path(name).chmod(0o755)
-            for path in (project, *project.rglob("*")):
-                os.chown(path, nobody, nobody, follow_symlinks=False)
 
         def work() -> None:
-            if os.geteuid() == 0:
-                os.setgid(nobody)
-                os.setuid(nobody)
             told = Store(project).apply([change(project, name, more=False) for name in NAMES])
             outcomes = {outcome.file.parent.name: outcome for outcome in told}
             assert "not allowed to write" in outcomes["alpha"].message and not outcomes["alpha"].done
             assert outcomes["beta"].done
 
-        assert in_child(work) == 0
+        assert in_child(work, owner_of=Path(name)) == 0
         assert skill_md(project, "alpha") == original("alpha") and skill_md(project, "beta") == adapted("beta")
         (project / ".claude/skills/alpha").chmod(0o755)

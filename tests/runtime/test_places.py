@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 from tests.runtime.agent_folders import BROKEN, TOPICS, write_project
+from tests.support import in_child
 
 from masa.places import CLIENTS, USER_CLIENTS, Found, agent_places, find, find_project, named_place
 
@@ -92,6 +94,25 @@ def test_what_cannot_be_read_stops_nothing(project: Path) -> None:
     assert "is no folder" in told and "link to nothing" in told and "no SKILL.md" in told
     if os.geteuid():  # root reads everything
         assert "cannot be read" in told and len(found.skills) == 1
+
+
+@pytest.mark.parametrize("closed", [".claude", ".claude/skills", ".claude/skills/tea"])
+def test_a_folder_that_may_not_be_read_is_told_and_the_others_go_on(closed: str) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        project = Path(name) / "project"
+        put(project / ".claude" / "skills", "tea")
+        put(project / ".agents" / "skills", "coffee")
+        found_in(project)  # what is imported late: the child may not read where Python is
+        (project / closed).chmod(0)
+
+        def work() -> None:
+            assert find_project(project) == project
+            found = found_in(project)
+            assert [skill.key for skill in found.skills] == ["coffee"]
+            assert any("permissions" in problem.message for problem in found.problems)
+
+        assert in_child(work, owner_of=Path(name)) == 0
+        (project / closed).chmod(0o755)
 
 
 def test_the_project_is_the_nearest_folder_with_skills_within_the_repository(project: Path) -> None:

@@ -193,6 +193,16 @@ def perfect(exercise: Exercise) -> str:
     if exercise.trait == "condition":
         rule, _, shown = text.rpartition(" is ")
         return "STOP" if shown.rstrip(".") in rule.partition("\n")[0] else "GO"
+    if exercise.trait == "example":
+        rule, told = text.partition(" is a line: ")[2].partition(" Write that")[0], text.splitlines()[-2]
+        name = re.findall(r"\b[A-Z][a-z]+\b", told)[-1]
+        item = re.search(r"(?:times|the|of) (\w+)", told)[1]  # type: ignore[index]
+        digit = (re.findall(r"\d", told) or [""])[0]
+        parts = {"the item in capital letters": item.upper(), "the number": digit, "the name": name, "a slash": "/"}
+        parts |= {"an at sign": "@", "the name in small letters": name.lower(), "a colon": ":", "the item": item}
+        parts |= {"an equals sign": "=", "the number in two digits": f"0{digit}", "a hash": "#"}
+        parts |= {"the name in capital letters": name.upper()}
+        return "".join(parts[part] for part in rule.rstrip(".").split(", "))
     if exercise.trait == "length":
         ask = next(
             re.finditer(
@@ -258,6 +268,11 @@ def test_weaknesses_need_clear_failures_and_comparisons_a_better_form() -> None:
         "it fails both forms: the rule is not the trouble"
     )
     assert rated(lambda e: e.trait != "order" or e.key.endswith("0")).weaknesses() == [], "half right decides nothing"
+    # What another form makes better comes first, the largest difference before others.
+    shown = rated(lambda e: e.form != "told" and e.trait not in ("several", "command") and not
+                  (e.form == "prose" and e.key[-3] != "1"))  # fmt: skip
+    assert shown.weaknesses() == [WORDS["example"].weakness, WORDS["order"].weakness, WORDS["several"].weakness]
+    assert rated(lambda e: e.trait != "order").weaknesses() == [], "numbering the steps would not help"
     assert len(rated(lambda e: False).weaknesses()) == 3 and rated(lambda e: False).strengths() == []
 
 

@@ -311,6 +311,10 @@ def show_state(where: Sequence[str], action: str, card: ModelCard | None, model:
         for skill in skills:
             for reason in skill["stale"]:
                 click.echo(wrap(f"{shorten_path(Path(skill['file']).parent)}: {reason}", "  ", "    "))
+    for store in ours:
+        if left := store.leftovers():
+            told = f"{shorten_path(store.folder)}: {count(left, 'text')} of a run that was killed, or is at work now"
+            click.echo(wrap(f"{told}; the next --apply or --undo cleans up", "", "  "))
     if listed:
         rows = [
             (one["id"], one["card"]["name"], one["artifact"]["name"], one["created"].replace("T", " ")[:19],

@@ -117,6 +117,9 @@ class Root(click.Group):
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise
+            if isinstance(error, PermissionError) and error.filename:
+                message = f"{error.filename}: cannot be read or written ({error.strerror}); check its permissions"
+                raise click.ClickException(clean(message)) from error
             extra = _EXTRAS.get(_MODULES.get(ctx.invoked_subcommand or "", "").split(".")[0])
             if extra and isinstance(error, ModuleNotFoundError):
                 raise click.ClickException(str(MissingExtraError(f"masa {ctx.invoked_subcommand}", extra))) from error

@@ -19,7 +19,7 @@ _HEAD = ("arm", "right", "checks met", "tokens read", "written", "cut")
 
 def result_text(result: CheckResult, left_out: int, why: str) -> str:
     """A row an arm, and the verdict."""
-    return clean("\n".join([table(_arms(result), _HEAD, right=(3, 4, 5)), "", *_verdict(result, left_out, why)]))
+    return "\n".join([table(_arms(result), _HEAD, right=(3, 4, 5)), "", *map(clean, _verdict(result, left_out, why))])
 
 
 def result_html(
@@ -60,21 +60,14 @@ def _answers(result: CheckResult, one: Eval) -> Section:
     from masa.html_report import Section, Table
 
     answers = [answer for answer in result.answers if answer.key == one.key]
-    rows = [
-        (
-            answer.arm,
-            str(answer.run + 1),
-            "right" if answer.right else "wrong",
-            ", ".join(
-                check.kind for check, met in zip(one.checks, answer.checks, strict=True) if not met
-            ),
-            answer.reply.text + ("" if answer.reply.finished else " … (cut)"),
-        )
-        for answer in answers
-    ]  # fmt: skip
+    rows = []
+    for answer in answers:
+        missed = ", ".join(check.kind for check, met in zip(one.checks, answer.checks, strict=True) if not met)
+        text = answer.reply.text + ("" if answer.reply.finished else " … (cut)")
+        rows.append((answer.arm, str(answer.run + 1), f"wrong: {missed}" if missed else "right", text))
     checks = [f"{check.kind}: {check.value}" for check in one.checks]
     right = sum(answer.right for answer in answers)
-    head = ("arm", "run", "", "not met", "answer")
+    head = ("arm", "run", "", "answer")
     return Section(
         f"Prompt {one.key}", f"{right} of {len(answers)} right", None, [one.prompt, *checks], [Table(head, rows)]
     )
@@ -103,7 +96,7 @@ def _verdict(result: CheckResult, left_out: int, why: str) -> list[str]:
     else:
         lines.append("adapted against original: " + _sentence(result.compare("adapted", "original")))
         if result.saved is not None:
-            lines.append(f"tokens saved per answer: {result.saved:.0f}")
+            lines.append(f"tokens saved per answer: {round(result.saved)}")
     lines.append("original against none: " + _sentence(result.compare("original", "none")))
     if left_out:
         lines.append(f"{count(left_out, 'check')} that need a judge left out; --judge MODEL judges them")

@@ -136,17 +136,17 @@ def _passed_over(
     return None
 
 
-_NOT_COPIED: Mapping[Kind, str] = {
-    "lost": "is a link to nothing or a loop of links, not copied; remove or mend it",
+_LEFT_OUT: Mapping[Kind, str] = {
+    "lost": "is a link to nothing or a loop of links, left out; remove or mend it",
     "outside": "leads out of the skill folder, neither read nor copied; put the file itself into the folder",
-    "unreadable": "cannot be read, not copied; check its permissions",
-    "special": "is a pipe, socket or device, not copied; remove it",
+    "unreadable": "cannot be read, left out; check its permissions",
+    "special": "is a pipe, socket or device, left out; remove it",
 }
 
 
 def _not_copied(entry: Entry) -> Problem | None:
     """Why a copy of the folder lacks this, if so."""
-    message = _NOT_COPIED.get(entry.kind)
+    message = _LEFT_OUT.get(entry.kind)
     return Problem(str(entry.path), None, message, "warning") if message else None
 
 
