@@ -46,7 +46,7 @@ _SPELLINGS: Mapping[str, str] = MappingProxyType({
         r"first (?:sentence|line|paragraph|part)|(?:only|just) (?:\w+ ){1,3}(?:start|beginning|top) of|stops reading"
         r"|ignores? (?:the )?(?:rest|end) of",
     "loses the thread in long text":
-        r"long(?:er)? (?:text|prompt|input|instruction|context|message|passage|document|skill)|lengthy|wordy"
+        r"long(?:er)? (?:text|prompt|input|instruction|context|message|passage|document|skill)"
         r"|long-context|many paragraphs|loses the thread|dense (?:text|sentences)|nested sentences|too much text",
     "skips steps":
         r"(?:skips?|misses|forgets?|leaves out|omits) (?:\w+ )?steps?|wrong order|out of order|order of steps"
@@ -146,30 +146,27 @@ def fixed_words(weakness: str) -> str:
     return next((fixed for fixed in CALLS if re.search(rf"\b(?:{_SPELLINGS[fixed]})", plain)), weakness)
 
 
-_SIZES = ((1e9, "0.5B"), (5e9, "3B"), (float("inf"), "8B"))
+_DECIDING = ("base_or_instruct", "strengths", "weaknesses")
+_SIZES = ((1e9, "135M"), (5e9, "3B"), (float("inf"), "8B"))
 """Below how many parameters a reader counts as one of which size: the steps that the rules of training know."""
 
 
-def as_read(fields: Mapping[str, str | int | bool]) -> dict[str, str | int | bool]:
-    """The fields of a card as a rewriter reads them that learned from rules: what decides nothing is left out.
+def as_read(card: Mapping[str, str | int | bool]) -> dict[str, str | int | bool]:
+    """The fields of a card that a rewriter reads which learned from rules: what decides nothing is left out.
 
-    The size is one of three, weaknesses are in fixed words where they are known. So a plan does not hang on whether
-    somebody writes 1.5B or 1500M, or on the number of attention heads.
+    Weaknesses are in fixed words where they are known. The size counts where nothing else is said, in three steps. So a
+    plan hangs neither on how somebody spells a size, nor on the number of attention heads.
     """
     from masa.model_names import parse_size
 
-    read = {name: fields[name] for name in _DECIDING if name in fields}
-    if parameters := parse_size(str(fields.get("parameter_count", ""))):
-        read["parameter_count"] = next(label for most, label in _SIZES if parameters < most)
-    else:
-        read.pop("parameter_count", None)
+    read = {name: card[name] for name in _DECIDING if name in card}
     for name in ("strengths", "weaknesses"):
         if name in read:
             read[name] = "; ".join(dict.fromkeys(map(fixed_words, _parts(str(read[name])))))
+    size = parse_size(str(card.get("parameter_count", "")))
+    if size and "weaknesses" not in read:
+        read = {"parameter_count": next(label for most, label in _SIZES if size < most), **read}
     return read
-
-
-_DECIDING = ("parameter_count", "base_or_instruct", "strengths", "weaknesses")
 
 
 def _parts(text: str) -> list[str]:

@@ -33,6 +33,7 @@ from masa.group_rewrite import Work, from_cache, prepare, refuse, to_cache
 from masa.json_fields import did_you_mean
 from masa.languages import LANGUAGES, PARALLEL
 from masa.lazy import LazyBank
+from masa.operations import as_read
 from masa.progress import Progress, Tracker
 from masa.prompt import Request
 from masa.provenance import GroupResult, RewriteResult
@@ -485,6 +486,8 @@ class Rewriter:
             options.get("environment", ""),
             options.get("facts"),
         )
+        if self.synthetic:  # no rule asks what task and environment are called, so their names must not decide
+            request = Request(Group(None, ()), as_read(card.fields()), facts=options.get("facts"))
         operation = options.get("operation", "")
         if self.language == "wording" and not operation:
             raise MasaError(f"{self.artifact.name} words what a plan chooses; name an operation, or give it as words=")

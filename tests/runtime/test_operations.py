@@ -16,7 +16,7 @@ from masa.cards import ModelCard
 from masa.errors import MasaError, UnknownNameError
 from masa.kinds import ENOUGH, rewrite_by_kind
 from masa.manifest import TrainingData
-from masa.operations import CALLS, SWITCHES, calls_of, kept_result, nothing_to_do
+from masa.operations import CALLS, SWITCHES, as_read, calls_of, fixed_words, kept_result, nothing_to_do
 from masa.rewriter import Rewriter
 from masa.skills import Skill, SkillBank
 
@@ -108,3 +108,49 @@ def test_a_rewriter_of_results_reads_every_skill(artifact: Artifact) -> None:
 def test_a_large_bank_can_be_cancelled(rewriter: Rewriter) -> None:
     result = rewrite_by_kind(rewriter, bank(), CARD, cancel=lambda: True)
     assert result.cancelled and result.bank == bank()
+
+
+@pytest.mark.parametrize("fixed", CALLS)
+def test_fixed_words_stay_as_they_are(fixed: str) -> None:
+    assert fixed_words(f"{fixed} (7 of 20 episodes)") == f"{fixed} (7 of 20 episodes)"
+
+
+@pytest.mark.parametrize(
+    ("spelled", "fixed"),
+    [
+        ("cannot follow long prompts", "loses the thread in long text"),
+        ("Misses some steps of a procedure", "skips steps"),
+        ("often gets stuck in loops", "repeats the same action"),
+        ("needs examples to get going", "learns by imitation"),
+        ("ignores preconditions", "applies rules where they do not hold"),
+        ("hallucinates tools", "invents actions"),
+        ("gives up when a search fails", "stops before the task is done"),
+        ("overwhelmed by verbose material", "overwhelmed by verbose material"),
+        ("is slow on Mondays", "is slow on Mondays"),
+    ],
+)
+def test_weaknesses_are_understood_in_other_words(spelled: str, fixed: str) -> None:
+    assert fixed_words(spelled) == fixed
+
+
+def test_how_a_card_is_spelled_does_not_change_what_a_rewriter_by_rules_reads(artifact: Artifact) -> None:
+    bank = SkillBank(tuple(Skill(f"s{n}", f"Long {n}", STEPS.format(n=n), "") for n in range(3)), {})
+    sizes = ("1B", "1.5B", "1500M", "1.54B", "3.8B", "")
+    cards = [ModelCard(family="Sample", parameter_count=size or None, weaknesses="skips steps") for size in sizes]
+    cards += [
+        ModelCard(family="Other", variant="2", num_layers=28, context_window=32768, weaknesses="skips steps."),
+        ModelCard(weaknesses="leaves out steps"),
+        ModelCard(weaknesses="skips steps; skips steps", release_date="2025-01"),
+    ]
+    prompts: list[str] = []
+
+    def script(prompt: str) -> str:
+        prompts.append(prompt)
+        return writes_steps(prompt)
+
+    with Rewriter(artifact, lambda: ScriptedBackend(script), cautious=False) as rewriter:
+        for card in cards:
+            for environment, task in (("", ""), ("household", "tidy up"), ("web shop", "")):
+                rewriter.rewrite(bank, card, environment=environment, task=task)
+    assert len(set(prompts)) == 1
+    assert as_read(cards[0].fields()) == {"weaknesses": "skips steps"}
