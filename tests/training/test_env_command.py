@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from masa.cli.application import Root
 from masa.errors import MissingExtraError
+from masa.facts import load_facts
 from masa_training import environments
 from masa_training.commands import env as command_module
 from masa_training.environments.contract import RULES
@@ -149,3 +150,23 @@ def test_a_person_plays_by_number_and_by_word(cli: Cli) -> None:
 def test_play_says_when_no_task_fits(cli: Cli) -> None:
     result = cli("play", "lookup", "--type", "riddle")
     assert result.exit_code == 1 and "there are direct_retrieval, entity_attribute_lookup" in result.stderr
+
+
+def test_facts_with_worked_examples_are_what_a_rewrite_reads(cli: Cli, tmp_path: Path) -> None:
+    done = cli("facts", "assistant", "--examples", "2", "-o", "facts.yaml")
+    assert done.exit_code == 0, done.output
+    facts = load_facts(tmp_path / "facts.yaml")
+    environment = environments.open_environment("assistant")
+    assert facts.actions == environment.facts().actions and facts.rules == environment.facts().rules
+    assert len(facts.examples) == 2 * len(environment.task_types)
+    requests = {task.goal for task in environment.tasks("train")}
+    held_out = {task.goal for split in ("val", "test") for task in environment.tasks(split)} - requests
+    for example in facts.examples:
+        request, *calls = example.split("\n")
+        assert any(goal in request for goal in requests) and not any(goal in request for goal in held_out)
+        assert calls and calls[-1].startswith("{")  # it ends with what has to be done, not with an answer
+
+
+def test_facts_without_examples_go_to_stdout(cli: Cli) -> None:
+    done = cli("facts", "lookup")
+    assert done.exit_code == 0 and "search {" in done.output and "examples: []" in done.output

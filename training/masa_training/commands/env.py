@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,6 +162,57 @@ def solve_command(
         click.echo(f"{clean(name)}, {split}: {len(tasks) - len(failed)} of {count(len(tasks), 'solution')} succeed")
     if failed:
         raise click.exceptions.Exit(1)
+
+
+@command.command(
+    "facts",
+    short_help="Write an environment's interface facts for masa rewrite.",
+    epilog="\b\nExamples:\n"
+    "  masa env facts assistant --examples 3 -o facts.yaml\n"
+    "  masa rewrite bank.json --backbone my-card.yaml --facts facts.yaml\n",
+)
+@click.argument("name", metavar="NAME")
+@_with_options
+@click.option(
+    "--examples",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Solved tasks of each type, of the split train, as worked examples.",
+)
+@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="[default: stdout]")
+def facts_command(name: str, pairs: tuple[str, ...], data_dir: str | None, examples: int, output: Path | None) -> None:
+    """Write NAME's action forms and rules as the facts file that `masa rewrite --facts` takes."""
+    import yaml
+
+    from masa.files import write_atomic
+    from masa_training.environments.solutions import worked_examples
+    from masa_training.errors import TrainingError
+
+    environment = _maker(name, _options(pairs, data_dir))()
+    try:
+        facts = environment.facts()
+        if examples:
+            try:
+                facts = replace(facts, examples=tuple(worked_examples(environment, examples)))
+            except TypeError:
+                why = f"{name}: knows no solutions, so it has no worked examples; leave --examples out"
+                raise TrainingError(why) from None
+    finally:
+        environment.close()
+    forms = [{"form": action.form, "meaning": action.meaning, "example": action.example} for action in facts.actions]
+    content = {
+        "environment": facts.environment,
+        "actions": [{name: text for name, text in form.items() if text} for form in forms],
+        "rules": list(facts.rules),
+        "examples": list(facts.examples),
+    }
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_atomic(output, text.encode("utf-8"))
+        click.echo(f"Facts: {clean(str(output))} ({count(len(facts.examples), 'worked example')})")
 
 
 @command.command(

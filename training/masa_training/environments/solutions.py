@@ -1,7 +1,8 @@
-"""Playing what an environment says solves its tasks."""
+"""Playing what an environment says solves its tasks, and showing it as worked examples."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from masa_training.environments.protocol import Environment, Task
@@ -30,3 +31,29 @@ def unsolved(
             yield task, f"{len(actions)} actions{longer} end without success: {step.observation}"
         if progress:
             progress(task)
+
+
+def worked_examples(environment: Environment, each: int) -> list[str]:
+    """The first `each` tasks of every type of the split `train`, solved: the request, actions, and what these showed.
+
+    Raises:
+        TypeError: if the environment knows no solutions.
+    """
+    solution = getattr(environment, "solution", None)
+    if solution is None:
+        raise TypeError(f"{environment.name} knows no solutions")
+    shown: Counter[str] = Counter()
+    examples = []
+    for task in environment.tasks("train"):
+        if shown[task.type] == each:
+            continue
+        shown[task.type] += 1
+        actions = list(solution(task, 0))
+        lines = [f"Request: {task.goal} ({environment.reset(task, 0).observation})"]
+        for place, action in enumerate(actions, start=1):
+            step = environment.step(action)
+            lines.append(action)
+            if place < len(actions) and step.observation:
+                lines.append(f"-> {step.observation}")
+        examples.append("\n".join(lines))
+    return examples
