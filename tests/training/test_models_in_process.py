@@ -495,7 +495,7 @@ def test_episodes_are_the_same_behind_a_server(smollm2: Path, server: Model) -> 
         model="",
         options={"max_steps": 3},
         arms={"concise": rollouts.Arm(name="concise", bank=load_bank(BANKS / "lookup" / "concise.json"))},
-        agent=AgentConfig(max_tokens=32),
+        agent=AgentConfig(max_tokens=8),  # flash attention rounds by what is in the cache: long texts part at ties
         slots=1,
     )
     jobs = [rollouts.Job("concise", task, 0) for task in ("val-000-direct_retrieval", "val-003-comparison")]
