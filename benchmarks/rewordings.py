@@ -24,10 +24,11 @@ from dataclasses import dataclass
 from masa.cards import ModelCard
 from masa.errors import MasaError
 from masa.prompt import render_prompt
+from masa.rewording import wording_request
 from masa.rewriter import Rewriter
 from masa.skills import Skill, SkillBank
 from masa.wording import OPERATIONS
-from masa_training.rewordings import Entry, load_field, missing_facts, wording_request
+from masa_training.rewordings import Entry, load_field, missing_facts
 
 SIDES = ("trained", "untrained")
 
@@ -115,7 +116,7 @@ def against_chat(rewriter: Rewriter, entries: Sequence[Entry], operation: str) -
     answers = []
     started = time.perf_counter()
     for skill in bank.general:
-        prompt = render_prompt(wording_request([skill], OPERATIONS[operation]), "wording", words.chat_template)
+        prompt = render_prompt(wording_request([skill], operation), "wording", words.chat_template)
         controls = [i for i, segment in enumerate(prompt.shared) if segment.control]
         system = "".join(s.text for s in prompt.shared[: controls[-1]] if not s.control).removeprefix("system\n")
         user = "".join(s.text for s in prompt.own if not s.control).removesuffix("\nassistant\n")

@@ -29,10 +29,14 @@ class Order:
     operation: str
 
     def work(self, keep: Sequence[str] = ()) -> Work:
-        """What the model is asked; `keep` is named beside the literals that must survive."""
-        spans = must_survive([skill.principle for skill in self.skills])
-        request = Request(Group(None, self.skills), {}, operation=self.operation, keep=(*spans, *keep))
-        return prepare(request, frozenset(), "wording")
+        """The order as a piece of work; `keep` is named beside the literals that must survive."""
+        return prepare(wording_request(self.skills, self.operation, keep), frozenset(), "wording")
+
+
+def wording_request(skills: Sequence[Skill], operation: str, keep: Sequence[str] = ()) -> Request:
+    """What a rewriter is asked: the operation, and what must survive: literals, then what is named."""
+    spans = must_survive([skill.principle for skill in skills])
+    return Request(Group(None, tuple(skills)), {}, operation=operation, keep=(*spans, *keep))
 
 
 def reword(

@@ -24,16 +24,16 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from masa import __version__, asynchronous
 from masa.artifact import Artifact, load_artifact
 from masa.cache import RewriteCache, cache_key
+from masa.card_calls import as_read
 from masa.decoding import Sampling
 from masa.edits import EDITS
-from masa.engine import Engine, check_lent, check_options
+from masa.engine import Engine, Part, check_lent, check_options
 from masa.errors import BackendError, MasaError, UnknownNameError
 from masa.estimate import Estimate, GroupEstimate, measure, seconds
 from masa.group_rewrite import Work, from_cache, prepare, refuse, to_cache
 from masa.json_fields import did_you_mean
 from masa.languages import LANGUAGES, PARALLEL
 from masa.lazy import LazyBank
-from masa.operations import as_read
 from masa.progress import Progress, Tracker
 from masa.prompt import Request
 from masa.provenance import GroupResult, RewriteResult
@@ -383,12 +383,17 @@ class Rewriter:
         """Tokens and time that a rewrite would take, cache aside. Measures the machine for about a second."""
         sampling = options.get("sampling") or Sampling()
         works = self.works(bank, card, options)
+        operation = options.get("operation", "")
+        engine = self._worder if operation and self._worder is not None else self._engine
         with self._exclusive():
             shared: list[int] = []
             groups = []
             count = 0
             for work in works:
-                shared, parts = self._engine.parts(work)
+                parts: list[Part] = []
+                for asked in self._asked(work, operation):
+                    shared, some = engine.parts(asked)
+                    parts += some
                 fitting = [part for part in parts if not part.problem and part.work.request.group.skills]
                 count += len(fitting)
                 read = sum(len(part.own) for part in fitting)
@@ -396,8 +401,15 @@ class Rewriter:
                 problem = "; ".join(part.problem for part in parts if part.problem)
                 groups.append(GroupEstimate(work.whole.key, len(work.whole), read, most, problem))
             slots = min(sampling.parallel or PARALLEL[self.language], max(1, count))
-            speeds = measure(self._engine.backend(), slots)
+            speeds = measure(engine.backend(), slots)
         return Estimate(len(shared), tuple(groups), *speeds, seconds(len(shared), groups, speeds))
+
+    def _asked(self, work: Work, operation: str) -> list[Work]:
+        """What the model is asked about a group: one prompt; for an operation one a skill that no edit changes."""
+        if not operation:
+            return [work]
+        orders = orders_of(work, forced_plan(work, operation)).values()
+        return [order.work() for order in orders] if self._worder is not None else []
 
     def pending(self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]) -> list[str]:
         """The keys of the groups that a rewrite would have to ask the model about: those not in the cache."""

@@ -180,3 +180,13 @@ def test_fewer_prohibitions_than_before_are_a_loss(tmp_path: Path) -> None:
     bank = SkillBank((Skill("a", "Boxes", text),), {})
     made, _ = rewriter(tmp_path, lambda prompt: "1. Never mix the two boxes.\n2. Stack them higher than the shelf.")
     assert made.rewrite(bank, CARD, operation="steps").groups[0].status == "fell back"
+
+
+def test_an_estimate_counts_one_prompt_for_each_skill_that_is_reworded(tmp_path: Path) -> None:
+    made, _ = rewriter(tmp_path, lambda prompt: GOOD)
+    one = made.estimate(BANK, CARD, operation="explain", pinned=["c"])
+    both = made.estimate(BANK, CARD, operation="explain")
+    assert one.groups[0].prompt_tokens >= len(PUMP)  # a token is a byte here
+    assert both.groups[0].prompt_tokens > one.groups[0].prompt_tokens + len(BANK.general[2].principle)
+    by_edit = made.estimate(BANK, CARD, operation="shorten")  # c is shortened by the edit, without a model
+    assert by_edit.groups[0].prompt_tokens < both.groups[0].prompt_tokens

@@ -185,8 +185,8 @@ def _adapt(where: Sequence[str], key: dict[str, Any], options: dict[str, Any], *
 
 
 def _rewrite(bank: SkillBank, card: ModelCard, options: dict[str, Any], *, quiet: bool) -> RewriteResult:
+    from masa.card_calls import kept_result, nothing_to_do
     from masa.kinds import ENOUGH, rewrite_by_kind
-    from masa.operations import kept_result, nothing_to_do
     from masa.rewriter import Rewriter
 
     rewriter = Rewriter.load(options["rewriter"], threads=options["threads"], cache=not options["no_cache"])

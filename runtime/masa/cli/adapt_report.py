@@ -34,10 +34,7 @@ def plan_text(
     """One row a skill, what is to be said about each, and what the whole costs the reader's context."""
     rows = [
         (
-            one.source.key,
-            _arrow(one.before.always, one.after.always),
-            _arrow(one.before.body, one.after.body),
-            _arrow(one.before.on_demand, one.after.on_demand),
+            *_costs(one),
             str(sum(problem.severity != "note" for problem in one.problems) or ""),
             _changes(one),
             shorten_path(one.source.skill.file.parent),
@@ -72,6 +69,17 @@ def shorten_path(path: Path) -> str:
     except ValueError:
         home = os.path.expanduser("~")  # noqa: PTH111  (Path.home() raises where there is none)
         return f"~{str(path)[len(home) :]}" if str(path).startswith(f"{home}/") else str(path)
+
+
+def _costs(one: Adaptation) -> tuple[str, str, str, str]:
+    """The skill, and its tokens before and after: always in the prompt, on use, on demand."""
+    before, after = one.before, one.after
+    return (
+        one.source.key,
+        _arrow(before.always, after.always),
+        _arrow(before.body, after.body),
+        _arrow(before.on_demand, after.on_demand),
+    )
 
 
 def _arrow(before: int, after: int) -> str:
@@ -164,10 +172,7 @@ def plan_html(
 
     rows = [
         (
-            one.source.key,
-            _arrow(one.before.always, one.after.always),
-            _arrow(one.before.body, one.after.body),
-            _arrow(one.before.on_demand, one.after.on_demand),
+            *_costs(one),
             _changes(one),
         )
         for one in made

@@ -140,7 +140,7 @@ def rewriter_option(function: Function) -> Function:
 
 def without_option(function: Function) -> Function:
     """`--without`."""
-    from masa.operations import SWITCHES
+    from masa.card_calls import SWITCHES
 
     return click.option(
         "--without",

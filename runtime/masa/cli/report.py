@@ -66,7 +66,7 @@ def summary_text(result: RewriteResult) -> str:
 
 def card_text(card: ModelCard, without: Sequence[str] = ()) -> str:
     """What the card says of its backbone and which edits that calls for; where it says nothing, what would."""
-    from masa.operations import calls_of
+    from masa.card_calls import calls_of
 
     calls = calls_of(card)
     if not calls.weaknesses:

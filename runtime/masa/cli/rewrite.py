@@ -199,7 +199,8 @@ def command(
             if as_json:
                 write_json(report.estimate_json(estimate))
             else:
-                click.echo(report.card_text(model_card, options["without"]), err=True)
+                if not options["operation"]:
+                    click.echo(report.card_text(model_card, options["without"]), err=True)
                 click.echo(report.estimate_text(estimate))
             return
         result = _rewrite(rewriter, original, model_card, request, quiet=quiet)
@@ -259,7 +260,7 @@ def _running(rewriter: Rewriter) -> str:
 def _rewrite(
     rewriter: Rewriter, original: BankFile, card: ModelCard, request: dict[str, Any], *, quiet: bool
 ) -> RewriteResult:
-    from masa.operations import kept_result, nothing_to_do
+    from masa.card_calls import kept_result, nothing_to_do
 
     progress = RewriteProgress(quiet=quiet)
     if not quiet:

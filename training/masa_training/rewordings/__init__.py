@@ -19,9 +19,9 @@ from typing import Any
 from masa.files import parse_yaml, read_text
 from masa.guard import check
 from masa.languages import ParseError
-from masa.prompt import Request
+from masa.rewording import wording_request
 from masa.skills import Group, Skill
-from masa.wording import OPERATIONS, SEPARATOR, Operation, losses, most_words, must_survive, parse_wording
+from masa.wording import OPERATIONS, SEPARATOR, Operation, losses, most_words, parse_wording
 from masa_training.errors import TrainingError
 from masa_training.samples import Sample
 from masa_training.settings import Count, Share, settings
@@ -205,7 +205,7 @@ def _sample(entry: Entry, operation: Operation, answer: str, draw: random.Random
     sources = entry.sources(operation.name)
     return Sample(
         id=f"{entry.id}/{operation.name}",
-        request=wording_request([source.skill for source in sources], operation, _named(sources, answer, draw)),
+        request=wording_request([source.skill for source in sources], operation.name, _named(sources, answer, draw)),
         language="wording",
         target=answer,
         backbone="",
@@ -222,9 +222,3 @@ def _named(sources: Sequence[Entry], answer: str, draw: random.Random | None) ->
     facts = [one for source in sources for fact in source.facts for one in fact]
     shared = [one for one in facts if one in answer and any(one in source.text for source in sources)]
     return tuple(draw.sample(shared, min(len(shared), draw.choice((1, 2)))))
-
-
-def wording_request(skills: Sequence[Skill], operation: Operation, keep: Sequence[str] = ()) -> Request:
-    """What a rewriter is asked: the operation, and what must survive: literals, then what is named."""
-    spans = must_survive([skill.principle for skill in skills])
-    return Request(Group(None, tuple(skills)), {}, operation=operation.name, keep=(*spans, *keep))

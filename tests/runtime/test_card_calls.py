@@ -12,11 +12,11 @@ from tests.runtime.artifact_samples import write_artifact
 from tests.support import ScriptedBackend
 
 from masa.artifact import Artifact, load_artifact
+from masa.card_calls import CALLS, SWITCHES, as_read, calls_of, fixed_words, kept_result, nothing_to_do
 from masa.cards import ModelCard
 from masa.errors import MasaError, UnknownNameError
 from masa.kinds import ENOUGH, rewrite_by_kind
 from masa.manifest import TrainingData
-from masa.operations import CALLS, SWITCHES, as_read, calls_of, fixed_words, kept_result, nothing_to_do
 from masa.rewriter import Rewriter
 from masa.skills import Skill, SkillBank
 
