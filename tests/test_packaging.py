@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tarfile
@@ -211,16 +210,3 @@ def _hook():  # type: ignore[no-untyped-def]
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def test_the_results_in_the_readme_are_those_of_the_page() -> None:
-    """Figures stand in two places: a row of the short table is a row of the long one, links aside."""
-
-    def rows(text: str) -> list[str]:
-        return [line for line in re.sub(r"\]\([^)]*\)", "]", text).splitlines() if line.startswith("| ")]
-
-    readme = (ROOT / "README.md").read_text("utf-8")
-    section = readme.split("## What it does, measured\n")[1].split("\n## ")[0]
-    page = rows((ROOT / "docs" / "results" / "README.md").read_text("utf-8"))
-    assert len(rows(section)) > 5
-    assert [row for row in rows(section) if row not in page] == []

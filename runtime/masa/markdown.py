@@ -67,11 +67,6 @@ def blocks(text: str) -> tuple[Block, ...]:
     return _blocks(text)
 
 
-def prose_blocks(text: str) -> tuple[Block, ...]:
-    """The blocks that are prose: paragraphs and list items, not code, tables, HTML, headings or quotes."""
-    return tuple(block for block in _blocks(text) if block.prose)
-
-
 def join(parts: Iterable[Block]) -> str:
     """The inverse of `blocks`."""
     return "".join(part.raw for part in parts)

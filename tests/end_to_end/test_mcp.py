@@ -163,9 +163,6 @@ def test_the_conformance_tests_of_the_skills_extension_pass(scenario: str) -> No
 # --- the session that docs/mcp.md shows -----------------------------------------------------------------
 
 SESSION: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("server/discover", {}),
-    ("skills/list", {}),
-    ("resources/read", {"uri": "skill://pantry-report/SKILL.md"}),
     ("resources/read", {"uri": "skill://model=Qwen3-4B/pantry-report/SKILL.md"}),
     ("tools/call", {"name": "select", "arguments": {"query": "what expires soon", "sections": 1}}),
     ("tools/call", {"name": "adapt", "arguments": {"skill": "pantry"}}),

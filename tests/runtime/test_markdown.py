@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skill_samples import principles
 
-from masa.markdown import blocks, is_plain, join, prose_blocks, protected_ranges, protected_spans, sentences
+from masa.markdown import blocks, is_plain, join, protected_ranges, protected_spans, sentences
 
 texts = st.one_of(principles, st.text(max_size=60), st.text("ab.!?(1)'\" \n\r\t`~#>-*|\\<>[]", max_size=60))
 
@@ -47,7 +47,7 @@ html
 @given(texts)
 def test_blocks_are_the_text(text: str) -> None:
     assert join(blocks(text)) == text
-    assert all(block.text.strip() for block in prose_blocks(text))
+    assert all(block.text.strip() for block in blocks(text) if block.prose)
 
 
 @settings(max_examples=200, deadline=None)
@@ -74,7 +74,7 @@ def test_protected_spans_are_in_the_text_in_order(text: str) -> None:
 def test_blocks_tell_prose_from_the_rest() -> None:
     kinds = [block.kind for block in blocks(DOCUMENT) if block.raw.strip()]
     assert " ".join(kinds) == "heading paragraph item item inner code item quote table html code"
-    assert [block.prefix for block in prose_blocks(DOCUMENT)] == ["", "- ", "- ", "  ", "1) "]
+    assert [block.prefix for block in blocks(DOCUMENT) if block.prose] == ["", "- ", "- ", "  ", "1) "]
     assert not is_plain(DOCUMENT)
     assert is_plain("One line. Two sentences.")
 

@@ -682,3 +682,15 @@ def test_skill_text_that_instructs_the_rewriter_changes_no_structure(make: Make)
     assert [fate.status for fate in result.groups[0].fates] == ["fell back"]
     assert any("token" in v.rule or "token" in v.message for v in result.groups[0].violations)
     assert backend.sessions
+
+
+def test_the_report_wraps_a_paragraph_whatever_its_line_breaks_and_leaves_code(make: Make) -> None:
+    import click
+
+    from masa.cli.report import diff_text
+
+    skill = Skill("g1", "Wash", "Take the object to\nthe sink.\nThen clean it there.\n\n```sh\nmake a\nmake b\n```\n")
+    rewriter, _ = make(lambda p: "1 steps")
+    shown = click.unstyle(diff_text(rewriter.rewrite(SkillBank((skill,), {}), CARD)))
+    assert "- Take the object to the sink. Then clean it there." in shown
+    assert "1. Take the object to the sink.\n" in shown and "     make a\n     make b\n" in shown

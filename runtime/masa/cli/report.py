@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from masa.cli.output import clean, count, duration, table, wrap
+from masa.markdown import blocks, join
 
 if TYPE_CHECKING:
     from masa.cards import ModelCard
@@ -23,6 +24,7 @@ _STATUS_COLOURS = {"rewritten": "green", "fell back": "yellow", "cancelled": "ye
 _STRUCTURAL = ("keep", "drop", "merge-up")
 """Edits that the status of a skill tells already."""
 _WORD = re.compile(r"\s+|[^\s]+")
+_BREAK = re.compile(r"[ \t]*\r?\n[ \t]*")
 
 
 def diff_text(result: RewriteResult) -> str:
@@ -249,14 +251,20 @@ def _before_after(sources: Sequence[Skill], skill: Skill) -> Iterator[str]:
         if (len(old) == 1 and old[0] == new) or (not old and name == "title"):
             continue
         label = {"title": "title: ", "when_to_apply": "when: ", "principle": ""}[name]
-        was = [wrap(label + text, "   - ", "     ") for text in old if text]
-        now = wrap(label + new, "   + ", "     ") if new else ""
+        was = [wrap(label + _flowing(text), "   - ", "     ") for text in old if text]
+        now = wrap(label + _flowing(new), "   + ", "     ") if new else ""
         if len(was) == 1 and now:
             yield from _marked(was[0], now)
         else:
             yield from (click.style(text, fg="red") for text in was)
             if now:
                 yield click.style(now, fg="green")
+
+
+def _flowing(text: str) -> str:
+    """Markdown with each paragraph on one line, for the terminal to wrap."""
+    parts = (part.with_text(_BREAK.sub(" ", part.text)) if part.prose else part for part in blocks(text))
+    return join(parts)
 
 
 def _marked(old: str, new: str) -> Iterator[str]:

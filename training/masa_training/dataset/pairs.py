@@ -1,5 +1,8 @@
 """Samples from evolved cells: the inputs of the four sources, always with the cell's best evolved group as target.
 
+`text_samples` writes that group out. `plan_samples` has the plan that leads from an intermediate to it, which
+`masa_training.dataset.composing` makes of the steps that `masa_training.dataset.runs` read.
+
 The sources are those of the paper: search *intermediates*, the best groups of *other backbones*, one-shot teacher
 rewrites (*adapter*), and *augmented* variants of all of these. Which inputs are taken follows from the seed and the
 cell's own inputs, so that another environment or task type changes nothing about these.

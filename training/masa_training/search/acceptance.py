@@ -1,6 +1,7 @@
 """Rules by which a candidate replaces the incumbent: how many pairs to play, and what to make of them.
 
-The sequential rule is a paired test that is looked at while episodes come in, and stops once the decision is clear.
+The sequential rule, `SequentialPaired`, is a paired test that is looked at while episodes come in, and stops once the
+decision is clear. It is the default of `masa evolve`; the setting `accept.rule` chooses another.
 """
 
 from __future__ import annotations
