@@ -139,8 +139,12 @@ def chosen_example(skill: Skill, facts: Facts | None) -> str | None:
     examples = [example.strip() for example in facts.examples if example.strip() and _safe(example)]
     if not examples or any(example in skill.principle.replace("\r\n", "\n") for example in examples):
         return None
-    words = content_words(skill.text)
-    return max(examples, key=lambda example: len(words & content_words(example)))  # the first of equals
+    return max(examples, key=lambda example: shared_words(skill, example))  # the first of equals
+
+
+def shared_words(skill: Skill, text: str) -> int:
+    """How many content words of a text the skill has, too."""
+    return len(content_words(skill.text) & content_words(text))
 
 
 def with_warning(principle: str, kind: str, facts: Facts | None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,18 +185,11 @@ def facts_command(name: str, pairs: tuple[str, ...], data_dir: str | None, examp
     import yaml
 
     from masa.files import write_atomic
-    from masa_training.environments.solutions import worked_examples
-    from masa_training.errors import TrainingError
+    from masa_training.environments.solutions import facts_with_examples
 
     environment = _maker(name, _options(pairs, data_dir))()
     try:
-        facts = environment.facts()
-        if examples:
-            try:
-                facts = replace(facts, examples=tuple(worked_examples(environment, examples)))
-            except TypeError:
-                why = f"{name}: knows no solutions, so it has no worked examples; leave --examples out"
-                raise TrainingError(why) from None
+        facts = facts_with_examples(environment, examples)
     finally:
         environment.close()
     forms = [{"form": action.form, "meaning": action.meaning, "example": action.example} for action in facts.actions]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
+from masa.facts import Facts
 from masa_training.environments.protocol import Environment, Task
+from masa_training.errors import TrainingError
 
 
 def unsolved(
@@ -33,15 +36,19 @@ def unsolved(
             progress(task)
 
 
-def worked_examples(environment: Environment, each: int) -> list[str]:
-    """The first `each` tasks of every type of the split `train`, solved: the request, actions, and what these showed.
+def facts_with_examples(environment: Environment, each: int) -> Facts:
+    """The facts of the environment, with the first `each` tasks of every type of the split `train` solved as worked
+    examples: the request, the actions, and what these showed. For 0 the facts are as they are.
 
     Raises:
-        TypeError: if the environment knows no solutions.
+        TrainingError: if examples are wanted of an environment that knows no solutions.
     """
+    facts = environment.facts()
+    if not each:
+        return facts
     solution = getattr(environment, "solution", None)
     if solution is None:
-        raise TypeError(f"{environment.name} knows no solutions")
+        raise TrainingError(f"{environment.name}: knows no solutions, so it has no worked examples; leave them out")
     shown: Counter[str] = Counter()
     examples = []
     for task in environment.tasks("train"):
@@ -56,4 +63,4 @@ def worked_examples(environment: Environment, each: int) -> list[str]:
             if place < len(actions) and step.observation:
                 lines.append(f"-> {step.observation}")
         examples.append("\n".join(lines))
-    return examples
+    return replace(facts, examples=tuple(examples))

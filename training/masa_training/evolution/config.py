@@ -102,6 +102,7 @@ class EvolveConfig:
         iterations, exploration: of the tree search for each task type; 0 iterations leave them as they are.
         task_types: only these; empty for all that the bank has skills for.
         shown: K, best groups that the teacher is shown.
+        examples: solved tasks of each type, of the split `train`, that edits may show as worked examples.
         watched: episodes of the split `train` that the teacher sees of the group it rewrites.
         penalty: λ of R = S − λ·NHR.
         score: what S is: "success", or the environment's "reward", which knows partial success.
@@ -127,6 +128,7 @@ class EvolveConfig:
     exploration: float = 1.4
     task_types: Sequence[str] = ()
     shown: Positive = 5
+    examples: Count = 0
     watched: Positive = 12
     accept: AcceptConfig = field(default_factory=AcceptConfig)
     penalty: Share = 0.0

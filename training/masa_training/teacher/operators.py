@@ -1,9 +1,9 @@
 """The offline teacher: edits and operations in words, chosen from what the failures show. No key, no network.
 
-It tries the edits that a symptom calls for first, then other wordings, one at a time and then two together, on the
-group at hand and on the one that the search began with, and never what was tried before. Where the backbone did not
-mind the latest rewrites at all, it now and then takes the one that is least like what was tried. Its plans
-are recorded, and are what a plan rewriter learns from.
+It tries what the card calls for first, then what a symptom calls for, then other wordings, one at a time and then two
+together, on the group at hand and on the one that the search began with, and never what was tried before. Where the
+backbone did not mind the latest rewrites at all, it now and then takes the one that is least like what was tried. Its
+plans are recorded, and are what a plan rewriter learns from.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
+from masa.card_calls import calls_of
 from masa.cards import ModelCard
 from masa.edits import EDITS, EditCall, Plan, PlanLine, apply_plan, available_edits
+from masa.edits.additions import chosen_example, shared_words
 from masa.facts import Facts
 from masa.languages import MAX_EDITS_PER_LINE, MAX_WARNINGS
 from masa.rewriter import Rewriter
@@ -61,7 +63,7 @@ class OperatorTeacher:
 
     def rewrite(self, asked: Asked) -> Rewrite:
         found = attribute(asked.seen)
-        ranked = _ranked(found)
+        ranked = _ranked(found, asked.card)
         tried = {asked.group.skills, asked.original.skills, *(group.skills for group, _ in asked.refused)}
         tried |= {group.skills for group, _ in asked.best}
         for untried in self._in_order(asked, found, ranked, tried):
@@ -131,13 +133,19 @@ class OperatorTeacher:
 
 
 def plan_of(group: Group, calls: Sequence[EditCall], facts: Facts | None) -> Plan | None:
-    """The plan that does these edits wherever a skill admits them; None if it changes nothing."""
+    """The plan that does these edits wherever a skill admits them; None if it changes nothing.
+
+    A worked example is shown once, by the skill that has most words of it.
+    """
     warnings = tuple(dict.fromkeys(call.argument or "" for call in calls if call.name == "warn"))[:MAX_WARNINGS]
     changing = [call for call in calls if call.name != "warn"]
     order = list(EDITS)
     lines = []
+    showing = _showing(group, facts)
     for number, skill in enumerate(group.skills, start=1):
-        admitted = available_edits(skill, facts)
+        admitted = set(available_edits(skill, facts))
+        if skill not in showing:
+            admitted.discard("example")
         edits: dict[str, EditCall] = {}
         for call in changing:
             if call.name in admitted and EDITS[call.name].apply(skill, call.argument, facts) != skill:
@@ -149,14 +157,27 @@ def plan_of(group: Group, calls: Sequence[EditCall], facts: Facts | None) -> Pla
     return Plan(tuple(lines), tuple(kind for kind in warnings if not _warned(group, kind)))
 
 
+def _showing(group: Group, facts: Facts | None) -> set[Skill]:
+    """The skills that `example` is for: of those that would show the same one, the one that shares most words."""
+    best: dict[str, tuple[int, Skill]] = {}
+    for skill in group.skills:
+        example = chosen_example(skill, facts)
+        if example is not None and shared_words(skill, example) > best.get(example, (-1, skill))[0]:
+            best[example] = (shared_words(skill, example), skill)
+    return {skill for _, skill in best.values()}
+
+
 def _warned(group: Group, kind: str) -> bool:
     """Whether a warning of the kind would add nothing, because the group has it."""
     lines = tuple(PlanLine(number, (EditCall("keep"),)) for number in range(1, len(group.skills) + 1))
     return apply_plan(group, Plan(lines, (kind,))).group.skills == group.skills
 
 
-def _ranked(found: Mapping[str, float]) -> list[EditCall]:
-    """Edits by how much the failures call for them; a symptom's later remedies count for less than its first."""
+def _ranked(found: Mapping[str, float], card: Mapping[str, Any]) -> list[EditCall]:
+    """Edits that the card calls for, in its order; then by how much the failures call for them.
+
+    A symptom's later remedies count for less than its first.
+    """
     weights: dict[str, float] = {}
     for symptom, share in found.items():
         told = share * (0.5 if symptom == "out-of-steps" else 1.0)  # it follows from most others
@@ -164,7 +185,8 @@ def _ranked(found: Mapping[str, float]) -> list[EditCall]:
             weights[remedy] = weights.get(remedy, 0.0) + told / (place + 1)
     for place, wording in enumerate(WORDINGS):
         weights.setdefault(wording, -float(place + 1))
-    names = sorted(weights, key=lambda name: (-weights[name], name))
+    called = calls_of(ModelCard(weaknesses=card.get("weaknesses"))).edits
+    names = [*called, *sorted(set(weights) - set(called), key=lambda name: (-weights[name], name))]
     return [EditCall(*name.split(" ", 1)) for name in names]
 
 
