@@ -23,6 +23,7 @@ from masa_training.bank_groups import WHOLE
 from masa_training.commands.evolve import command
 from masa_training.dataset.runs import read_runs
 from masa_training.environments import SPLITS, open_environment
+from masa_training.environments.solutions import first_of_each_type
 from masa_training.errors import TrainingError
 from masa_training.evaluate.banks.config import BANKS
 from masa_training.evolution import EvolveConfig, evolve_names, load_evolve
@@ -250,6 +251,22 @@ def test_the_teacher_sees_training_episodes_with_their_turns_and_what_was_refuse
     assert trees and all(one.task.type == "comparison" for asked in trees for one in asked.seen)
     assert any(asked.refused for asked in teacher.asked)
     assert all(reason for asked in teacher.asked for _, reason in asked.refused)
+
+
+def test_the_teacher_does_not_watch_the_tasks_that_its_examples_solve(tmp_path: Path) -> None:
+    seen: set[str] = set()
+
+    class Watcher:
+        def rewrite(self, asked: Asked) -> Rewrite:
+            assert asked.facts is not None and len(asked.facts.examples) == len(solved)
+            seen.update(watched.task.id for watched in asked.seen)
+            raise TeacherError("no idea")
+
+    world = open_environment("lookup", **OPTIONS)
+    solved = {task.id for task in first_of_each_type(world.tasks("train"), 2)}
+    assert solved
+    evolve(config(tmp_path / "c.yaml", examples=2, rounds=1), tmp_path / "run", model=Reader(), teacher=Watcher())
+    assert seen and not seen & solved
 
 
 def test_another_run_in_the_folder_is_refused(whole: tuple[Evolved, Path], tmp_path: Path) -> None:

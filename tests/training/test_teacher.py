@@ -9,15 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masa.edits import EDITS, apply_plan, check_plan
+from masa.edits import EDITS, EditCall, apply_plan, check_plan
 from masa.formats import load_bank
 from masa.rewriter import Rewriter
 from masa.skills import Group, Skill
-from masa_training.environments import Task
+from masa_training.bank_groups import WHOLE, part
+from masa_training.environments import Task, open_environment
+from masa_training.environments.solutions import facts_with_examples
 from masa_training.instruments.config import BANKS, wording_of
 from masa_training.rollouts import Episode, Job, Turn
 from masa_training.teacher import SYMPTOMS, Asked, OperatorTeacher, Rewrite, Seen, TeacherError, attribute, symptoms_of
-from masa_training.teacher.operators import REMEDIES
+from masa_training.teacher.operators import REMEDIES, plan_of
 from masa_training.teacher.protocol import words_of
 from tests.support import ScriptedBackend, unopened_artifact
 
@@ -197,3 +199,26 @@ def test_a_worder_tries_operations_in_words_on_all_skills_then_on_one(tmp_path: 
         assert any("in words" not in note for note in notes)  # edits come before words on one skill
         changed = [a != b for a, b in zip(refused[alone][0].skills, GROUP.skills, strict=True)]
         assert sum(changed) == 1
+
+
+def test_every_worked_example_is_shown_once_by_the_skill_that_it_fits() -> None:
+    facts = facts_with_examples(open_environment("assistant"), 1)
+    whole = part(load_bank(BANKS / "assistant" / "concise.json"), WHOLE)
+    plan = plan_of(whole, [EditCall("example")], facts)
+    assert plan is not None
+    text = "\n".join(skill.principle for skill in apply_plan(whole, plan, facts).group.skills)
+    assert [text.count(example) for example in facts.examples] == [1] * 6
+
+
+def test_what_the_card_calls_for_is_tried_first() -> None:
+    facts = facts_with_examples(open_environment("filing"), 1)
+    group = part(load_bank(BANKS / "filing" / "concise.json"), WHOLE)
+
+    def first(**card: str) -> set[str]:
+        asked = Asked(group=group, original=group, environment="filing", card=card, facts=facts, words=10_000)
+        plan = OperatorTeacher().rewrite(asked).plan
+        assert plan is not None
+        return {call.name for line in plan.lines for call in line.edits}
+
+    assert first(weaknesses="learns by imitation; overlooks instructions") == {"example", "keep"}
+    assert "example" not in first()

@@ -36,6 +36,17 @@ def unsolved(
             progress(task)
 
 
+def first_of_each_type(tasks: Iterable[Task], each: int) -> list[Task]:
+    """The first `each` tasks of every type."""
+    taken: Counter[str] = Counter()
+    first = []
+    for task in tasks:
+        if taken[task.type] < each:
+            taken[task.type] += 1
+            first.append(task)
+    return first
+
+
 def facts_with_examples(environment: Environment, each: int) -> Facts:
     """The facts of the environment, with the first `each` tasks of every type of the split `train` solved as worked
     examples: the request, the actions, and what these showed. For 0 the facts are as they are.
@@ -49,12 +60,8 @@ def facts_with_examples(environment: Environment, each: int) -> Facts:
     solution = getattr(environment, "solution", None)
     if solution is None:
         raise TrainingError(f"{environment.name}: knows no solutions, so it has no worked examples; leave them out")
-    shown: Counter[str] = Counter()
     examples = []
-    for task in environment.tasks("train"):
-        if shown[task.type] == each:
-            continue
-        shown[task.type] += 1
+    for task in first_of_each_type(environment.tasks("train"), each):
         actions = list(solution(task, 0))
         lines = [f"Request: {task.goal} ({environment.reset(task, 0).observation})"]
         for place, action in enumerate(actions, start=1):

@@ -18,7 +18,7 @@ from masa.skills import GENERAL, Group, SkillBank
 from masa_training.append_only import writing
 from masa_training.bank_groups import WHOLE, climbs, homes, with_part
 from masa_training.environments import Environment, Task, open_environment
-from masa_training.environments.solutions import facts_with_examples
+from masa_training.environments.solutions import facts_with_examples, first_of_each_type
 from masa_training.errors import TrainingError
 from masa_training.evaluate.banks.config import BANKS, choose_tasks
 from masa_training.evolution.config import EvolveConfig, card_of, teacher_card
@@ -125,7 +125,9 @@ def evolve(
         helpers.enter_context(writing(folder))
         log = RunLog(folder, config, resume=resume)
         tasks = {split: list(world.tasks(split)) for split in ("train", "val", "test")}
-        tasks["train"] = without_profile_tasks(tasks["train"])
+        # Of a task whose solution a skill may show, nothing is to be learned by watching.
+        shown = {task.id for task in first_of_each_type(tasks["train"], config.examples)}
+        tasks["train"] = [task for task in without_profile_tasks(tasks["train"]) if task.id not in shown]
         facts = facts_with_examples(world, config.examples)
         card = teacher_card(config)
         log.begin(_about(config, world, keys), homes(bank) if WHOLE in keys else {})
