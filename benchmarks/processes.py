@@ -56,7 +56,8 @@ def rewrite(bank: Path, folder: Path, *, cache: Path | None = None, code: Path |
     """One process of `masa rewrite`, its result thrown away; `cache` keeps its rewrites, `code` is another checkout."""
     command = [sys.executable, "-m", "masa.cli", "rewrite", str(bank), "--backbone", str(_CARD), "-q"]
     command += ["-o", str(folder / "out.json"), *([] if cache else ["--no-cache"])]
-    environment = dict(os.environ)
+    # As installed: pip compiles modules once, and so does the first round here.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     if cache is not None:
         environment["XDG_CACHE_HOME"] = str(cache)
         forms = cache / "masa" / "forms"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -133,16 +133,17 @@ def read_manifest(folder: Path) -> Manifest:
     return parse_manifest(data, str(path))
 
 
-def find_packaged(entry: PackagedEntry) -> list[Path]:
-    """Where a packaged file lies now: in the installed package, in the pulled store, in both or nowhere."""
-    from importlib import metadata
+def find_packaged(entry: PackagedEntry) -> Iterator[Path]:
+    """Where a packaged file lies now: in the pulled store, in the installed package, in both or nowhere."""
+    if (pulled := pulled_path(entry)).is_file():
+        yield pulled
+    from importlib import metadata  # only now: it takes as long as reading the bank
 
-    found: list[Path] = []
     with contextlib.suppress(metadata.PackageNotFoundError):
         package = metadata.distribution(entry.package)
-        found.append(Path(str(package.locate_file(PurePosixPath(entry.path)))))
-    found.append(pulled_path(entry))
-    return [path for path in found if path.is_file()]
+        installed = Path(str(package.locate_file(PurePosixPath(entry.path))))
+        if installed.is_file():
+            yield installed
 
 
 def pulled_path(entry: PackagedEntry) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from masa.backends.tokenizing import text_but
+from masa.backends.tokenizing import grammar_vocabulary, text_but
 from masa.errors import BackendError, MasaError, MissingExtraError
 from masa.files import read_text
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from masa.prompt import Segment
 
 TOKENIZER_NAME = "tokenizer.json"
+
+_PRINTED = (*range(33, 127), *range(161, 173), *range(174, 256))
+_BYTES = {256 + place: byte for place, byte in enumerate(byte for byte in range(256) if byte not in _PRINTED)}
+"""The byte of each character that stands for another than its own, as in GPT-2's vocabulary."""
 
 
 class JsonTokenizer:
@@ -54,8 +58,9 @@ class JsonTokenizer:
         # Tokens that were added and are not special are text, as the user-defined ones of a GGUF are.
         self._controls = {token.content: number for number, token in sorted(added) if token.special}
         self._special = frozenset(self._controls.values())
+        self._by_bytes = isinstance(tokenizer.decoder, decoders.ByteLevel)
         # llguidance marks special tokens by this byte, which is in no UTF-8, and spells the byte itself as nothing.
-        byte = tokenizer.token_to_id("ÿ" if isinstance(tokenizer.decoder, decoders.ByteLevel) else "<0xFF>")
+        byte = tokenizer.token_to_id("ÿ" if self._by_bytes else "<0xFF>")
         self._byte_ff = None if byte in self._special else byte
 
     def tokenize(self, segments: Sequence[Segment]) -> list[int]:
@@ -100,8 +105,23 @@ class JsonTokenizer:
             from llguidance import LLTokenizer
         except ImportError:
             raise MissingExtraError("constrained decoding", "onnx") from None
-        plain = LLTokenizer(self._json, n_vocab=self._vocabulary, eos_token=self._eos, slices=None)
+        if self._by_bytes:
+            return grammar_vocabulary(self._spellings(), self._special, self._eos, self._encode)
+        plain = LLTokenizer(self._json, n_vocab=self._vocabulary, eos_token=self._eos, slices=[])
         return text_but(self._special, plain, self._encode)
+
+    def _spellings(self) -> tuple[bytes, ...]:
+        """The bytes of every token, where a character of a token stands for a byte.
+
+        llguidance finds the same in the JSON, which it reads and keeps a second time.
+        """
+        found = [b""] * self._vocabulary
+        added = self._tokenizer.get_added_tokens_decoder()
+        for token, number in self._tokenizer.get_vocab(with_added_tokens=True).items():
+            if number < self._vocabulary and number != self._byte_ff:
+                # What was added is spelled as it is.
+                found[number] = token.encode() if number in added else token.translate(_BYTES).encode("latin-1")
+        return tuple(found)
 
     @functools.cached_property
     def _pattern(self) -> re.Pattern[str]:

@@ -29,18 +29,30 @@ def text_but(controls: Collection[int], vocabulary: Any, encode: Callable[[str],
     llguidance takes every added token that is spelled `<…>` for a control token: no text matches it, and a grammar that
     spells it has the token forced and then refused (findings/llguidance_added_tokens.sh).
     """
+    tokens = tuple(vocabulary.decode_bytes([token]) for token in range(vocabulary.vocab_size))
+    return grammar_vocabulary(tokens, controls, vocabulary.eos_token, encode)
+
+
+def grammar_vocabulary(
+    tokens: Sequence[bytes], controls: Collection[int], eos: int, encode: Callable[[str], list[int]]
+) -> Any:
+    """An `LLTokenizer` of tokens that are spelled so, of which `controls` are no text and `eos` ends one."""
     from llguidance import LLTokenizer, TokenizerWrapper
 
     class Vocabulary:
-        eos_token_id = vocabulary.eos_token
+        eos_token_id = eos
         bos_token_id = None
-        tokens = tuple(vocabulary.decode_bytes([token]) for token in range(vocabulary.vocab_size))
         special_token_ids = tuple(controls)
+
+        def __init__(self) -> None:
+            self.tokens = tokens
 
         def __call__(self, text: str) -> list[int]:
             return encode(text)
 
-    return LLTokenizer(TokenizerWrapper(Vocabulary()), slices=None)
+    # Slices make masks of free text cheaper, but take as long to make as everything else here; a mask is rarely asked
+    # for (`Constraint`).
+    return LLTokenizer(TokenizerWrapper(Vocabulary()), slices=[])
 
 
 class Tokenizing:

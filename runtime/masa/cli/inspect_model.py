@@ -71,7 +71,7 @@ def _artifact(path: Path) -> dict[str, Any]:
         problems.append(str(error))
     files = [f"{name} ({size(entry.size)}, in the folder)" for name, entry in manifest.files.items()]
     for name, entry in manifest.packaged.items():
-        places = find_packaged(entry)
+        places = list(find_packaged(entry))
         where = places[0] if places else "not on this machine"
         files.append(f"{name} ({size(entry.size)}, package {entry.package} {entry.version}): {where}")
     return {

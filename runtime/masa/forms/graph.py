@@ -71,6 +71,13 @@ def write_graph(model: Model, form: str, path: Path, notes: Mapping[str, str] = 
     # onnx would append to it.
     (path.parent / data).unlink(missing_ok=True)
     onnx.save_model(made, str(path), save_as_external_data=True, location=data, size_threshold=1024)
+    if graph.shared is not None:
+        name, dims, source = graph.shared
+        stored = next(one for one in made.graph.initializer if one.name == source)
+        again = made.graph.initializer.add(name=name, dims=dims, data_type=stored.data_type)
+        again.data_location = stored.data_location
+        again.external_data.extend(stored.external_data)
+        onnx.save_model(made, str(path))
 
 
 class _Graph:
@@ -79,6 +86,9 @@ class _Graph:
     def __init__(self, form: str) -> None:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
+        self.shared: tuple[str, tuple[int, ...], str] | None = None
+        """A constant that is the same bytes as another in other dimensions: its name and dimensions, the other's name.
+        A node that reshapes would have ONNX Runtime keep both."""
         self._form = form
 
     def build(self, model: Model) -> tuple[list[Any], list[Any]]:
@@ -110,6 +120,9 @@ class _Graph:
             self._constant(name, np.array([-1, width], np.int64))
         batch = self._node("Shape", ["input_ids"], "shape")
         self._node("Concat", [batch, "rest"], "per_sequence", axis=0)
+        if self._form.startswith("int8"):
+            count = self._node("Shape", [self._node("Reshape", ["input_ids", "rest"], "tokens")], "count")
+            self._node("Expand", ["middle", count], "middles")
 
         hidden = self._embedded(model)
         x = self._node("SimplifiedLayerNormalization", [hidden, self._norm(model, 0, "attn_norm")], "x0",
@@ -190,17 +203,14 @@ class _Graph:
         return self._node("Reshape", [found, "flat"], "hidden")
 
     def _logits(self, model: Model, last: str) -> None:
-        import numpy as np
-
         head, tied = model.head, model.head is model.embedding
         if self._form == "fp32":
             # ONNX Runtime turns it once, when it loads the graph.
             table = "embedding" if tied else self._constant("output", head)
             self._node("MatMul", [last, self._node("Transpose", [table], "turned", perm=[1, 0])], "logits")
         elif tied:
-            self._constant("blocks", np.array([len(head), -1, BLOCK], np.int64))
-            packed = self._node("Reshape", ["embedding", "blocks"], "output")
-            self._blocks(last, (packed, "embedding_scales"), head, "logits")
+            self.shared = "output", (len(head), -(-head.shape[1] // BLOCK), BLOCK), "embedding"
+            self._blocks(last, ("output", "embedding_scales"), head, "logits")
         else:
             self._blocks(last, self._packed(head, "output"), head, "logits")
 
@@ -241,18 +251,28 @@ class _Graph:
 
     def _feed_forward(self, model: Model, number: int, x: str) -> str:
         place = f"layer{number}"
-        rounded = self._rounded(x, f"{place}.gate") if self._form.startswith("int8") else None
+        matrices = [model.layer(number, f"ffn_{part}") for part in ("gate", "up", "down")]
+        if self._form == "int8":
+            rounded = self._rounded(x, f"{place}.gate")
+            gate = self._product(x, matrices[0], f"{place}.gate", self._form, rounded)
+            # Rounding does not see the scale of a row, so the step of `up` is multiplied in where rows are shortest.
+            up = self._integers(rounded[0], matrices[1], f"{place}.up")
+            inner = self._node("Mul", [self._gated(model, gate, place), up], f"{place}.inner")
+            tokens, steps = self._rounded(inner, f"{place}.down")
+            both = self._node("Mul", [steps, rounded[1]], f"{place}.down.both_steps")
+            return self._product(inner, matrices[2], f"{place}.down", self._form, (tokens, both))
+        rounded = self._rounded(x, f"{place}.gate") if self._form == "int8-w8" else None
         gate, up = (
-            self._product(x, model.layer(number, f"ffn_{part}"), f"{place}.{part}", self._form, rounded)
-            for part in ("gate", "up")
+            self._product(x, matrix, f"{place}.{part}", self._form, rounded)
+            for part, matrix in zip(("gate", "up"), matrices, strict=False)
         )
+        inner = self._node("Mul", [self._gated(model, gate, place), up], f"{place}.inner")
+        return self._product(inner, matrices[2], f"{place}.down", "w8" if self._form == "int8-w8" else self._form)
+
+    def _gated(self, model: Model, gate: str, place: str) -> str:
         if model.tanh:
-            gated = self._node("FastGelu", [gate], f"{place}.gated", domain=_MICROSOFT)
-        else:
-            gated = self._node("QuickGelu", [gate], f"{place}.gated", domain=_MICROSOFT, alpha=1.0)  # alpha 1: SiLU
-        inner = self._node("Mul", [gated, up], f"{place}.inner")
-        form = "w8" if self._form == "int8-w8" else self._form
-        return self._product(inner, model.layer(number, "ffn_down"), f"{place}.down", form)
+            return self._node("FastGelu", [gate], f"{place}.gated", domain=_MICROSOFT)
+        return self._node("QuickGelu", [gate], f"{place}.gated", domain=_MICROSOFT, alpha=1.0)  # alpha 1: SiLU
 
     def _added(
         self, hidden: str, change: str, norm: str, place: str, epsilon: float, *, last: bool = False
@@ -271,12 +291,15 @@ class _Graph:
         if form in _BITS:
             return self._blocks(x, self._packed(matrix, place, _BITS[form]), matrix, place, _BITS[form])
         tokens, steps = rounded or self._rounded(x, place)
+        return self._node("Mul", [self._integers(tokens, matrix, place), steps], place)
+
+    def _integers(self, tokens: str, matrix: Array, place: str) -> str:
+        """The product of rounded tokens, in units of each token's step."""
         values, widths = by_output(matrix)
         weight, scale = self._constant(f"{place}.weight", values), self._constant(f"{place}.scales", widths)
-        product = self._node(
+        return self._node(
             "MatMulIntegerToFloat", [tokens, weight, "one", scale, "middle"], f"{place}.product", domain=_MICROSOFT
         )
-        return self._node("Mul", [product, steps], place)
 
     def _packed(self, matrix: Array, place: str, bits: int = 8) -> tuple[str, ...]:
         """A matrix in blocks, as MatMulNBits takes it."""
@@ -298,15 +321,12 @@ class _Graph:
 
     def _rounded(self, x: str, place: str) -> tuple[str, str]:
         """The rows of `x` in 8 bits around 128, and the step of each row (rows x 1)."""
-        highest = self._node("ReduceMax", [x, "axis"], f"{place}.highest", keepdims=1)
-        lowest = self._node("ReduceMin", [x, "axis"], f"{place}.lowest", keepdims=1)
-        negative = self._node("Neg", [lowest], f"{place}.negative")
-        peak = self._node("Max", [highest, negative, "least"], f"{place}.peak")
+        absolute = self._node("Abs", [x], f"{place}.absolute")
+        highest = self._node("ReduceMax", [absolute, "axis"], f"{place}.highest", keepdims=1)
+        peak = self._node("Max", [highest, "least"], f"{place}.peak")
         steps = self._node("Mul", [peak, "step"], f"{place}.steps")
         flat = self._node("Reshape", [steps, "rest"], f"{place}.flat_steps")
-        size = self._node("Shape", [flat], f"{place}.size")
-        middles = self._node("Expand", ["middle", size], f"{place}.middles")
-        return self._node("QuantizeLinear", [x, flat, middles], f"{place}.rounded", axis=0), steps
+        return self._node("QuantizeLinear", [x, flat, "middles"], f"{place}.rounded", axis=0), steps
 
 
 def _turn(kind: str, local: bool) -> str:
