@@ -78,6 +78,9 @@ class ScriptedBackend:
     def grammar_tokenizer(self) -> Any:
         return byte_tokenizer()
 
+    def side_by_side(self, *, slots: int, length: int) -> list[ScriptedSession]:
+        return [self.session(slots=slots, length=length)]
+
     def session(self, *, slots: int, length: int) -> ScriptedSession:
         if self.closed:
             raise BackendError("closed")

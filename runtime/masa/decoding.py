@@ -8,6 +8,8 @@ on its neighbours and batched output equals one-by-one output.
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -157,6 +159,91 @@ def decode(
         yield sequence.completion()
     for job in waiting:
         yield Completion(job.number, (), "cancelled", len(job.prompt), 0, 0.0)
+
+
+def decode_apart(
+    sessions: Sequence[Session],
+    shared: Sequence[int],
+    jobs: Sequence[Job],
+    *,
+    stop: Sequence[int],
+    sampling: Sampling | None = None,
+    on_tick: Callable[[Tick], None] | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Generator[Completion, None, None]:
+    """`decode` with the jobs dealt out to sessions that compute at the same time, each in a thread of its own.
+
+    `on_tick` and `cancelled` are called in the caller's thread.
+    """
+    if min(len(sessions), len(jobs)) < 2:
+        yield from decode(sessions[0], shared, jobs, stop=stop, sampling=sampling, on_tick=on_tick, cancelled=cancelled)
+        return
+    shares = _dealt(jobs, min(len(sessions), len(jobs)))
+    events: queue.SimpleQueue[tuple[int, Tick | Completion | BaseException | None]] = queue.SimpleQueue()
+    stopped = threading.Event()
+
+    def work(number: int) -> None:
+        end: BaseException | None = None
+        try:
+            for completion in decode(
+                sessions[number],
+                shared,
+                shares[number],
+                stop=stop,
+                sampling=sampling,
+                on_tick=lambda tick: events.put((number, tick)),
+                cancelled=stopped.is_set,
+            ):
+                events.put((number, completion))
+        except BaseException as error:
+            end = error
+        events.put((number, end))
+
+    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(len(shares))]
+    latest: dict[int, Tick] = {}
+    try:
+        for thread in threads:
+            thread.start()
+        running = len(threads)
+        while running:
+            if cancelled():
+                stopped.set()
+            number, event = events.get()
+            if isinstance(event, Completion):
+                yield event
+            elif isinstance(event, BaseException):
+                raise event
+            elif event is None:
+                running -= 1
+            elif on_tick:
+                latest[number] = event
+                on_tick(_summed(list(latest.values()), len(jobs), len(shared)))
+    finally:
+        stopped.set()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+
+
+def _dealt(jobs: Sequence[Job], count: int) -> list[list[Job]]:
+    """The jobs in `count` shares of about the same length, each in the order of `jobs`."""
+    shares: list[list[Job]] = [[] for _ in range(count)]
+    for job in sorted(jobs, key=lambda job: -len(job.prompt)):
+        min(shares, key=lambda share: sum(len(one.prompt) for one in share)).append(job)
+    places = {job.number: place for place, job in enumerate(jobs)}
+    return [sorted(share, key=lambda job: places[job.number]) for share in shares]
+
+
+def _summed(ticks: Sequence[Tick], total: int, shared: int) -> Tick:
+    """Of several sessions; the shared prefix counts once."""
+    return Tick(
+        sum(tick.done for tick in ticks),
+        sum(tick.running for tick in ticks),
+        total,
+        sum(tick.prompt_tokens for tick in ticks) - shared * (sum(tick.prompt_tokens > 0 for tick in ticks) - 1),
+        sum(tick.tokens for tick in ticks),
+        max(tick.seconds for tick in ticks),
+    )
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masa.artifact import Artifact
-from masa.decoding import Completion, Job, Sampling, decode
+from masa.decoding import Completion, Job, Sampling, decode_apart
 from masa.errors import BackendError, MasaError
 from masa.group_rewrite import Work, accept, halves, joined, refuse
 from masa.languages import PARALLEL
@@ -55,7 +55,8 @@ class Engine:
         self._keep_warm = keep_warm
         self._template = artifact.chat_template
         self._backend: Backend | None = None
-        self._session: Session | None = None
+        self._sessions: Sequence[Session] = ()
+        self._room = (0, 0)  # slots and length that they were asked for
         self._adapter = artifact.adapter_path
         self._scale = 1.0
 
@@ -149,11 +150,11 @@ class Engine:
             return
         tracker.expect(len(shared) + sum(len(job.prompt) for job in jobs))
         length = len(shared) + max(len(job.prompt) + job.max_tokens for job in jobs)
-        session = self._acquire(min(sampling.parallel or PARALLEL[self._language], len(jobs)), length)
+        sessions = self._acquire(min(sampling.parallel or PARALLEL[self._language], len(jobs)), length)
         backend = self.backend()
         stop = [token for text in self._template.stop if (token := backend.token_id(text)) is not None]
-        completions = decode(
-            session, shared, jobs, stop=stop, sampling=sampling, on_tick=tracker.tick, cancelled=cancel
+        completions = decode_apart(
+            sessions, shared, jobs, stop=stop, sampling=sampling, on_tick=tracker.tick, cancelled=cancel
         )
         whole = False
         try:
@@ -170,7 +171,7 @@ class Engine:
             completions.close()
             # A session that was left in the middle still holds sequences.
             if not (self._keep_warm and whole):
-                self._drop_session()
+                self._drop_sessions()
 
     def use_adapter(self, path: Path | None, scale: float) -> None:
         """Swap the adapter; the base stays loaded.
@@ -180,26 +181,27 @@ class Engine:
         """
         if self._backend is not None:
             self._backend.set_adapter(str(path) if path else None, scale=scale)
-        self._drop_session()
+        self._drop_sessions()
         self._adapter, self._scale = path, scale
 
     def close(self) -> None:
-        self._drop_session()
+        self._drop_sessions()
         if self._backend is not None:
             self._backend.close()
             self._backend = None
 
-    def _acquire(self, slots: int, length: int) -> Session:
-        if self._session is not None and (self._session.slots < slots or self._session.length < length):
-            self._drop_session()
-        if self._session is None:
-            self._session = self.backend().session(slots=slots, length=length)
-        return self._session
+    def _acquire(self, slots: int, length: int) -> Sequence[Session]:
+        if self._sessions and (self._room[0] < slots or self._room[1] < length):
+            self._drop_sessions()
+        if not self._sessions:
+            self._sessions = self.backend().side_by_side(slots=slots, length=length)
+            self._room = slots, length
+        return self._sessions
 
-    def _drop_session(self) -> None:
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+    def _drop_sessions(self) -> None:
+        for session in self._sessions:
+            session.close()
+        self._sessions = ()
 
     def _constraint(self, work: Work) -> Callable[[], Constraint]:
         from masa.constraint import Constraint

@@ -56,6 +56,9 @@ class TransformersBackend(Tokenizing):
         """The transformers model; None once it is closed."""
         return self._model
 
+    def side_by_side(self, *, slots: int, length: int) -> list[TransformersSession]:
+        return [self.session(slots=slots, length=length)]
+
     def session(self, *, slots: int, length: int) -> TransformersSession:
         if self._model is None:
             raise BackendError("the checkpoint was closed; open it again")

@@ -83,6 +83,10 @@ class Backend(Protocol):
             BackendError: if `length` exceeds the context or the memory cannot be had.
         """
 
+    def side_by_side(self, *, slots: int, length: int) -> Sequence[Session]:
+        """One session, or several that may compute at the same time, each in a thread of its own; `slots` at most in
+        all, at least one each."""
+
     def set_adapter(self, path: str | None, *, scale: float = 1.0) -> None:
         """Attach a LoRA adapter to sessions opened from now on, or none; the base stays loaded."""
 

@@ -359,6 +359,9 @@ class LlamaBackend:
             slices=None,
         )
 
+    def side_by_side(self, *, slots: int, length: int) -> list[LlamaSession]:
+        return [self.session(slots=slots, length=length)]
+
     def session(self, *, slots: int, length: int) -> LlamaSession:
         if length > self.context_length:
             raise BackendError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masa.backends import Feed
+from masa.backends.llama_library import give_memory_back
 from masa.backends.onnx_tokenizer import TOKENIZER_NAME, JsonTokenizer
 from masa.backends.tokenizing import Tokenizing
 from masa.cpu import usable_cores
@@ -86,14 +87,23 @@ def choose_provider(wanted: str | None, available: Sequence[str]) -> str:
 _PAST, _PRESENT = "past_key_values.", "present."
 
 
+class _Prefix:
+    """What sessions that compute side by side have in common: the tokens, and their cells in each layer's cache."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.tokens: tuple[int, ...] = ()
+        self.cells: list[NDArray[np.float32]] = []
+
+
 class OnnxSession:
     """The cache of a number of sequences, and the passes that extend it.
 
-    The sequences that run lie in rows 0, 1, … of the cache without a gap, so that one pass computes them all; the
-    prefix has the last row. A pass reads and writes the rows where they are.
+    The sequences that run lie in rows 0, 1, … of the cache without a gap, so that one pass computes them all. A pass
+    reads and writes the rows where they are.
     """
 
-    def __init__(self, session: Any, *, slots: int, length: int, batch: int) -> None:
+    def __init__(self, session: Any, *, slots: int, length: int, batch: int, prefix: _Prefix | None = None) -> None:
         import numpy as np
 
         self.slots, self.length = slots, length
@@ -104,22 +114,26 @@ class OnnxSession:
         self._names = [(entry.name, _PRESENT + entry.name.removeprefix(_PAST)) for entry in pasts]
         _, heads, _, width = pasts[0].shape
         # One cell more: in a pass, a sequence that rests computes a token behind its end, which nothing reads.
-        shape = (slots + 1, heads, length + 1, width)
+        shape = (slots, heads, length + 1, width)
         # Zeros take no memory until they are written to.
         self._cache: list[NDArray[np.float32]] | None = [np.zeros(shape, np.float32) for _ in pasts]
-        self._prefix: tuple[int, ...] = ()
+        self._prefix = prefix or _Prefix()
         self._row: dict[int, int] = {}
         self._used: dict[int, int] = {}
 
     def share(self, tokens: Sequence[int]) -> None:
-        if tuple(tokens) != self._prefix:
-            self._prefix = ()
-            self._read(self.slots, 0, tokens)
-            self._prefix = tuple(tokens)
+        with self._prefix.lock:  # who computes beside this one waits for it
+            if tuple(tokens) == self._prefix.tokens:
+                return
+            self._prefix.tokens, row = (), len(self._row)
+            self._read(row, 0, tokens)
+            self._prefix.cells = [array[row, :, : len(tokens)].copy() for array in self._cache or ()]
+            self._prefix.tokens = tuple(tokens)
 
     def begin(self, slot: int, tokens: Sequence[int]) -> NDArray[np.float32]:
-        row, shared = len(self._row), len(self._prefix)
-        self._copy(self.slots, row, shared)
+        row, shared = len(self._row), len(self._prefix.tokens)
+        for array, cells in zip(self._cache or (), self._prefix.cells, strict=False):
+            array[row, :, :shared] = cells
         logits = self._read(row, shared, tokens)
         self._row[slot], self._used[slot] = row, shared + len(tokens)
         return logits
@@ -162,16 +176,17 @@ class OnnxSession:
             return
         other = max(self._row, key=lambda slot: self._row[slot])
         if self._row[other] > row:
-            self._copy(self._row[other], row, self._used[other])
+            for array in self._cache:
+                array[row, :, : self._used[other]] = array[self._row[other], :, : self._used[other]]
             self._row[other] = row
+
+    def beside(self) -> OnnxSession:
+        """Another session like this, which may compute at the same time and has the prefix in common with it."""
+        return OnnxSession(self._session, slots=self.slots, length=self.length, batch=self._batch, prefix=self._prefix)
 
     def close(self) -> None:
         self._cache = None
         self._session = None
-
-    def _copy(self, source: int, target: int, cells: int) -> None:
-        for array in self._cache or ():
-            array[target, :, :cells] = array[source, :, :cells]
 
     def _read(self, row: int, start: int, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Compute a prompt in one row, piece by piece; logits after its last token."""
@@ -204,23 +219,25 @@ class OnnxSession:
         """
         import numpy as np
 
-        if self._cache is None:
+        # Held until the pass is over: another thread may close this session meanwhile.
+        session, cache = self._session, self._cache
+        if session is None or cache is None:
             raise BackendError("the rewriter was closed in the middle of a rewrite")
         count = len(tokens)
         logits = np.empty((count, wanted, self._vocabulary), np.float32)
-        binding = self._session.io_binding()
+        binding = session.io_binding()
         binding.bind_cpu_input("input_ids", np.array(tokens, np.int64))
         binding.bind_cpu_input("seqlens_k", np.array(ends, np.int32) - 1)
         binding.bind_cpu_input("total_sequence_length", np.array([max(ends)], np.int32))
         binding.bind_cpu_input("wanted", np.array([wanted], np.int64))
-        for (past, present), array in zip(self._names, self._cache, strict=True):
+        for (past, present), array in zip(self._names, cache, strict=True):
             part = array[first : first + count]
             # One and the same memory for both: the new cells are written into it, the others are not touched.
             binding.bind_input(past, "cpu", 0, np.float32, part.shape, part.ctypes.data)
             binding.bind_output(present, "cpu", 0, np.float32, part.shape, part.ctypes.data)
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         try:
-            self._session.run_with_iobinding(binding)
+            session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's errors have no other base
             raise BackendError(
                 f"ONNX Runtime could not compute {count} x {len(tokens[0])} tokens ({str(error).strip()[:200]})"
@@ -235,13 +252,16 @@ GRAPH = "1"
 class OnnxBackend(Tokenizing):
     """A graph and its tokenizer. Use `load`."""
 
-    def __init__(self, session: Any, tokenizer: JsonTokenizer, *, context_length: int, batch: int, where: str) -> None:
+    def __init__(
+        self, session: Any, tokenizer: JsonTokenizer, *, context_length: int, batch: int, threads: int, where: str
+    ) -> None:
         super().__init__(tokenizer)
         self.vocabulary = int(session.get_outputs()[0].shape[-1])
         self.context_length = context_length
         self.provider = next(name for name, long in PROVIDERS.items() if long == session.get_providers()[0])
         self._session = session
         self._batch = batch
+        self._threads = threads
         self._where = where
         self._lock = threading.Lock()
 
@@ -272,6 +292,8 @@ class OnnxBackend(Tokenizing):
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cores()
         options.inter_op_num_threads = 1
+        # A thread that spins while it waits takes a core from the passes beside it, and from the host.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # a library prints nothing; what goes wrong is in the exception
         try:
             session = runtime.InferenceSession(
@@ -299,11 +321,25 @@ class OnnxBackend(Tokenizing):
             Path(tokenizer or path.parent / TOKENIZER_NAME), vocabulary=vocabulary, eos=int(notes["masa.eos_token"])
         )
         context = int(notes["masa.context_length"])
-        return cls(session, words, context_length=context, batch=batch, where=str(path))
+        give_memory_back()  # of reading both files: a tenth of what stays
+        return cls(
+            session,
+            words,
+            context_length=context,
+            batch=batch,
+            threads=options.intra_op_num_threads,
+            where=str(path),
+        )
 
     def grammar_tokenizer(self) -> Any:
         with self._lock:
             return super().grammar_tokenizer()
+
+    def side_by_side(self, *, slots: int, length: int) -> list[OnnxSession]:
+        """On a CPU as many as it has threads: much of a pass does not gain by a second thread, another pass does."""
+        count = min(self._threads, slots) if self.provider == "cpu" else 1
+        first = self.session(slots=slots // count, length=length)
+        return [first, *(first.beside() for _ in range(count - 1))]
 
     def session(self, *, slots: int, length: int) -> OnnxSession:
         if self._session is None:
