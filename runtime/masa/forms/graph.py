@@ -251,23 +251,21 @@ class _Graph:
 
     def _feed_forward(self, model: Model, number: int, x: str) -> str:
         place = f"layer{number}"
-        matrices = [model.layer(number, f"ffn_{part}") for part in ("gate", "up", "down")]
-        if self._form == "int8":
-            rounded = self._rounded(x, f"{place}.gate")
-            gate = self._product(x, matrices[0], f"{place}.gate", self._form, rounded)
-            # Rounding does not see the scale of a row, so the step of `up` is multiplied in where rows are shortest.
-            up = self._integers(rounded[0], matrices[1], f"{place}.up")
-            inner = self._node("Mul", [self._gated(model, gate, place), up], f"{place}.inner")
-            tokens, steps = self._rounded(inner, f"{place}.down")
-            both = self._node("Mul", [steps, rounded[1]], f"{place}.down.both_steps")
-            return self._product(inner, matrices[2], f"{place}.down", self._form, (tokens, both))
-        rounded = self._rounded(x, f"{place}.gate") if self._form == "int8-w8" else None
-        gate, up = (
-            self._product(x, matrix, f"{place}.{part}", self._form, rounded)
-            for part, matrix in zip(("gate", "up"), matrices, strict=False)
-        )
+        matrices = {part: model.layer(number, f"ffn_{part}") for part in ("gate", "up", "down")}
+        rounded = self._rounded(x, f"{place}.gate") if self._form.startswith("int8") else None
+        gate = self._product(x, matrices["gate"], f"{place}.gate", self._form, rounded)
+        if rounded is None or self._form != "int8":
+            up = self._product(x, matrices["up"], f"{place}.up", self._form, rounded)
+        else:
+            up = self._integers(rounded[0], matrices["up"], f"{place}.up")
         inner = self._node("Mul", [self._gated(model, gate, place), up], f"{place}.inner")
-        return self._product(inner, matrices[2], f"{place}.down", "w8" if self._form == "int8-w8" else self._form)
+        if rounded is None or self._form != "int8":
+            form = "w8" if self._form == "int8-w8" else self._form
+            return self._product(inner, matrices["down"], f"{place}.down", form)
+        # Rounding does not see the scale of a row, so the step of `up` is multiplied in where rows are a single number.
+        tokens, steps = self._rounded(inner, f"{place}.down")
+        both = self._node("Mul", [steps, rounded[1]], f"{place}.down.both_steps")
+        return self._product(inner, matrices["down"], f"{place}.down", self._form, (tokens, both))
 
     def _gated(self, model: Model, gate: str, place: str) -> str:
         if model.tanh:

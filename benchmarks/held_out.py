@@ -1,0 +1,89 @@
+"""How often the form for this CPU plans a group as the checkpoint does.
+
+    masa distill dataset plan-bootstrap-small -o bootstrap --data-dir DATA
+    python benchmarks/held_out.py bootstrap --groups 50
+
+The checkpoint is base and adapter of the artifact, merged in float32. Both are asked about the first groups of the data
+set's test split as `masa rewrite` asks, greedy and constrained. What differs is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import machine
+
+from masa.artifact import Artifact, load_artifact
+from masa.backends import open_backend
+from masa.checksums import sha256_file
+from masa.decoding import Sampling
+from masa.engine import Engine
+from masa.forms.finding import find_form
+from masa.forms.graph import write_graph
+from masa.forms.weights import read_model
+from masa.group_rewrite import Work, prepare
+from masa.progress import Tracker
+from masa_training.samples import read_samples
+
+
+def plans(artifact: Artifact, works: list[Work]) -> tuple[list[str], float]:
+    """What the artifact writes for each group, and seconds."""
+    engine = Engine(artifact, lambda: open_backend(artifact), artifact.language, keep_warm=False)
+    engine.backend()
+    begun = time.perf_counter()
+    found = dict(engine.run(works, Sampling(), Tracker(len(works), None), lambda: False))
+    seconds = time.perf_counter() - begun
+    engine.close()
+    return [(found[number].raw or "").strip() for number in range(len(works))], seconds
+
+
+def checkpoint(artifact: Artifact, form: Artifact, folder: Path) -> Artifact:
+    """The merged weights in float32, as an artifact in `folder`."""
+    write_graph(read_model(artifact), "fp32", folder / "model.onnx")
+    (folder / "tokenizer.json").write_bytes((form.path / "tokenizer.json").read_bytes())
+    manifest = json.loads((form.path / "manifest.json").read_text())
+    names = ("model.onnx", "model.onnx.data", "tokenizer.json")
+    files = {name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "quantization": "fp32", "files": files}))
+    return load_artifact(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", type=Path, help="a folder of masa distill dataset")
+    parser.add_argument("--artifact", default="smollm2-135m", help="default %(default)s")
+    parser.add_argument("--groups", type=int, default=50, help="default %(default)s")
+    options = parser.parse_args()
+    machine.print_facts(machine.facts())
+    artifact = load_artifact(options.artifact)
+    form = find_form(artifact)
+    if form is None:
+        sys.exit(f"{options.artifact}: has no form for this CPU; run masa pull {options.artifact}")
+    samples = list(read_samples(options.dataset / "test.jsonl"))[: options.groups]
+    works = []
+    for number, sample in enumerate(samples):
+        group = replace(sample.request.group, task_type=f"group_{number:02}")
+        works.append(prepare(replace(sample.request, group=group), frozenset(), artifact.language))
+    with tempfile.TemporaryDirectory(prefix="masa-benchmark-") as name:
+        expected, slow = plans(checkpoint(artifact, form, Path(name)), works)
+    found, fast = plans(form, works)
+    lines = [list(zip(left.splitlines(), right.splitlines(), strict=False)) for left, right in zip(expected, found)]
+    for sample, left, right in zip(samples, expected, found, strict=True):
+        if left != right:
+            print(f"{sample.id}\n  checkpoint: {left.splitlines()}\n  form:       {right.splitlines()}")
+    same = sum(left == right for left, right in zip(expected, found, strict=True))
+    pairs = [pair for those in lines for pair in those]
+    print(
+        f"{form.quantization}: {same} of {len(works)} groups as the checkpoint plans them, "
+        f"{sum(a == b for a, b in pairs)} of {len(pairs)} lines; {fast:.1f} and {slow:.1f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
