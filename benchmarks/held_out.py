@@ -73,12 +73,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="masa-benchmark-") as name:
         expected, slow = plans(checkpoint(artifact, form, Path(name)), works)
     found, fast = plans(form, works)
-    lines = [list(zip(left.splitlines(), right.splitlines(), strict=False)) for left, right in zip(expected, found)]
     for sample, left, right in zip(samples, expected, found, strict=True):
         if left != right:
             print(f"{sample.id}\n  checkpoint: {left.splitlines()}\n  form:       {right.splitlines()}")
     same = sum(left == right for left, right in zip(expected, found, strict=True))
-    pairs = [pair for those in lines for pair in those]
+    both = zip(expected, found, strict=True)
+    pairs = [pair for left, right in both for pair in zip(left.splitlines(), right.splitlines(), strict=False)]
     print(
         f"{form.quantization}: {same} of {len(works)} groups as the checkpoint plans them, "
         f"{sum(a == b for a, b in pairs)} of {len(pairs)} lines; {fast:.1f} and {slow:.1f} s"
