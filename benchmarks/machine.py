@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from masa import cpu
+
 _PACKAGES = ("masa-skills", "llama-cpp-python", "llguidance", "numpy", "torch", "transformers")
 
 
@@ -74,7 +76,7 @@ def describe(seconds: Sequence[float]) -> str:
 def facts(threads: int | None = None) -> dict[str, object]:
     """CPU, cores, threads used, load average at the start, versions."""
     found: dict[str, object] = {
-        "cpu": _cpu_name(),
+        "cpu": cpu.detect().model or platform.machine(),
         "cores": os.cpu_count(),
         "load_average": [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None,
         "platform": platform.platform(),
@@ -125,12 +127,3 @@ def memory() -> dict[str, int]:
 def _kibibytes(text: str, name: str) -> int:
     line = next(line for line in text.splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

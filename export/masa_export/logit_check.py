@@ -167,11 +167,13 @@ def why_unproven(verify: bool | None, source: Source) -> str | None:
     if verify is False:
         return "--no-verify was given"
     if verify is None:
-        missing = [name for name in ("torch", "transformers", "peft") if find_spec(name) is None]
+        missing = [name for name in ("torch", "transformers", "peft", "psutil") if find_spec(name) is None]
         if missing:
             return f"{missing[0]} is not installed"
-        needed, free = _BYTES * _parameters(source), _free_memory()
-        if free is not None and needed > free:
+        import psutil
+
+        needed, free = _BYTES * _parameters(source), psutil.virtual_memory().available
+        if needed > free:
             return f"it needs about {needed / 1e9:.0f} GB of memory and {free / 1e9:.0f} GB are free; --verify tries"
     return None
 
@@ -181,15 +183,6 @@ def _parameters(source: Source) -> int:
         return sum(map(math.prod, source.shape.tensors.values()))
     assert source.folder is not None
     return sum(math.prod(file.shapes[name]) for name, file in open_model(source.folder).items())
-
-
-def _free_memory() -> int | None:
-    """Bytes that can be had without swapping; None where the system does not tell (only Linux does)."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    return None
 
 
 def measure_merged(source: Source, prompts: Sequence[Sequence[int]], logits: NDArray[np.float32]) -> Merged:

@@ -1,7 +1,7 @@
 """The extras of the installed distribution, and what of each is there.
 
 Everything comes from the distribution's own metadata, so that `pyproject.toml` stays the one place
-that states a range.
+that states a range. Ranges are read by hand: the package packaging is no dependency of a device.
 """
 
 from __future__ import annotations

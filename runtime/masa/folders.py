@@ -1,6 +1,6 @@
 """Where things are: the data that ships with masa, the user's data and cache.
 
-Nothing here creates a folder.
+Nothing here creates a folder. By hand, as platformdirs is no dependency of a device.
 """
 
 from __future__ import annotations

@@ -11,10 +11,18 @@ import html
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 _WORD = re.compile(r"\s+|[^\s]+")
 _MOST_WORDS = 4_000
 """Longer texts are compared line by line: comparing words takes time that grows with their number squared."""
+
+
+class Piece(NamedTuple):
+    """Some text, and whether it is in both versions or in one."""
+
+    text: str
+    change: Literal["same", "added", "removed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,21 +111,27 @@ def _change(change: Change) -> str:
     return f"<article><h3>{_text(change.title)}{note}</h3>{text}{told}</article>"
 
 
-def _marked(old: str, new: str) -> tuple[str, str]:
-    """Both texts as HTML, what only one of them has in `del` and `ins`."""
+def pieces(old: str, new: str) -> list[Piece]:
+    """The words of both texts: without those "added" they are the old text, without those "removed" the new one."""
     before, after = _WORD.findall(old), _WORD.findall(new)
     if len(before) + len(after) > _MOST_WORDS:
         before, after = old.splitlines(keepends=True), new.splitlines(keepends=True)
-    left, right = [], []
+    found: list[Piece] = []
     for kind, a, b, c, d in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
-        was, now = _text("".join(before[a:b])), _text("".join(after[c:d]))
-        if kind == "equal":
-            left.append(was)
-            right.append(now)
-        else:
-            left.append(f"<del>{was}</del>" if was else "")
-            right.append(f"<ins>{now}</ins>" if now else "")
-    return "".join(left), "".join(right)
+        was, now = "".join(before[a:b]), "".join(after[c:d])
+        found += [Piece(now, "same")] if kind == "equal" else [Piece(was, "removed"), Piece(now, "added")]
+    return [piece for piece in found if piece.text]
+
+
+def _marked(old: str, new: str) -> tuple[str, str]:
+    """Both texts as HTML, what only one of them has in `del` and `ins`."""
+    found = pieces(old, new)
+    made = {"same": "{}", "removed": "<del>{}</del>", "added": "<ins>{}</ins>"}
+    before, after = (
+        "".join(made[piece.change].format(_text(piece.text)) for piece in found if piece.change != other)
+        for other in ("added", "removed")
+    )
+    return before, after
 
 
 def _text(text: str) -> str:

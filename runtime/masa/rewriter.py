@@ -33,7 +33,6 @@ from masa.estimate import Estimate, GroupEstimate, measure, seconds
 from masa.group_rewrite import Work, from_cache, prepare, refuse, to_cache
 from masa.json_fields import did_you_mean
 from masa.languages import LANGUAGES, PARALLEL
-from masa.lazy import LazyBank
 from masa.progress import Progress, Tracker
 from masa.prompt import Request
 from masa.provenance import GroupResult, RewriteResult
@@ -573,3 +572,36 @@ def _until(stopped: Callable[[], bool], options: Options) -> Options:
     """The same options, cancelled also once `stopped`."""
     outer = options.get("cancel", lambda: False)
     return {**options, "cancel": lambda: stopped() or outer()}
+
+
+class LazyBank:
+    """A bank whose groups are rewritten when they are first asked for; made by `Rewriter.lazy`."""
+
+    def __init__(self, rewriter: Rewriter, bank: SkillBank, card: ModelCard, options: Options) -> None:
+        self._rewriter = rewriter
+        self._bank = bank
+        self._card = card
+        self._options = options
+        self._results: dict[str, GroupResult] = {}
+        self._lock = threading.Lock()
+
+    def group(self, key: str) -> Group:
+        """The rewritten group called `key`."""
+        return self.results(key)[key].output
+
+    def bank(self, *keys: str) -> SkillBank:
+        """The bank with these groups rewritten and the others as they were."""
+        results = self.results(*keys)
+        return self._bank.with_groups({key: result.output for key, result in results.items()})
+
+    def results(self, *keys: str) -> Mapping[str, GroupResult]:
+        """The accounts of these groups; those not rewritten yet are, together."""
+        with self._lock:
+            missing = [key for key in keys if key not in self._results]
+            if missing:
+                options: Options = {**self._options, "only": missing}
+                result = self._rewriter.rewrite(self._bank, self._card, **options)
+                # A cancelled group is asked for again next time.
+                self._results.update({g.key: g for g in result.groups if g.status != "cancelled"})
+                return {**{g.key: g for g in result.groups}, **self._results}
+            return dict(self._results)

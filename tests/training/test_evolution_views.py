@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from masa.codec import group_to_json
+from masa.html_report import pieces
 from masa.skills import GENERAL, Group, Skill
 from masa_training.commands.evolve import command
 from masa_training.errors import TrainingError
@@ -29,7 +30,7 @@ from masa_training.evolution.views.drawings import curve, interval_of, state_of,
 from masa_training.evolution.views.live import LiveView, Row, Standing, Used, cells, fitting, used_line
 from masa_training.evolution.views.markdown import MARKDOWN, write_markdown
 from masa_training.evolution.views.numbers import by_type
-from masa_training.evolution.views.report import REPORT, SCRIPT, difference, pieces, write_report
+from masa_training.evolution.views.report import REPORT, SCRIPT, difference, write_report
 from masa_training.rollouts import Episode
 from masa_training.search import Proposal, SequentialPaired, State, Verdict, event_to_json, hill_climb, tree_search
 from masa_training.search.simulated import simulated_backbone, simulated_teacher

@@ -19,8 +19,7 @@ from masa_training.environments import SPLITS, Task
 from masa_training.environments.alfworld_interface import domain
 from masa_training.environments.contract import check_environment
 from masa_training.environments.household import Household
-from masa_training.environments.household_games import generate, problem
-from masa_training.environments.household_rooms import LAMP, holds
+from masa_training.environments.household_games import LAMP, generate, holds, problem
 from masa_training.environments.solutions import unsolved
 from masa_training.environments.textworld_compile import UnsolvableError, compiled
 from masa_training.errors import TrainingError

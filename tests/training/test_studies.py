@@ -14,8 +14,9 @@ from masa.cli.application import root
 from masa.errors import MasaError
 from masa_training.distill.config import DistillConfig
 from masa_training.errors import TrainingError
+from masa_training.settings import config_names
 from masa_training.studies.distillation_cells import cell_path, differences, fingerprint, read_cell, write_cell
-from masa_training.studies.distillation_config import Study, StudyCell, base_path, load_study, shipped_studies
+from masa_training.studies.distillation_config import SHIPPED, Study, StudyCell, base_path, load_study
 from masa_training.studies.running import Budget, Outcome, run_study, write_report
 from tests.training.study_results import STUDY, result, study, wanted
 
@@ -48,7 +49,7 @@ def run(
     )
 
 
-@pytest.mark.parametrize("name", shipped_studies())
+@pytest.mark.parametrize("name", config_names(SHIPPED))
 def test_shipped_studies_can_be_loaded_and_every_cell_trained(name: str) -> None:
     made = load_study(name)
     assert made.config.name == name and made.cells

@@ -17,9 +17,9 @@ from masa_training.environments import SPLITS, Task, open_environment
 from masa_training.environments.contract import check_environment
 from masa_training.environments.webshop import WebShop
 from masa_training.environments.webshop.catalogue import Catalogue, read_catalogue
+from masa_training.environments.webshop.environment import offered_queries
 from masa_training.environments.webshop.goals import TASK_TYPES, make_tasks, price_of, task_type
-from masa_training.environments.webshop.queries import offered_queries
-from masa_training.environments.webshop.shop import open_shop
+from masa_training.environments.webshop.pages import open_shop
 from masa_training.errors import TrainingError
 from tests.training.webshop_files import LAMP, PRODUCTS, write_shop
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masa_training.environments.webshop import nouns as nouns_module
+from masa_training.environments.webshop import vocabulary as nouns_module
 from masa_training.environments.webshop.catalogue import Catalogue, Product, read_catalogue
-from masa_training.environments.webshop.nouns import noun_tagger
 from masa_training.environments.webshop.reward import Goal, alike, same_option, score, type_factor
+from masa_training.environments.webshop.vocabulary import noun_tagger
 from masa_training.errors import TrainingError
 from tests.training.webshop_files import LAMP, write_shop
 

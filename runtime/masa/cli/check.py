@@ -5,24 +5,27 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from masa.cli import check_report as report
 from masa.cli.loading import api_key, backbone_options, resolve_card, rewriter_option
-from masa.cli.output import check_page, clean, count, write_json
+from masa.cli.output import check_page, clean, count, table, write_json
 from masa.cli.probe import Asked
 from masa.cli.progress import interrupts
+from masa.cli.report import html_changes
 from masa.errors import MasaError
 from masa.files import write_atomic
 
 if TYPE_CHECKING:
     from masa.cards import ModelCard
-    from masa.checking import Arm
+    from masa.checking import Arm, CheckResult, Comparison
     from masa.evals import Eval
+    from masa.html_report import Section
     from masa.provenance import GroupResult
+
 
 CANCELLED = 130
 
@@ -162,13 +165,13 @@ def command(skill: str, backbone: str, as_json: bool, quiet: bool, **given: Any)
     if keep is not None and result.stopped != "cancelled":
         _keep(folder, keep, data if result.best == "adapted" else None)
     if given["html"] is not None:
-        page = report.result_html(result, evals, texts, group, backbone=card.name, left_out=left_out, why=why)
+        page = result_html(result, evals, texts, group, backbone=card.name, left_out=left_out, why=why)
         write_atomic(given["html"], page.encode("utf-8"))
     if as_json:
         told_json = {**result.to_json(), "checks_left_out": left_out, "note": why, "answers_in": str(log.path)}
         write_json({**told_json, "kept": str(keep) if keep else None})
     elif not quiet:
-        click.echo(report.result_text(result, left_out, why))
+        click.echo(result_text(result, left_out, why))
         click.echo(clean(f"answers: {log.path}" + (f"\nkept: {keep} ({result.best})" if keep else "")))
     if result.stopped == "cancelled":
         click.echo("Cancelled: the same command with --resume continues.", err=True)
@@ -245,3 +248,109 @@ def _keep(folder: Path, target: Path, data: bytes | None) -> None:
     except OSError as error:
         shutil.rmtree(target, ignore_errors=True)
         raise MasaError(f"{target}: cannot be written ({error.strerror}); the answers are kept") from None
+
+
+_HEAD = ("arm", "right", "checks met", "tokens read", "written", "cut")
+
+
+def result_text(result: CheckResult, left_out: int, why: str) -> str:
+    """A row an arm, and the verdict."""
+    return "\n".join([table(_arms(result), _HEAD, right=(3, 4, 5)), "", *map(clean, _verdict(result, left_out, why))])
+
+
+def result_html(
+    result: CheckResult,
+    evals: Sequence[Eval],
+    texts: Mapping[Arm, str],
+    group: GroupResult | None,
+    *,
+    backbone: str,
+    left_out: int,
+    why: str,
+) -> str:
+    """The same as one page, with the skill before and after, and every answer below its prompt.
+
+    Args:
+        texts: the skill of each arm.
+        group: what the rewriter did; None where the adapted skill was brought.
+    """
+    from masa.html_report import Change, Section, Table, render_page
+
+    if group is None or group.status != "rewritten":
+        changes = [Change("SKILL.md", texts["original"], texts["adapted"])]
+    else:
+        changes = list(html_changes(group))
+    lines = [] if group is None else [group.reason] if group.reason else []
+    lines += [f"The guard ({violation.rule}): {violation.message}" for violation in group.violations] if group else []
+    skill = Section("The skill", "unchanged" if result.same else "adapted", None, lines, changes=changes)
+    verdict = result.verdict
+    return render_page(
+        f"{verdict.capitalize()}: the adapted skill for {backbone}",
+        _verdict(result, left_out, why),
+        [skill, *(_answers(result, one) for one in evals)],
+        [Table(_HEAD, _arms(result), right=(3, 4, 5))],
+    )
+
+
+def _answers(result: CheckResult, one: Eval) -> Section:
+    from masa.html_report import Section, Table
+
+    answers = [answer for answer in result.answers if answer.key == one.key]
+    rows = []
+    for answer in answers:
+        missed = ", ".join(check.kind for check, met in zip(one.checks, answer.checks, strict=True) if not met)
+        text = answer.reply.text + ("" if answer.reply.finished else " … (cut)")
+        rows.append((answer.arm, str(answer.run + 1), f"wrong: {missed}" if missed else "right", text))
+    checks = [f"{check.kind}: {check.value}" for check in one.checks]
+    right = sum(answer.right for answer in answers)
+    head = ("arm", "run", "", "answer")
+    return Section(
+        f"Prompt {one.key}", f"{right} of {len(answers)} right", None, [one.prompt, *checks], [Table(head, rows)]
+    )
+
+
+def _arms(result: CheckResult) -> list[tuple[str, ...]]:
+    from masa.checking import ARMS
+
+    rows: list[tuple[str, ...]] = []
+    for arm in ARMS:
+        answers = result.arm(arm)
+        if answers:
+            tokens = result.tokens(arm)
+            met, of = sum(sum(one.checks) for one in answers), sum(len(one.checks) for one in answers)
+            right = sum(one.right for one in answers)
+            cut = sum(not one.reply.finished for one in answers)
+            read, written = (f"{tokens[0]:.0f}", f"{tokens[1]:.0f}") if tokens else ("–", "–")
+            rows.append((arm, f"{right} of {len(answers)}", f"{met} of {of}", read, written, str(cut)))
+    return rows
+
+
+def _verdict(result: CheckResult, left_out: int, why: str) -> list[str]:
+    lines = []
+    if result.same:
+        lines.append(f"The adapted skill is the original{': ' + why if why else ''}.")
+    else:
+        lines.append("adapted against original: " + _sentence(result.compare("adapted", "original")))
+        if result.saved is not None:
+            lines.append(f"tokens saved per answer: {round(result.saved)}")
+    lines.append("original against none: " + _sentence(result.compare("original", "none")))
+    if left_out:
+        lines.append(f"{count(left_out, 'check')} that need a judge left out; --judge MODEL judges them")
+    if result.stopped:
+        lines.append(f"Stopped: {result.stopped}; --resume continues.")
+    return lines
+
+
+def _sentence(comparison: Comparison) -> str:
+    if not comparison.pairs:
+        return "no pair was asked"
+    low, high = comparison.interval
+    points = f"{100 * (comparison.difference or 0):+.0f} points ({100 * low:+.0f} to {100 * high:+.0f})"
+    pairs = f"{comparison.gained} gained, {comparison.lost} lost in {count(comparison.pairs, 'pair')}"
+    told = f"{comparison.verdict}, {points}; {pairs}"
+    if comparison.verdict != "undecided":
+        return told
+    more = comparison.more
+    return told + (
+        f"; about {count(more, 'more pair')} would decide" if more else "; no number of runs is in sight that decides"
+    )

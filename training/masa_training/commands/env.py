@@ -217,7 +217,7 @@ def facts_command(name: str, pairs: tuple[str, ...], data_dir: str | None, examp
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def new_command(name: str, output: Path | None, force: bool) -> None:
     """Write a small working environment called NAME, one class in one file, to be filled with your own world."""
-    from masa_training.environments.one_file import template_source
+    from masa_training.environments.registry import template_source
     from masa_training.errors import TrainingError
 
     source = template_source(name)
@@ -297,7 +297,7 @@ def _maker(name: str, options: Mapping[str, Any]) -> Callable[[], Environment]:
 
     if not name.endswith(".py"):
         return lambda: open_environment(name, **options)
-    from masa_training.environments.one_file import class_in_file
+    from masa_training.environments.registry import class_in_file
     from masa_training.errors import TrainingError
 
     made = class_in_file(Path(name))

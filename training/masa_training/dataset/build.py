@@ -16,12 +16,11 @@ from masa.prompt import PROMPT_VERSION, ChatTemplate
 from masa.skills import Group
 from masa_training.bootstrap import CorpusConfig, SkillGroup, build, skill_groups
 from masa_training.bootstrap.corpus import skill_key
-from masa_training.dataset.cells import EvolvedCell, Found, Omissions, describe
+from masa_training.dataset.cells import EvolvedCell, Found, Omissions, describe, read_published
 from masa_training.dataset.config import RUN, DatasetConfig, Holdout, Places
 from masa_training.dataset.folder import SPLITS, Dataset, DatasetInfo, encoded_files
 from masa_training.dataset.holdouts import check_leaks, check_targets, may_read, split_cells, texts_of, without_shared
 from masa_training.dataset.pairs import plan_samples, text_samples
-from masa_training.dataset.published import read_published
 from masa_training.dataset.runs import read_runs
 from masa_training.encoding import encode
 from masa_training.errors import TrainingError

@@ -22,7 +22,6 @@ from masa_training.settings import (
     Count,
     Positive,
     Share,
-    config_names,
     find_config,
     make,
     overridden,
@@ -222,11 +221,6 @@ def load_config(
     path = find_config(spec, SHIPPED, "data set")
     made = make(DatasetConfig, overridden(read_yaml(path), overrides), str(path))
     return made, Places(path.parent, data_folder(data_dir))
-
-
-def shipped_configs() -> tuple[str, ...]:
-    """The names of the configurations that ship with masa."""
-    return config_names(SHIPPED)
 
 
 def data_folder(given: str | None = None) -> Path | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -22,6 +22,18 @@ NAME = "masa_tree"
 
 Layout = Sequence[Sequence[int]]
 """For every tree of a row: the length of its prefix, then of each branch."""
+
+
+class Tree(NamedTuple):
+    """One tree of a row: a prefix of so many tokens, then branches of so many each, in transformers' form."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    prefix: int
+    branches: Sequence[int]
+    scaling: float | None
+    window: int
 
 
 _BLOCK = 128
@@ -68,15 +80,13 @@ def tree_attention(
             parts.append(_stem(query[:, :, stem], key[:, :, stem], value[:, :, stem], scaling, window))
         if branches:
             tree = slice(offset, offset + prefix + sum(branches))
-            attend = _way(query.device.type, max(branches))
-            parts.append(
-                attend(query[:, :, tree], key[:, :, tree], value[:, :, tree], prefix, branches, scaling, window)
-            )
+            its = Tree(query[:, :, tree], key[:, :, tree], value[:, :, tree], prefix, branches, scaling, window)
+            parts.append(_way(query.device.type, max(branches))(its))
         offset += prefix + sum(branches)
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 
-def _way(device: str, longest: int) -> Callable[..., torch.Tensor]:
+def _way(device: str, longest: int) -> Callable[[Tree], torch.Tensor]:
     """How branches are best computed: on a CPU the fused kernel's backward pass is slower than plain products are.
 
     On a GPU the kernel keeps no scores in memory, which long branches need.
@@ -86,16 +96,9 @@ def _way(device: str, longest: int) -> Callable[..., torch.Tensor]:
     return _branches_by_products if longest <= _BLOCK else _branches_by_blocks
 
 
-def _branches_by_kernel(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    prefix: int,
-    branches: Sequence[int],
-    scaling: float | None,
-    window: int,
-) -> torch.Tensor:
+def _branches_by_kernel(tree: Tree) -> torch.Tensor:
     """One fused call for each branch of one tree. Returns (1, heads, tokens of all branches, width)."""
+    query, key, value, prefix, branches, scaling, window = tree
     parts = []
     offset = prefix
     for length in branches:
@@ -107,20 +110,13 @@ def _branches_by_kernel(
     return torch.cat(parts, dim=2)
 
 
-def _branches_by_products(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    prefix: int,
-    branches: Sequence[int],
-    scaling: float | None,
-    window: int,
-) -> torch.Tensor:
+def _branches_by_products(tree: Tree) -> torch.Tensor:
     """All branches of one tree at once, padded to the longest. Returns (1, heads, tokens of all branches, width).
 
     Heads that share a key are rows of one product, so that nothing is repeated; keys of the prefix are, once a branch,
     because scores are far larger than keys and are best written only once.
     """
+    query, key, value, prefix, branches, scaling, window = tree
     groups, width = key.shape[1], key.shape[3]
     shared = query.shape[1] // groups
     count, longest = len(branches), max(branches)
@@ -160,16 +156,9 @@ def _branches_by_products(
     )
 
 
-def _branches_by_blocks(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    prefix: int,
-    branches: Sequence[int],
-    scaling: float | None,
-    window: int,
-) -> torch.Tensor:
+def _branches_by_blocks(tree: Tree) -> torch.Tensor:
     """As `_branches_by_products`, for long ones: each alone, `_BLOCK` queries at a time over the keys up to them."""
+    query, key, value, prefix, branches, scaling, window = tree
     groups, width = key.shape[1], key.shape[3]
     shared = query.shape[1] // groups
     scaled = query[0] * (scaling if scaling is not None else width**-0.5)
@@ -209,7 +198,8 @@ def _stem(
 ) -> torch.Tensor:
     """A prefix is a tree of one branch."""
     if query.device.type == "cpu":
-        return _way("cpu", query.shape[2])(query, key, value, 0, (query.shape[2],), scaling, window)
+        length = query.shape[2]
+        return _way("cpu", length)(Tree(query, key, value, 0, (length,), scaling, window))
     return _attend(query, key, value, scaling, window)
 
 

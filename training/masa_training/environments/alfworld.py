@@ -13,8 +13,7 @@ from masa_training.environments.alfworld_data import GameFile, Games, Listed, fi
 from masa_training.environments.alfworld_interface import BESIDE, TASK_TYPES, interface_facts, name_entities
 from masa_training.environments.protocol import Split, Step, Task
 from masa_training.environments.textworld_compile import compiled
-from masa_training.environments.textworld_engine import Engine, Game, game
-from masa_training.environments.textworld_episode import GameEpisodes
+from masa_training.environments.textworld_engine import Engine, Game, GameEpisodes, game
 from masa_training.errors import TrainingError
 
 TEST_SPLITS = ("valid_seen", "valid_unseen")

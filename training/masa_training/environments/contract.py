@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from masa.facts import Facts
-from masa_training.environments.contract_play import (
-    NONSENSE,
-    BrokenError,
-    Trace,
-    act,
-    alternate,
-    asked,
-    begin,
-    difference,
-    follow,
-    play,
-    replay,
-)
-from masa_training.environments.contract_tasks import describes, tasks_by_split
-from masa_training.environments.protocol import Environment, Split, Step, Task
+from masa_training.environments.protocol import SPLITS, Environment, Split, Step, Task
 from masa_training.environments.registry import open_environment
+from masa_training.errors import TrainingError
 
 RULES: Mapping[str, str] = {
     "description": "It has a name, a description, a step limit and task types.",
@@ -297,3 +285,197 @@ class _Check:
                 self._same("close", done[-1], replay(self.second, done[-1]), "played after another object was closed")
         except BrokenError as error:
             self._found("close", f"{error}.")
+
+
+Found = Callable[[str, str], None]
+"""Notes a violation: the rule, and a sentence."""
+
+
+def describes(first: Environment, found: Found) -> None:
+    """Name, description, step limit and task types."""
+    for attribute in ("name", "description"):
+        value = getattr(first, attribute, None)
+        if not isinstance(value, str) or not value.strip():
+            found("description", f"{attribute} is {value!r}; it must be a text.")
+    limit, types = getattr(first, "max_steps", None), getattr(first, "task_types", None)
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        found("description", f"max_steps is {limit!r}; it must be a whole number of at least 1.")
+    if not isinstance(types, tuple) or not types or len(set(types)) != len(types):
+        found("description", f"task_types is {types!r}; it must be a tuple of different names.")
+
+
+def tasks_by_split(first: Environment, second: Environment, found: Found) -> dict[Split, Sequence[Task]]:
+    """All tasks of the first object, once they are compared with those of the second and with each other.
+
+    Raises:
+        TrainingError: as the environment raises it where its data are missing.
+    """
+    tasks: dict[Split, Sequence[Task]] = {}
+    ids: dict[str, Split] = {}
+    contents: dict[str, Task] = {}
+    for split in SPLITS:
+        try:
+            tasks[split] = list(first.tasks(split))
+            again = [list(first.tasks(split)), list(second.tasks(split))]
+        except TrainingError:
+            raise
+        except Exception as error:
+            found("tasks", f"tasks({split!r}) raises {type(error).__name__} ({error}).")
+            continue
+        if not tasks[split]:
+            found("splits", f"The split {split} has no tasks.")
+        if any(its != tasks[split] for its in again):
+            found("tasks", f"tasks({split!r}) are not the same every time.")
+        for task in tasks[split]:
+            _complete(task, split, first, found)
+            if task.id in ids:
+                rule = "tasks" if ids[task.id] == split else "splits"
+                found(rule, f"The id {task.id} occurs twice, in {ids[task.id]} and {split}.")
+            ids[task.id] = split
+            content = f"{task.type}\n{task.goal}\n{_json(task)}"
+            other = contents.setdefault(content, task)
+            if other.split != split:
+                found("splits", f"{other.id} of {other.split} and {task.id} of {split} are the same task.")
+    return tasks
+
+
+def _complete(task: Task, split: Split, first: Environment, found: Found) -> None:
+    if task.split != split:
+        found("tasks", f"Task {task.id} of {split} says that its split is {task.split}.")
+    if task.type not in first.task_types:
+        found("tasks", f"Task {task.id} has the type {task.type!r}, which task_types does not list.")
+    if not task.id or not task.goal.strip():
+        found("tasks", f"Task {task.id!r} of {split} has no id or no goal.")
+    if _json(task) is None:
+        found("tasks", f"The payload of task {task.id} is not made of JSON values.")
+
+
+def _json(task: Task) -> str | None:
+    try:
+        text = json.dumps(task.payload, sort_keys=True, allow_nan=False)
+        return text if json.loads(text) == task.payload else None
+    except (TypeError, ValueError):
+        return None
+
+
+NONSENSE = ("xyzzy 17", "", "   ", "\n\n", "]]}{<action>", "über \u0000 \U0001f600", "word " * 500)
+"""Actions that no environment understands."""
+
+_TEXT = 60
+
+
+class BrokenError(Exception):
+    """An environment raised where it must not; the message says what it was asked, `rule` what that violates."""
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """An episode that was played: `steps` has the answer to the reset, then one for each action."""
+
+    task: Task
+    seed: int
+    actions: tuple[str, ...]
+    steps: tuple[Step, ...]
+
+
+def asked(rule: str, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a call to the environment.
+
+    Raises:
+        BrokenError: for whatever it raises.
+    """
+    try:
+        return call(*arguments)
+    except Exception as error:
+        raise BrokenError(rule, f"{what} raises {type(error).__name__} ({_short(str(error))})") from error
+
+
+def begin(environment: Environment, task: Task, seed: int) -> Step:
+    """The answer to a reset."""
+    return _as_step("reset", "reset", asked("reset", "reset", environment.reset, task, seed))
+
+
+def act(environment: Environment, action: str) -> Step:
+    """The answer to an action."""
+    rule, what = "nonsense" if action in NONSENSE else "steps", f"the action {_short(repr(action))}"
+    return _as_step(rule, what, asked(rule, what, environment.step, action))
+
+
+def _as_step(rule: str, what: str, answer: object) -> Step:
+    if not isinstance(answer, Step):
+        raise BrokenError(rule, f"{what} gives a {type(answer).__name__} instead of a Step")
+    return answer
+
+
+def play(
+    environment: Environment, task: Task, seed: int, rng: random.Random, *, most: int, known: Sequence[str] = ()
+) -> Trace:
+    """An episode of at most `most` actions: some of a known way, then random ones, repetitions and nonsense."""
+    steps = [begin(environment, task, seed)]
+    actions: list[str] = []
+    way = list(known[: rng.randint(0, len(known))])
+    while not steps[-1].done and len(actions) < most:
+        choices = steps[-1].admissible or tuple(known)
+        luck = rng.random()
+        if way and luck < 0.7:
+            action = way.pop(0)
+        elif actions and luck < 0.8:
+            action = rng.choice(actions)
+        elif choices and luck < 0.95:
+            action = rng.choice(choices)
+        else:
+            action = rng.choice(NONSENSE)
+        actions.append(action)
+        steps.append(act(environment, action))
+    return Trace(task, seed, tuple(actions), tuple(steps))
+
+
+def replay(environment: Environment, trace: Trace) -> Trace:
+    """The same actions again."""
+    return follow(environment, trace.task, trace.seed, trace.actions)
+
+
+def follow(environment: Environment, task: Task, seed: int, actions: Sequence[str]) -> Trace:
+    """Given actions, until the episode ends."""
+    steps = [begin(environment, task, seed)]
+    taken = []
+    for action in actions:
+        if steps[-1].done:
+            break
+        taken.append(action)
+        steps.append(act(environment, action))
+    return Trace(task, seed, tuple(taken), tuple(steps))
+
+
+def alternate(first: Environment, second: Environment, one: Trace, two: Trace) -> tuple[Trace, Trace]:
+    """Two traces again, their actions taking turns."""
+    mine, theirs = [begin(first, one.task, one.seed)], [begin(second, two.task, two.seed)]
+    for number in range(max(len(one.actions), len(two.actions))):
+        for environment, trace, steps in ((first, one, mine), (second, two, theirs)):
+            if number < len(trace.actions) and not steps[-1].done:
+                steps.append(act(environment, trace.actions[number]))
+    return (
+        Trace(one.task, one.seed, one.actions[: len(mine) - 1], tuple(mine)),
+        Trace(two.task, two.seed, two.actions[: len(theirs) - 1], tuple(theirs)),
+    )
+
+
+def difference(first: Trace, second: Trace, *, ignore: Sequence[str] = ()) -> str:
+    """Where two traces first differ, as half a sentence; empty if nowhere. Their actions are the same."""
+    for number, (one, two) in enumerate(zip(first.steps, second.steps, strict=False)):
+        where = f"after {_short(repr(first.actions[number - 1]))}" if number else "after reset"
+        for field in fields(Step):
+            mine, theirs = getattr(one, field.name), getattr(two, field.name)
+            if field.name not in ignore and mine != theirs:
+                return f"{field.name} {where} is {_short(repr(theirs))} instead of {_short(repr(mine))}"
+    if len(first.steps) != len(second.steps):
+        return f"the episode has {len(second.actions)} actions instead of {len(first.actions)}"
+    return ""
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _TEXT else text[: _TEXT - 1] + "…"

@@ -18,8 +18,7 @@ from masa_training.environments.alfworld_interface import (
 from masa_training.environments.household_games import FEWEST, MOST, generate, problem
 from masa_training.environments.protocol import SPLITS, Split, Step, Task
 from masa_training.environments.textworld_compile import compiled
-from masa_training.environments.textworld_engine import Engine, Game, game
-from masa_training.environments.textworld_episode import GameEpisodes
+from masa_training.environments.textworld_engine import Engine, Game, GameEpisodes, game
 from masa_training.errors import TrainingError
 
 _TYPES = tuple(TASK_TYPES.values())

@@ -12,16 +12,18 @@ import functools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
 import fast_downward
 from textworld.envs.pddl import logic as pddl
+from textworld.envs.pddl import textgen
 from textworld.generator.game import EntityInfo
 from textworld.logic import Placeholder, Proposition, Type, Variable
 
+from masa_training.environments.protocol import Step
 from masa_training.environments.textworld_compile import ENGINE_LOCK, Compiled, give_library, take_library
-from masa_training.environments.textworld_memo import memoize
 
 NOTHING = "Nothing happens."
 _INVISIBLE = frozenset({"checked", "ison"})
@@ -213,3 +215,99 @@ class _State(pddl.PddlState):  # type: ignore[misc]
             self.remove_fact(opposite)
             self.add_fact(fact)
         return moved
+
+
+_ENTRIES = 20_000
+
+
+@functools.cache
+def memoize() -> None:
+    """Replace the functions; a second call does nothing."""
+    textgen._parse_and_convert = _fresh(functools.lru_cache(maxsize=_ENTRIES)(textgen._parse_and_convert))
+    textgen.Rule = _Queries(textgen.Rule)
+    textgen.copy_context = _copy_context
+    textgen.EvalSymbol.derive = _derive_value
+
+
+def _fresh(parse: Callable[..., Any]) -> Callable[..., Any]:
+    """Symbols are given a context when they are derived, so every caller gets its own."""
+
+    def parsed(text: str, rule_name: str, trace: bool = False) -> Any:
+        del trace  # prints what TatSu does; nothing else depends on it
+        return deepcopy(parse(text, rule_name=rule_name))
+
+    return parsed
+
+
+class _Queries:
+    """Stands for `textworld.logic.Rule` where only its queries are asked for. A parsed query never changes."""
+
+    def __init__(self, rule: Any) -> None:
+        self.parse_conjunctive_query = functools.lru_cache(maxsize=_ENTRIES)(rule.parse_conjunctive_query)
+
+
+def _copy_context(context: dict[str, Any]) -> dict[str, Any]:
+    """As the original, but variables and placeholders, which never change, are shared."""
+    return {**context, "variables": dict(context["variables"]), "mapping": dict(context["mapping"])}
+
+
+def _derive_value(symbol: Any, context: dict[str, Any] | None = None) -> list[Any]:
+    """As the original, without its detour over `locals()`, which Python 3.13 no longer allows."""
+    names = (context or symbol.context)["variables"]
+    return [textgen.TerminalSymbol(eval(_code(symbol.expression), {}, names))]
+
+
+@functools.lru_cache(maxsize=_ENTRIES)
+def _code(expression: str) -> Any:
+    return compile(expression.strip(), "<grammar>", "eval")
+
+
+class GameEpisodes:
+    """One episode at a time.
+
+    An action counts as a change when it changed the world, or when it answered something that the agent had not read
+    before in this episode. So `look` changes nothing where nothing is new, nor does examining what was just opened.
+    """
+
+    def __init__(self) -> None:
+        self._engine = Engine()
+        self._read: list[str] = []
+        self._last: Step | None = None
+
+    def begin(self, game: Game) -> Step:
+        """Start the game; the observation is what the agent sees around it."""
+        self._read = []
+        return self._keep(self._engine.start(game))
+
+    def act(self, action: str) -> Step:
+        """Take an action; after the end nothing happens any more.
+
+        Raises:
+            RuntimeError: if no episode was begun.
+        """
+        if self._last is None:
+            raise RuntimeError("step before reset")
+        if self._last.done:
+            return Step(NOTHING, 1.0, True, True, changed=False, valid=False, admissible=self._last.admissible)
+        return self._keep(self._engine.act(action))
+
+    def close(self) -> None:
+        """Release the engine; another episode may still be begun."""
+        self._engine.close()
+        self._last = None
+
+    def _keep(self, answer: Answer) -> Step:
+        text = answer.text.strip()
+        changed = answer.valid and (answer.moved or not any(text in earlier for earlier in self._read))
+        if answer.valid:
+            self._read.append(text)
+        self._last = Step(
+            observation=text,
+            reward=float(answer.won),
+            done=answer.won,
+            success=answer.won,
+            changed=changed,
+            valid=answer.valid,
+            admissible=answer.commands,
+        )
+        return self._last

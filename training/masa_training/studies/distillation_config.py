@@ -20,7 +20,7 @@ from pydantic import Field
 
 from masa_training.distill.config import DistillConfig, load_config
 from masa_training.errors import TrainingError
-from masa_training.settings import CONFIGS, Amount, Positive, config_names, find_config, make, read_yaml, settings
+from masa_training.settings import CONFIGS, Amount, Positive, find_config, make, read_yaml, settings
 
 SHIPPED = CONFIGS / "studies"
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
@@ -145,11 +145,6 @@ class Study:
                 hint = f"did you mean {near[0]}?" if near else f"its cells are {', '.join(names)}"
                 raise TrainingError(f"--only {pattern}: the study {self.config.name} has no such cell; {hint}")
         return tuple(c for c in self.cells if not patterns or any(fnmatchcase(c.name, p) for p in patterns))
-
-
-def shipped_studies() -> tuple[str, ...]:
-    """The names of the studies that ship with masa."""
-    return config_names(SHIPPED)
 
 
 def load_study(spec: str) -> Study:

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
-from masa.facts import Facts
+from bm25s.stopwords import STOPWORDS_EN  # type: ignore[import-untyped]
+
+from masa.facts import ActionForm, Facts
 from masa_training.environments.protocol import Split, Step, Task
-from masa_training.environments.webshop.catalogue import SIZES, Product, Size
+from masa_training.environments.webshop.catalogue import SIZES, Product, Size, make_catalogue
 from masa_training.environments.webshop.goals import KINDS, TASK_TYPES, Kind, make_tasks, price_of
-from masa_training.environments.webshop.interface import interface_facts
-from masa_training.environments.webshop.nouns import TAGGERS, Tagger, noun_tagger
-from masa_training.environments.webshop.pages import Page, links, render, results
-from masa_training.environments.webshop.queries import offered_queries
-from masa_training.environments.webshop.reward import Goal, score
-from masa_training.environments.webshop.shop import Shop, open_shop
-from masa_training.environments.webshop.walkthrough import find_walkthrough
+from masa_training.environments.webshop.pages import (
+    BUY,
+    DETAILS,
+    HITS,
+    NEXT,
+    PER_PAGE,
+    PREVIOUS,
+    SEARCH,
+    Page,
+    Shop,
+    links,
+    make_shop,
+    open_shop,
+    render,
+    results,
+)
+from masa_training.environments.webshop.reward import Goal, alike, same_option, score
+from masa_training.environments.webshop.vocabulary import ASKING_WORDS, TAGGERS, Tagger, noun_tagger
 from masa_training.errors import TrainingError
 
 _Choice = TypeVar("_Choice", bound=str)
@@ -213,3 +227,137 @@ def _one_of(option: str, value: object, known: Sequence[_Choice]) -> _Choice:
         if choice == str(value):
             return choice
     raise TrainingError(f"webshop: {option} is {value!r}; it is one of {', '.join(known)}")
+
+
+_DETAIL_OF = {"description": "read its description", "features": "read its features", "reviews": "read its reviews"}
+
+
+@cache
+def interface_facts(environment: str) -> Facts:
+    """The forms of action and the rules that always hold; numbers and labels come from the engine."""
+    return Facts(
+        environment=environment,
+        actions=(
+            ActionForm("search[{words}]", "search the shop", "search[red cotton scarf]"),
+            ActionForm("click[{product}]", "open a product of the results by its code", "click[b000000001]"),
+            ActionForm("click[{option}]", "on a product's page, choose a value of an option", "click[red]"),
+            ActionForm(f"click[{BUY}]", "buy the open product with the chosen options; ends the task"),
+            ActionForm(f"click[{NEXT}]", "next page of the results"),
+            ActionForm(f"click[{PREVIOUS}]", "one page back"),
+            ActionForm(f"click[{SEARCH}]", "back to the search page"),
+            *(ActionForm(f"click[{label}]", _DETAIL_OF[label]) for label in DETAILS),
+        ),
+        rules=(
+            f"A search finds at most {HITS} products and shows {PER_PAGE} on a page.",
+            "Only what stands in square brackets on the page can be clicked.",
+            "Each option takes one value, and choosing another replaces it; leaving the product's page forgets it.",
+            "What was not chosen is not bought: choose every option that the task names before buying.",
+            "The first purchase ends the task.",
+        ),
+        examples=(_example(),),
+    )
+
+
+def _example() -> str:
+    scarf = _invented("B000000001", "Harbour red cotton scarf", (("color", ("red", "blue")),))
+    kettle = _invented("B000000002", "Small steel kettle", ())
+    instruction = "Find me a cotton scarf with color: blue, and price lower than 20.00 dollars"
+    goal = Goal(scarf.asin, scarf.title, scarf.query, scarf.product_category, ("cotton",), ("blue",), 20.0)
+    actions, _ = find_walkthrough(make_shop(make_catalogue((scarf, kettle))), goal, None, instruction, 15)
+    return "\n".join((f"Task: {instruction}", *(f"> {action}" for action in actions)))
+
+
+def _invented(asin: str, title: str, options: tuple[tuple[str, tuple[str, ...]], ...]) -> Product:
+    return Product(
+        asin=asin,
+        title=title,
+        description=title,
+        features=(),
+        department="fashion",
+        query=title.split()[-1],
+        product_category="",
+        prices=(12.0,),
+        price_tag="$12.0",
+        rating="N.A.",
+        options=options,
+        attributes=("cotton",),
+        instruction=None,
+        wanted=(),
+    )
+
+
+def find_walkthrough(
+    shop: Shop, goal: Goal, named: Mapping[str, str] | None, instruction: str, most: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Actions from the search page to the purchase of the goal's product, and the option values they choose.
+
+    The search is one of `offered_queries` of three words or more, else the product's title, else a shorter offered one;
+    of several the one that needs the fewest pages. `named` are the wanted options by name; without names
+    each wanted value is chosen where the product has one that counts as the same, the most alike first.
+
+    Raises:
+        TrainingError: if the product cannot be found and bought in `most` actions.
+    """
+    product = shop.catalogue.find(goal.asin)
+    if product is None:
+        raise TrainingError(f"webshop: no product {goal.asin} in the files; use the files that the task was made from")
+    values = tuple(named.values()) if named is not None else _nearest(product, goal.options)
+    for _, page, _, query in sorted(_places(shop, product, offered_queries(instruction))):
+        pages = (f"click[{NEXT}]",) * page
+        found = (f"search[{query}]", *pages, f"click[{goal.asin.lower()}]")
+        actions = (*found, *(f"click[{value}]" for value in values), "click[buy now]")
+        if len(actions) <= most:
+            return actions, values
+    raise TrainingError(f"webshop: no search finds {goal.asin} so that it is bought within {most} actions")
+
+
+def _places(shop: Shop, product: Product, offered: tuple[str, ...]) -> Iterator[tuple[int, int, int, str]]:
+    """Searches that find the product: how sensible (0 is best), pages to turn, preference, words."""
+    for preference, query in enumerate((*offered, " ".join(product.title.lower().split()))):
+        hits = shop.search(query)
+        if product.asin in hits:
+            kind = 1 if preference == len(offered) else 0 if query.count(" ") >= 2 else 2
+            yield kind, hits.index(product.asin) // PER_PAGE, preference, query
+
+
+def _nearest(product: Product, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """For each wanted value the most alike one of an option that is still free, if it counts as the same."""
+    free = dict(product.options)
+    chosen = []
+    for want in wanted:
+        ranked = [
+            (value == want, alike(value, want), -order, name, value)
+            for order, (name, values) in enumerate(free.items())
+            for value in values
+            if same_option(value, want)
+        ]
+        if ranked:
+            *_, name, value = max(ranked)
+            del free[name]
+            chosen.append(value)
+    return tuple(chosen)
+
+
+_MOST = 8
+_PRICE = re.compile(r",?\s*(?:and\s+)?price lower than [\d.,]+ dollars\W*$", re.IGNORECASE)
+_OPTION = re.compile(r"\s*(?:with|and)?\s*[a-z][a-z ]*:\s*", re.IGNORECASE)
+_CUT = re.compile(r"[,;?!]\s+(?:and\s+)?|\s+(?:with|for|that|which|and it|in)\s+", re.IGNORECASE)
+_WORD = re.compile(r"[^\W_]+(?:['’.\-][^\W_]+)*")
+_EMPTY = frozenset(STOPWORDS_EN) | ASKING_WORDS
+
+
+def offered_queries(instruction: str) -> tuple[str, ...]:
+    """At most eight different searches: all words but the price limit, all but the named options, then each phrase.
+
+    Words that only ask (find me, I am looking for) and English stop words are left out, and so are names of options;
+    all words are lower case. Where the phrases are too many, the first ones stay.
+    """
+    phrases = _CUT.split(_PRICE.sub("", instruction))
+    words = [_words(_OPTION.sub(" ", phrase)) for phrase in phrases]
+    kinds = [text for phrase, text in zip(phrases, words, strict=True) if not _OPTION.match(phrase)]
+    queries = (" ".join(filter(None, words)), " ".join(filter(None, kinds)), *words)
+    return tuple(dict.fromkeys(filter(None, queries)))[:_MOST]
+
+
+def _words(text: str) -> str:
+    return " ".join(word for word in _WORD.findall(text.lower()) if word not in _EMPTY)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from rapidfuzz import fuzz, utils
 
 from masa_training.environments.webshop.catalogue import Product
-from masa_training.environments.webshop.nouns import Nouns
-from masa_training.environments.webshop.vocabulary import COLOURS
+from masa_training.environments.webshop.vocabulary import COLOURS, Nouns
 
 _ALIKE = 85
 _LATIN_1 = dict.fromkeys(range(128, 256))

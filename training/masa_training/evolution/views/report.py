@@ -7,16 +7,15 @@ that steer a display are replaced, and the page's content policy allows nothing 
 from __future__ import annotations
 
 import base64
-import difflib
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from masa.files import write_atomic
+from masa.html_report import Piece, pieces
 from masa.languages import render_plan
 from masa.skills import Group, Skill
 from masa_training.bank_groups import named
@@ -165,30 +164,15 @@ def _yaml(value: Mapping[str, Any]) -> str:
     return yaml.safe_dump(json.loads(json.dumps(value)), sort_keys=False, allow_unicode=True, width=100)
 
 
-_WORDS = re.compile(r"\S+\s*|\s+")
-_MOST = 4_000_000
-"""Products of word counts beyond which comparing word by word would take seconds."""
-
-Change = Literal["same", "added", "removed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Some text, and whether it is in both versions or in one."""
-
-    text: str
-    change: Change
-
-
 @dataclass(frozen=True, slots=True)
 class SkillDifference:
     """One skill that is not the same in both groups; title, condition and principle as pieces."""
 
     skill_id: str
     change: Literal["added", "removed", "changed"]
-    title: tuple[Piece, ...]
-    when: tuple[Piece, ...]
-    principle: tuple[Piece, ...]
+    title: list[Piece]
+    when: list[Piece]
+    principle: list[Piece]
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,36 +198,15 @@ def difference(old: Group, new: Group) -> Difference:
     for place, skill in enumerate(new.skills):
         before = matched.get(place)
         if before is None:
-            found.append(_whole(skill, "added"))
+            found.append(_between("added", _NONE, skill))
         elif old.skills[before] == skill:
             same += 1
         else:
-            found.append(_changed(old.skills[before], skill))
+            found.append(_between("changed", old.skills[before], skill))
     gone = set(range(len(old.skills))) - set(matched.values())
-    found += [_whole(old.skills[place], "removed") for place in sorted(gone)]
+    found += [_between("removed", old.skills[place], _NONE) for place in sorted(gone)]
     order = [matched[place] for place in sorted(matched)]
     return Difference(tuple(found), same, order != sorted(order))
-
-
-def pieces(old: str, new: str) -> tuple[Piece, ...]:
-    """The words of both texts: without those "added" they are the old text, without those "removed" the new one."""
-    if old == new:
-        return (Piece(new, "same"),) if new else ()
-    before, after = _WORDS.findall(old), _WORDS.findall(new)
-    if len(before) * len(after) > _MOST:
-        return _only((Piece(old, "removed"), Piece(new, "added")))
-    found: list[Piece] = []
-    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
-    for tag, i, j, k, m in matcher.get_opcodes():
-        if tag == "equal":
-            found.append(Piece("".join(before[i:j]), "same"))
-        else:
-            found += [Piece("".join(before[i:j]), "removed"), Piece("".join(after[k:m]), "added")]
-    return _only(found)
-
-
-def _only(found: Sequence[Piece]) -> tuple[Piece, ...]:
-    return tuple(piece for piece in found if piece.text)
 
 
 def _matched(old: Sequence[Skill], new: Sequence[Skill]) -> dict[int, int]:
@@ -262,18 +225,11 @@ def _matched(old: Sequence[Skill], new: Sequence[Skill]) -> dict[int, int]:
     return found
 
 
-def _changed(old: Skill, new: Skill) -> SkillDifference:
-    return SkillDifference(
-        new.skill_id,
-        "changed",
-        pieces(old.title, new.title),
-        pieces(old.when_to_apply, new.when_to_apply),
-        pieces(old.principle, new.principle),
-    )
+_NONE = Skill("", "", "", "")
 
 
-def _whole(skill: Skill, change: Literal["added", "removed"]) -> SkillDifference:
+def _between(change: Literal["added", "removed", "changed"], old: Skill, new: Skill) -> SkillDifference:
     title, when, principle = (
-        _only([Piece(text, change)]) for text in (skill.title, skill.when_to_apply, skill.principle)
+        pieces(getattr(old, name), getattr(new, name)) for name in ("title", "when_to_apply", "principle")
     )
-    return SkillDifference(skill.skill_id, change, title, when, principle)
+    return SkillDifference(new.skill_id or old.skill_id, change, title, when, principle)
