@@ -73,7 +73,7 @@ def rewrite(bank: Path, folder: Path, *, cache: Path | None = None, code: Path |
     seconds = time.perf_counter() - begun
     if status:
         raise SystemExit(f"{' '.join(command)} ended with status {os.waitstatus_to_exitcode(status)}")
-    return Run(seconds, usage.ru_maxrss / 1024)
+    return Run(seconds, usage.ru_maxrss * 1024 / 1e6)
 
 
 def medians(sides: Mapping[str, Callable[[], Run]], repeats: int) -> dict[str, Run]:
