@@ -206,8 +206,10 @@ def test_every_worked_example_is_shown_once_by_the_skill_that_it_fits() -> None:
     whole = part(load_bank(BANKS / "assistant" / "concise.json"), WHOLE)
     plan = plan_of(whole, [EditCall("example")], facts)
     assert plan is not None
-    text = "\n".join(skill.principle for skill in apply_plan(whole, plan, facts).group.skills)
+    shown = apply_plan(whole, plan, facts).group
+    text = "\n".join(skill.principle for skill in shown.skills)
     assert [text.count(example) for example in facts.examples] == [1] * 6
+    assert plan_of(shown, [EditCall("example")], facts) is None
 
 
 def test_what_the_card_calls_for_is_tried_first() -> None:

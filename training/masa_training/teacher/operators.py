@@ -158,11 +158,16 @@ def plan_of(group: Group, calls: Sequence[EditCall], facts: Facts | None) -> Pla
 
 
 def _showing(group: Group, facts: Facts | None) -> set[Skill]:
-    """The skills that `example` is for: of those that would show the same one, the one that shares most words."""
+    """The skills that `example` is for: of those that would show the same one, the one that shares most words.
+
+    None for an example that the group shows already.
+    """
     best: dict[str, tuple[int, Skill]] = {}
     for skill in group.skills:
         example = chosen_example(skill, facts)
-        if example is not None and shared_words(skill, example) > best.get(example, (-1, skill))[0]:
+        if example is None or any(example in other.principle for other in group.skills):
+            continue
+        if shared_words(skill, example) > best.get(example, (-1, skill))[0]:
             best[example] = (shared_words(skill, example), skill)
     return {skill for _, skill in best.values()}
 
