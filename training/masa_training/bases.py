@@ -272,9 +272,9 @@ def _named_weights(spec: str) -> Path:
     from masa.weights import find_weights
 
     try:
-        return find_weights(spec, or_else=" or a Hugging Face folder")
+        return find_weights(spec)
     except ArtifactError as error:
-        raise TrainingError(str(error)) from None
+        raise TrainingError(f"{spec}: no GGUF file, Hugging Face folder, artifact or backbone ({error})") from None
 
 
 def folder_sha256(folder: Path) -> str:

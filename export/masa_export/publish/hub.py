@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from masa.errors import MissingExtraError
 from masa.http_client import unproxied
 from masa.pull import hub_endpoint
 from masa_export.errors import ExportError
@@ -51,7 +50,7 @@ def find_hub(repository: str) -> Hub:
     try:
         from huggingface_hub import get_token
     except ImportError:
-        raise MissingExtraError("--push", "export") from None
+        raise ExportError('--push needs huggingface_hub: pip install "masa-skills[export]"') from None
     token = get_token()
     if not token:
         raise ExportError(

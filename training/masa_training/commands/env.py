@@ -31,11 +31,7 @@ def _with_options(function: Callable[..., None]) -> Callable[..., None]:
     return one(data(function))
 
 
-@click.group(
-    "env",
-    short_help="List, check, play and start environments.",
-    epilog="\b\nExamples:\n  masa env list\n  masa env play lookup\n  masa env new my_world",
-)
+@click.group("env", short_help="List, check, play and start environments.")
 def command() -> None:
     """Environments: the worlds in which a backbone acts."""
 

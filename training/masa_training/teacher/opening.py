@@ -6,10 +6,9 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from masa.artifact import load_artifact
 from masa.rewriter import Rewriter
 from masa_training.errors import TrainingError
-from masa_training.models import check_model, open_model
+from masa_training.models import open_model
 from masa_training.models.keys import key_in
 from masa_training.models.limits import Retries
 from masa_training.teacher.config import OPERATORS, RECORDED, TeacherConfig
@@ -48,30 +47,10 @@ def opened_summarizer(settings: TeacherConfig) -> Iterator[Summarizer]:
     if settings.model == OPERATORS:
         yield OperatorTeacher()
     elif settings.local:
-        raise _no_summaries(settings)
+        raise TrainingError(f"teacher {settings.model}: a recording has rewrites and no summaries; name {OPERATORS}")
     else:
         with _opened(settings) as teacher:
             yield teacher
-
-
-def check_teacher(settings: TeacherConfig, *, sums_up: bool = False) -> None:
-    """Refuse what `opened_teacher`, or `opened_summarizer`, would, without loading weights or asking a server.
-
-    Raises:
-        MasaError: as these.
-    """
-    if settings.model.startswith(RECORDED):
-        if sums_up:
-            raise _no_summaries(settings)
-        RecordedTeacher(settings.model.removeprefix(RECORDED))
-    elif settings.model != OPERATORS:
-        check_model(settings.model, _options(settings))
-    elif settings.words and not sums_up:
-        load_artifact(settings.words, verify=False)
-
-
-def _no_summaries(settings: TeacherConfig) -> TrainingError:
-    return TrainingError(f"teacher {settings.model}: a recording has rewrites and no summaries; name {OPERATORS}")
 
 
 @contextlib.contextmanager
