@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +53,40 @@ def shown_commands(page: Path) -> list[str]:
     lines += re.findall(r"`(masa [^`\n]+)`", re.sub(r"^ *(`{3,}).*?^ *\1", "", text, flags=re.MULTILINE | re.DOTALL))
     found = (re.match(r"\s*(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(masa .*)", line) for line in lines)
     return [re.split(r" [|#&;] ?|\s+#", match[1])[0] for match in found if match]
+
+
+def test_every_help_page_has_examples_that_parse_and_name_what_there_is() -> None:
+    """Whole command lines, and what a fresh clone has: files of it, and shipped banks as ENVIRONMENT/NAME."""
+    click = pytest.importorskip("click")
+    from masa.cli import root
+    from masa_training.evaluate.banks.config import BANKS
+
+    def pages(command: Any, context: Any) -> Iterator[tuple[str, Any]]:
+        yield context.command_path, command
+        if not isinstance(command, click.Group):
+            return
+        assert not re.search(r"\w\.\.\.$", command.get_help(context), re.MULTILINE), "a line is cut"
+        for name in command.list_commands(context):
+            if (found := command.get_command(context, name)).hidden:
+                continue
+            yield from pages(found, click.Context(found, info_name=name, parent=context))
+
+    for path, page in pages(root, click.Context(root, info_name="masa")):
+        shown = re.findall(r"^  (masa .*)", (page.epilog or "").replace("\\\n", ""), flags=re.MULTILINE)
+        assert shown, f"{path} --help has no examples"
+        for line in shown:
+            words = shlex.split(re.split(r" [|] | +# ", line)[0])[1:]
+            command, context = root, click.Context(root, info_name="masa")
+            while words and isinstance(command, click.Group):
+                name, command, words = command.resolve_command(context, words)
+                context = click.Context(command, info_name=name, parent=context)
+            if not isinstance(command, click.Group):
+                command.make_context(name, list(words), parent=context.parent)
+            for word in (word.rpartition("=")[2] for word in words):
+                if re.match(r"(examples|models/rewriters)/", word):
+                    assert (ROOT / word).exists(), line
+                if re.fullmatch(r"(lookup|assistant|household|filing)/\w+", word):
+                    assert (BANKS / f"{word}.json").is_file(), line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from masa_export.logits import Likeness
 
 
-@click.group("export", short_help="Prepare a trained rewriter for the device.")
+@click.group(
+    "export",
+    short_help="Prepare a trained rewriter for the device.",
+    epilog="\b\nExamples:\n"
+    "  masa export checkpoint smollm2-135m -o runs/shipped       # a checkpoint to try the others with\n"
+    "  masa export gguf runs/shipped --quant Q8_0\n"
+    "  masa export verify smollm2-135m --against runs/shipped",
+)
 def command() -> None:
     """Turn a checkpoint of `masa distill` into what `masa rewrite` loads, and prove it equal."""
 
@@ -29,10 +36,10 @@ def command() -> None:
     "adapter",
     short_help="A LoRA checkpoint as a GGUF adapter.",
     epilog="\b\nExamples:\n"
-    "  masa export adapter runs/plan/best\n"
-    "  masa export adapter runs/plan/best -o adapter.gguf --type q8_0\n"
-    "  masa export adapter runs/plan/best --artifact models/rewriters/smollm2-135m --force\n"
-    "  masa export adapter runs/plan/best --artifact mine          # a new artifact\n"
+    "  masa export adapter runs/plan/checkpoint\n"
+    "  masa export adapter runs/plan/checkpoint -o adapter.gguf --type q8_0\n"
+    "  masa export adapter runs/plan/checkpoint --artifact models/rewriters/smollm2-135m --force\n"
+    "  masa export adapter runs/plan/checkpoint --artifact mine          # a new artifact\n"
     "  masa export adapter runs/qwen --base Qwen3-4B-F16.gguf --no-verify",
 )
 @click.argument("checkpoint", type=FILE)

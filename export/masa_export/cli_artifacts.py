@@ -50,7 +50,7 @@ def artifact_options(folder: str) -> Callable[[Command], Command]:
     "  masa export gguf runs/plan/checkpoint --quant Q8_0,Q5_K_M,Q4_K_M --dry-run\n"
     "  masa export gguf runs/plan/checkpoint --quant IQ3_XXS --imatrix plan.imatrix.gguf -o models/small\n"
     "  masa export gguf runs/qwen/checkpoint --quant F16,Q4_K_M --converter ~/masa-converter/bin/python\n"
-    "  masa rewrite bank.json --rewriter runs/plan/checkpoint/gguf/smollm2-135m-plan-q8_0",
+    "  masa rewrite bank.json --backbone my-card.yaml --rewriter runs/plan/checkpoint/gguf/smollm2-135m-plan-q8_0",
 )
 @click.argument("checkpoint", type=FILE)
 @click.option(
@@ -118,7 +118,7 @@ def gguf(checkpoint: Any, quant: str, via: str, as_json: bool, quiet: bool, **op
     "  masa export onnx runs/plan/checkpoint --quant fp32,w8,int8,int4\n"
     "  masa export onnx runs/plan/checkpoint -o models/onnx --name kitchen\n"
     "  masa export onnx runs/qwen/checkpoint --quant int4 --reference Qwen3-0.6B-Q8_0.gguf\n"
-    "  masa rewrite bank.json --rewriter runs/plan/checkpoint/onnx/smollm2-135m-plan-onnx-w8",
+    "  masa rewrite bank.json --backbone my-card.yaml --rewriter runs/plan/checkpoint/onnx/smollm2-135m-plan-onnx-w8",
 )
 @click.argument("checkpoint", type=FILE)
 @click.option(

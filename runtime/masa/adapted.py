@@ -218,8 +218,9 @@ class Store:
                 except (MasaError, OSError) as error:
                     outcomes.append(Outcome(change.file, False, _told(change.file, error)))
                     continue
-                changed = "" if change.adapted != change.original else ", nothing to change"
-                outcomes.append(Outcome(change.file, True, f"adapted for {change.model}{changed}"))
+                same = change.adapted == change.original
+                what = f"unchanged: nothing to change for {change.model}" if same else f"adapted for {change.model}"
+                outcomes.append(Outcome(change.file, True, what))
             self._collect(entries)
         return outcomes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from dataclasses import replace
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from masa.cards import ModelCard, find_shipped, load_card, merge, shipped_cards
 from masa.errors import CardError
+
+_log = logging.getLogger(__name__)
 
 
 def resolve_backbone(
@@ -52,11 +55,11 @@ def resolve_backbone(
             from masa.weights import list_weights, named_weights
 
             if spec not in list_weights():
-                return merge(shipped=find_shipped(spec), user=user)
+                return _corrected(find_shipped(spec), user)
             named = named_weights(spec)
             path = named.path
             if not path.is_file():  # the shipped card says what the weights would
-                return merge(shipped=find_shipped(named.card), user=user)
+                return _corrected(find_shipped(named.card), user)
         from masa.detect import detect_gguf
         from masa.formats.gguf_header import is_gguf, join_parts
         from masa.huggingface_folder import detect_folder
@@ -66,7 +69,7 @@ def resolve_backbone(
         elif path.suffix.lower() == ".gguf" or is_gguf(path) or join_parts(path):
             detected = detect_gguf(path)
         elif path.suffix.lower() in (".yaml", ".yml", ".json"):
-            return merge(user=user, shipped=_as_user(path))
+            return _corrected(_as_user(path), user)
         else:
             raise CardError(
                 f"{path}: neither a GGUF model nor a model card; give a .gguf file, a folder with "
@@ -75,7 +78,22 @@ def resolve_backbone(
     from masa.model_names import match
 
     found = match(detected, shipped_cards())
-    return merge(found.detected, found.shipped, user)
+    return _corrected(merge(found.detected, found.shipped), user)
+
+
+def _corrected(found: ModelCard, user: ModelCard | None) -> ModelCard:
+    """The card with the user's values, which win; one that makes another model of it is told in the log."""
+    from masa.model_names import differing
+
+    if user is None:
+        return found
+    if names := differing(user, found):
+        said = [" and ".join(f"{name} {getattr(card, name)}" for name in names) for card in (user, found)]
+        _log.warning(
+            "the card says %s, the model itself %s; the card wins, so leave these lines out of it to keep the model's",
+            *said,
+        )
+    return merge(found, user=user)
 
 
 def _as_user(path: Path) -> ModelCard:

@@ -98,9 +98,9 @@ class Calls:
         return tuple(dict.fromkeys(edit for _, edit in self.weaknesses if edit))
 
 
-def calls_of(card: ModelCard) -> Calls:
+def calls_of(weaknesses: str | None) -> Calls:
     """What the weaknesses of a card ask for, one by one."""
-    return Calls(tuple((words, _edit(words)) for words in _parts(card.weaknesses or "")))
+    return Calls(tuple((words, _edit(words)) for words in _parts(weaknesses or "")))
 
 
 def nothing_to_do(card: ModelCard, artifact: Artifact) -> bool:

@@ -75,9 +75,9 @@ class ModelCard:
 
     @property
     def name(self) -> str:
-        """Family and variant, such as "Qwen3-4B"; "unnamed" where neither is known."""
+        """Family and variant, such as "Qwen3-4B"; "unnamed-model" where neither is known."""
         parts = [self.family, self.variant or self.parameter_count]
-        return "-".join(part.replace(" ", "-") for part in parts if part) or "unnamed"
+        return "-".join(part.replace(" ", "-") for part in parts if part) or "unnamed-model"
 
     def fields(self) -> dict[str, str | int | bool]:
         """The known values by field, in canonical order: what a prompt shows."""
@@ -191,6 +191,8 @@ def find_shipped(name: str, cards: Mapping[str, ModelCard] | None = None) -> Mod
     Raises:
         CardError: if there is none; the message names the nearest.
     """
+    from masa.model_names import meant_server
+
     cards = shipped_cards() if cards is None else cards
     wanted = _key(name)
     for card in cards.values():
@@ -198,13 +200,12 @@ def find_shipped(name: str, cards: Mapping[str, ModelCard] | None = None) -> Mod
             return card
     keys = {_key(card.name)[0]: card.name for card in cards.values()}
     near = [keys[key] for key in get_close_matches(wanted[0], keys, n=3, cutoff=0.6)]
+    near += [server] if (server := meant_server(name)) else []
     hint = (
         f"did you mean {' or '.join(near)}?"
         if near
-        else (
-            "give a GGUF file, a Hugging Face folder, a server as URL#MODEL, a card file, or a shipped card: "
-            + ", ".join(cards)
-        )
+        else "give a GGUF file, a Hugging Face folder, a server as URL#MODEL, a card file, or one of the "
+        f"{len(cards)} shipped cards (masa card --list)"
     )
     raise CardError(f"{name}: neither a file nor a shipped model card; {hint}")
 

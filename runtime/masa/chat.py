@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from masa.errors import BackendError, CardError, FormatError, MasaError
+from masa.errors import ArtifactError, BackendError, FormatError, MasaError
 from masa.files import ParseError, parse_json
 from masa.http_client import NoAnswerError, ask
 
@@ -24,6 +24,7 @@ Message = Mapping[str, str]
 
 _LONGEST = 32 << 20
 _TRIES, _PAUSE = 3, 2.0
+_SERVER = re.compile(r"https?://", re.IGNORECASE)
 _THOUGHT = re.compile(r"\A\s*<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL)
 
 
@@ -79,14 +80,30 @@ def open_chat(
     Raises:
         MasaError: if it cannot be opened.
     """
-    if re.match(r"https?://", spec, re.IGNORECASE):
+    if _SERVER.match(spec):
         return ServerChat(spec, model=model, api_key=api_key, timeout=timeout)
+    return LlamaChat(_weights(spec), context=context, threads=threads, gpu_layers=gpu_layers)
+
+
+def check_chat(spec: str) -> None:
+    """Refuse what `open_chat` would, as far as it shows without loading weights or asking a server.
+
+    Raises:
+        ArtifactError: if there is no such model, or what `spec` names cannot answer, as a model card.
+    """
+    if not _SERVER.match(spec):
+        _weights(spec, verify=False)
+
+
+def _weights(spec: str, *, verify: bool = True) -> Path:
+    from masa.formats.gguf_header import is_gguf
+    from masa.model_names import meant_server
     from masa.weights import find_weights
 
-    path = find_weights(spec)
-    if path.suffix.lower() in (".yaml", ".yml", ".json"):
-        raise CardError(f"{spec}: a card cannot answer; give the model itself, a GGUF file or a server as URL#MODEL")
-    return LlamaChat(path, context=context, threads=threads, gpu_layers=gpu_layers)
+    path = find_weights(spec, verify=verify, or_else=f" or a server as {meant_server(spec) or 'URL#MODEL'}")
+    if not is_gguf(path):
+        raise ArtifactError(f"{path}: not a GGUF file; give one, or a server as URL#MODEL")
+    return path
 
 
 class LlamaChat:

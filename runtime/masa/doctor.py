@@ -88,7 +88,7 @@ def recommended_cmake_args() -> str:
 
 def install_line() -> str:
     """The command that installs llama-cpp-python so that it runs on this machine."""
-    return 'CMAKE_ARGS="$(masa doctor --cmake-args)" pip install "masa-skills[llama]"'
+    return f'CMAKE_ARGS="$(masa doctor --cmake-args)" {extras.pip_install("llama")}'
 
 
 def reinstall_line() -> str:
@@ -217,7 +217,7 @@ def check_form(rewriter: str) -> Check:
     missing = missing_packages(to_make=True)
     advice = f"faster after: masa pull {artifact.name}"
     if missing:
-        advice = f'faster after: pip install "masa-skills[onnx]", then masa pull {artifact.name}'
+        advice = f"faster after: {extras.pip_install('onnx')}, then masa pull {artifact.name}"
     return Check("form", "ok", f"{artifact.quantization}, as shipped", advice)
 
 
@@ -265,13 +265,12 @@ def check_extras() -> list[Check]:
         wrong = [f"{found.requirement.name} {found.version}" for found in all_found if not found.fits]
         wrong = [text for text in wrong if not text.endswith("None")]
         name = f"extra {extra}" if extra else "core dependencies"
-        line = f'pip install "masa-skills[{extra}]"' if extra else 'pip install "masa-skills"'
         words = [f"missing: {', '.join(missing)}"] if missing else []
         words += [f"outside the supported range: {', '.join(wrong)}"] if wrong else []
         status: Status = "ok" if extra or not words else "fail"
         if wrong and extra:
             status = "warn"
-        checks.append(Check(name, status, "; ".join(words) or "installed", line if words else ""))
+        checks.append(Check(name, status, "; ".join(words) or "installed", extras.pip_install(extra) if words else ""))
     return checks
 
 

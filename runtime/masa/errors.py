@@ -45,6 +45,8 @@ class MissingExtraError(MasaError):
     """A feature needs an extra that is not installed."""
 
     def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(f'{feature} needs the extra "{extra}": pip install "masa-skills[{extra}]"')
+        from masa.extras import pip_install
+
+        super().__init__(f'{feature} needs the extra "{extra}": {pip_install(extra)}')
         self.feature = feature
         self.extra = extra

@@ -6,8 +6,10 @@ that states a range. Ranges are read by hand: the package packaging is no depend
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 DISTRIBUTION = "masa-skills"
 
@@ -34,6 +36,34 @@ class Found:
     @property
     def fits(self) -> bool:
         return self.version is not None and in_range(self.version, self.requirement.range)
+
+
+def pip_install(extra: str = "") -> str:
+    """The command that installs masa with an extra in the way it is installed here: from its source or by its name."""
+    wanted = f"[{extra}]" if extra else ""
+    folder, editable = _source()
+    if folder is None:
+        return f'pip install "{DISTRIBUTION}{wanted}"'
+    place = "." if folder == Path.cwd() else folder
+    return f'pip install {"-e " if editable else ""}"{place}{wanted}"'
+
+
+def _source() -> tuple[Path | None, bool]:
+    """The folder that masa was installed from, None without one, and whether it runs from there (PEP 610)."""
+    from importlib import metadata
+    from urllib.parse import unquote, urlsplit
+
+    from masa.files import parse_json
+
+    try:
+        told = parse_json(metadata.distribution(DISTRIBUTION).read_text("direct_url.json") or "{}")
+    except (metadata.PackageNotFoundError, ValueError):
+        told = {}
+    if "dir_info" not in told:
+        return None, False
+    path = unquote(urlsplit(told["url"]).path)
+    folder = Path(path.removeprefix("/") if os.name == "nt" else path)
+    return (folder if folder.is_dir() else None), bool(told["dir_info"].get("editable"))
 
 
 def requirements() -> tuple[Requirement, ...]:

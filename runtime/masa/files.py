@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +46,8 @@ class ParseError(ValueError):
     def __init__(
         self, problem: str, line: int | None = None, column: int | None = None, began: int | None = None
     ) -> None:
-        place = "" if line is None else f"line {line}: " if column is None else f"line {line}, column {column}: "
+        at = began or line
+        place = "" if at is None else f"line {at}: " if column is None else f"line {at}, column {column}: "
         super().__init__(place + problem)
         self.problem, self.line, self.column, self.began = problem, line, column, began
 
@@ -144,6 +146,26 @@ def parse_yaml_texts(text: str) -> tuple[Any, list[tuple[str, int]]]:
         return value, [(key.value, key.start_mark.line + 1) for key, _ in entries]
 
 
+def yaml_problem(error: Exception) -> str:
+    """What is wrong with a YAML text, for one who knows no YAML; in the parser's words where it is none of these."""
+    said = f"{getattr(error, 'context', None) or ''}: {getattr(error, 'problem', None) or error}"
+    plain = next((words for pattern, words in _PLAIN_WORDS if re.search(pattern, said)), "")
+    return plain or " ".join((getattr(error, "problem", None) or str(error) or type(error).__name__).split())[:200]
+
+
+_PLAIN_WORDS = (
+    ("mapping values are not allowed", "a colon in a value that is not in quotes, or a wrong indentation"),
+    ("quoted scalar.*(end of stream|document)", "a quote is opened and not closed"),
+    ("flow (sequence|mapping).*(expected|stream)", "a bracket is opened and not closed"),
+    (r"\\t.*cannot start any token", "a tab; use spaces"),
+    ("cannot start any token|undefined alias", "a value begins with a sign that YAML keeps for itself; quote it"),
+    (
+        "expected <block end>|expected key|expected '-'",
+        "it fits nothing before it; check quotes and indentation",
+    ),
+)
+
+
 @contextlib.contextmanager
 def _yaml_errors() -> Iterator[None]:
     import yaml
@@ -153,10 +175,9 @@ def _yaml_errors() -> Iterator[None]:
     except RecursionError:
         raise ParseError("nested too deeply") from None
     except yaml.MarkedYAMLError as error:
-        problem = " ".join((error.problem or error.context or "invalid YAML").split())
         lines = [None if mark is None else mark.line + 1 for mark in (error.problem_mark, error.context_mark)]
         opened = (error.context or "").startswith(("while parsing a flow", "while scanning"))
-        raise ParseError(problem, lines[0] or lines[1], began=lines[1] if opened else None) from None
+        raise ParseError(yaml_problem(error), lines[0] or lines[1], began=lines[1] if opened else None) from None
     except Exception as error:  # PyYAML leaks ValueError (a 30th of February), KeyError, AttributeError on odd input
         raise ParseError(" ".join(str(error).split())[:200] or type(error).__name__) from None
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from masa.card_calls import calls_of
 from masa.codec import skills_from_json, skills_to_json
 from masa.edits import apply_plan, available_edits
 from masa.guard import Violation, check
@@ -358,8 +359,10 @@ def _why_kept(work: Work, fates: Sequence[SkillFate]) -> str:
         said = "the rewriter chose to keep every skill"
     else:
         said = "the rewriter wrote every skill as it was"
-    bare = [name for name in ("weaknesses", "strengths") if not work.request.card.get(name)]
-    return f"{said}; this card has no {' and no '.join(bare)}" if "weaknesses" in bare else said
+    weaknesses = str(work.request.card.get("weaknesses") or "")
+    if not weaknesses:
+        return f"{said}; this card has no weaknesses{'' if work.request.card.get('strengths') else ' and no strengths'}"
+    return said if tried or calls_of(weaknesses).edits else f"{said}; no edit is known to answer what its card says"
 
 
 def _without_refused(

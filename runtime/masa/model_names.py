@@ -182,6 +182,23 @@ def agrees(size: float, parameters: int) -> bool:
     return abs(size - parameters) <= _GENEROUS * size
 
 
+def differing(one: ModelCard, other: ModelCard) -> list[str]:
+    """The fields that both cards know and by which they are not of the same model."""
+    found = []
+    for name in (*_IDENTITY, "architecture", *ARCHITECTURE_FIELDS):
+        ours, theirs = getattr(one, name), getattr(other, name)
+        if ours is None or theirs is None or _plain(ours) == _plain(theirs):
+            continue
+        size, parameters = (parse_size(ours), parse_size(theirs)) if name == "parameter_count" else (None, None)
+        if not (size and parameters and agrees(size, round(parameters))):
+            found.append(name)
+    return found
+
+
+def _plain(value: object) -> str:
+    return re.sub(r"[^a-z0-9]", "", str(value).lower())
+
+
 def kind_of(names: Iterable[str]) -> str | None:
     """ "base" or "instruct" if the names say so and agree, else None."""
     kinds = {kind for kind in (parse_name(name).kind for name in names) if kind}
@@ -325,6 +342,13 @@ def _agreed(cards: Sequence[ModelCard], without: Sequence[str]) -> ModelCard:
         name for name in FIELDS if name in without or any(getattr(card, name) != getattr(first, name) for card in cards)
     ]
     return replace(first, **dict.fromkeys(drop))  # type: ignore[arg-type]
+
+
+def meant_server(text: str) -> str | None:
+    """The address as masa takes it of what looks like one ("localhost:8080") or like a tag of Ollama ("qwen3:4b")."""
+    if found := re.fullmatch(r"([\w.-]+:\d{4,5}(?:/[^#\s]*)?)(?:#(.*))?", text):
+        return f"http://{found[1]}#{found[2] or 'MODEL'}"
+    return f"http://localhost:11434#{text}" if re.fullmatch(r"[\w./-]+:[\w.-]+", text) else None
 
 
 def bare_name(name: str) -> str:

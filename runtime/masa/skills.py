@@ -112,7 +112,7 @@ class SkillBank:
                 return group
         from masa.json_fields import did_you_mean
 
-        known = [group.key for group in self.groups()]
+        known = [group.key for group in self.groups() if len(group) or group.key != GENERAL]
         hint = did_you_mean(str(key), known) or f"; it has: {', '.join(known)}"
         raise UnknownNameError(f"no group {key!r} in this bank{hint}")
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from masa.artifact import damage, list_artifacts, load_artifact
-from masa.errors import ArtifactError, FormatError
+from masa.errors import ArtifactError, CardError, FormatError
 from masa.files import read_bytes
 from masa.folders import data_dir, models_dir
 from masa.json_fields import Fields, did_you_mean
-from masa.manifest import FileEntry, PackagedEntry, load_object, packaged_entry
+from masa.manifest import MANIFEST_NAME, FileEntry, PackagedEntry, load_object, packaged_entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +80,21 @@ def named_weights(name: str) -> NamedWeights:
     )
 
 
-def find_weights(spec: str | os.PathLike[str], *, verify: bool = True) -> Path:
+def find_weights(spec: str | os.PathLike[str], *, verify: bool = True, or_else: str = "") -> Path:
     """The weights that a user names: a file, a folder with an artifact, a rewriter's or a backbone's name.
+
+    Args:
+        or_else: what the caller takes besides, for the error, as in " or a server".
 
     Raises:
         ArtifactError: if there are none, or they are damaged; the message says which command brings them.
     """
     text = os.fspath(spec)
     path = Path(text).expanduser()
-    if path.is_file():
+    known, artifacts = list_weights(), list_artifacts()
+    if path.is_file() and path.suffix.lower() not in (".yaml", ".yml", ".json"):
         return path
-    known = list_weights()
-    if text in known and text not in list_artifacts() and not path.exists():
+    if text in known and text not in artifacts and not path.exists():
         weights = named_weights(text)
         advice = f"run: masa pull {shlex.quote(text)}"
         if not weights.path.is_file():
@@ -101,9 +104,22 @@ def find_weights(spec: str | os.PathLike[str], *, verify: bool = True) -> Path:
         if problem is not None:
             raise ArtifactError(f"{weights.path}: {problem}; {advice}")
         return weights.path
-    try:
+    if text in artifacts or (path / MANIFEST_NAME).is_file():
         return load_artifact(text, verify=verify).weights_path
-    except ArtifactError as error:
-        if text in list_artifacts() or path.is_dir():
-            raise
-        raise ArtifactError(f"{error} (backbones whose weights can be pulled: {', '.join(known)})") from None
+    names = dict.fromkeys((*artifacts, *known))
+    if hint := did_you_mean(text, names):
+        raise ArtifactError(f"{text}: no such model{hint}")
+    what = "a folder without an artifact" if path.is_dir() else "no such model"
+    if path.is_file() or _is_card(text):
+        what = "a model card, not the model itself"
+    brought = f"a name that masa pull brings ({', '.join(names)})"
+    raise ArtifactError(f"{text}: {what}; give a GGUF file{', ' if or_else else ' or '}{brought}{or_else}")
+
+
+def _is_card(name: str) -> bool:
+    from masa.cards import find_shipped
+
+    try:
+        return bool(find_shipped(name))
+    except CardError:
+        return False

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from masa.artifact import load_artifact
 from masa.cli.application import root
 from masa.errors import ArtifactError
+from masa.extras import pip_install
 from masa.pull import pull
 from tests.runtime.artifact_samples import write_artifact
 
@@ -159,5 +160,5 @@ def test_what_is_missing_is_told_before_anything_is_written(
     assert "HF_TOKEN" in message and "hf auth login" in message
     assert "write OWNER/NAME" in refusal(artifact, "--push", "mine")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert 'needs huggingface_hub: pip install "masa-skills[export]"' in refusal(artifact, "--push", "me/mine")
+    assert f'--push needs the extra "export": {pip_install("export")}' in refusal(artifact, "--push", "me/mine")
     assert hub.asked == [] and not artifact.with_name("package").exists()

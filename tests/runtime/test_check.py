@@ -216,6 +216,16 @@ def test_a_server_that_does_not_count_tokens(check: Check_) -> None:
     assert found["tokens_saved"] is None and found["arms"]["none"]["tokens"] is None
 
 
+@pytest.mark.parametrize("backbone", ["Qwen3-4B", "examples/card.yaml"])
+@pytest.mark.parametrize("what", ["--backbone", "--judge"])
+def test_a_card_cannot_answer(skill: Path, backbone: str, what: str) -> None:
+    words = ["check", str(skill), "--backbone", "http://127.0.0.1:9#m", what, backbone]
+    for more in ([], ["--dry-run"]):
+        result = CliRunner().invoke(root, [*words, *more])
+        assert result.exit_code == 1 and result.output.count("\n") == 1
+        assert f"{backbone}: a model card, not the model itself" in result.output and "URL#MODEL" in result.output
+
+
 def test_dry_run_asks_nothing(check: Check_) -> None:
     result, asked = check(GOOD, "--dry-run", "--runs", "2")
     assert result.exit_code == 0 and "48 answers" in result.output and asked == []
@@ -254,6 +264,10 @@ def test_other_mistakes_are_told_in_one_sentence(check: Check_, skill: Path, tmp
         (["--keep", str(skill)], "already exists"),
         (["--evals", str(tmp_path / "none.json")], "no such file"),
         (["--adapted", str(tmp_path)], "no SKILL.md"),
+        (["--rewriter", "none-such"], 'no rewriter "none-such"'),
+        (["--backbone", "qwen3:4b"], "a server as http://localhost:11434#qwen3:4b"),
+        (["--keep", str(skill), "--dry-run"], "already exists"),
+        (["--adapted", str(tmp_path), "--dry-run"], "no SKILL.md"),
     ):
         result, asked = check(GOOD, *words, adapted=None)
         assert result.exit_code == 1 and says in result.output and result.output.count("\n") == 1 and asked == []

@@ -23,6 +23,7 @@ from masa import doctor
 from masa.cli import root
 from masa.cli.output import clean, duration, size, table
 from masa.cli.progress import line
+from masa.extras import pip_install
 from masa.formats import load_bank
 from masa.progress import Progress
 
@@ -152,6 +153,23 @@ def test_a_rewrite_is_stored_as_a_variant_and_the_original_stays(rewrite: Cli, h
     assert [len(group) for group in made.groups()] == [2, 2, 1]
     assert made.general[1].principle.startswith("1. Take the mug")
     assert json.loads(variant.read_bytes())["common_mistakes"] == BANK["common_mistakes"]
+
+
+def test_a_rewrite_ends_with_what_to_do_with_it(rewrite: Cli, backend: ScriptedBackend) -> None:
+    assert "in place of bank.json" in rewrite().stdout
+    assert "in place of pdf; `masa adapt`" in rewrite(bank="pdf").stdout
+    assert "in place of" not in rewrite("-o", "out.json").stdout
+    backend.script = lambda prompt: "\n".join(f"{n + 1} keep" for n, _ in enumerate(re.findall(r"## \[", prompt)))
+    same = rewrite("--no-cache")
+    assert "Nothing was changed" in same.stdout and "(equal to bank.json)" in same.stdout
+    assert "in place of" not in same.stdout
+    assert " ".join(same.output.split()).count("masa profile") == 1, "a card without weaknesses gets one hint"
+
+
+def test_a_group_that_is_not_there_is_told_with_those_that_are(rewrite: Cli) -> None:
+    told = one_error(rewrite("--only", "zzz", bank="pdf"), "it has: pdf")
+    assert "general_skills" not in told, "a folder of skills has none"
+    one_error(rewrite("--only", "zzz"), "it has: general_skills, clean, heat")
 
 
 def test_the_report_shows_each_skill_before_and_after_and_a_summary(rewrite: Cli) -> None:
@@ -739,7 +757,7 @@ def test_a_command_whose_extra_is_missing_says_which_install_brings_it(
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
     monkeypatch.setattr("masa_training.commands.evolve.command", needy)
-    one_error(cli("evolve"), 'pip install "masa-skills[training]"')
+    one_error(cli("evolve"), pip_install("training"))
 
 
 def test_an_unknown_command_suggests_the_nearest(cli: Cli) -> None:

@@ -120,7 +120,7 @@ def test_every_extra_has_a_check_and_what_is_missing_is_named(monkeypatch: pytes
     assert checks["core dependencies"] == Check("core dependencies", "ok", "installed")
     assert checks["extra training"].status == "ok"
     assert "missing: no-such-distribution-of-anyone" in checks["extra training"].found
-    assert checks["extra training"].advice == 'pip install "masa-skills[training]"'
+    assert checks["extra training"].advice == extras.pip_install("training")
     assert checks["extra dev"].status == "warn" and "pytest" in checks["extra dev"].found
 
 
@@ -151,7 +151,7 @@ def test_missing_llama_cpp_is_one_failure_with_the_line_that_installs_it(
     monkeypatch.setattr("masa.forms.finding.find_form", lambda artifact: None)
     checks = by_name(doctor.examine())
     assert checks["llama-cpp-python"].status == "fail"
-    assert "masa-skills[llama]" in checks["llama-cpp-python"].advice
+    assert extras.pip_install("llama") in checks["llama-cpp-python"].advice
     assert "llama.cpp run" not in checks
 
 
@@ -161,7 +161,7 @@ def test_a_rewriter_that_runs_in_onnx_runtime_needs_no_llama_cpp(
     rewriter = write_artifact(tmp_path / "rewriter")
     monkeypatch.setattr("masa.forms.finding.find_form", lambda artifact: artifact)
     check = doctor.check_no_llama(str(rewriter))
-    assert check.status == "ok" and "ONNX Runtime" in check.found and "masa-skills[llama]" in check.advice
+    assert check.status == "ok" and "ONNX Runtime" in check.found and extras.pip_install("llama") in check.advice
 
 
 def test_missing_weights_are_said_with_what_fetches_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

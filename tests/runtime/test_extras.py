@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from masa import extras
+
+
+@pytest.mark.parametrize("editable", [True, False])
+def test_an_extra_is_installed_in_the_way_that_masa_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, editable: bool
+) -> None:
+    clone = tmp_path / "a clone"
+    clone.mkdir()
+    told: dict[str, object] = {"url": clone.as_uri(), "dir_info": {"editable": True} if editable else {}}
+    found = SimpleNamespace(read_text=lambda name: json.dumps(told))
+    monkeypatch.setattr("importlib.metadata.distribution", lambda name: found)
+    how = "pip install -e" if editable else "pip install"
+    assert extras.pip_install("llama") == f'{how} "{clone}[llama]"'
+    monkeypatch.chdir(clone)
+    assert extras.pip_install("llama") == f'{how} ".[llama]"' and extras.pip_install() == f'{how} "."'
+    monkeypatch.chdir(tmp_path)
+    clone.rmdir()
+    assert extras.pip_install("llama") == 'pip install "masa-skills[llama]"', "the folder is gone"
+
+
+def test_what_came_from_an_index_is_installed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.distribution", lambda name: SimpleNamespace(read_text=lambda name: None))
+    assert extras.pip_install("llama") == 'pip install "masa-skills[llama]"'
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,24 @@ def test_whatever_is_wrong_with_yaml_is_one_kind_of_error(text: str) -> None:
     assert str(caught.value).strip() and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: 1\nb: c: d", "line 2: a colon in a value"),
+        ("a: 1\nb: 'c\nd: 2\n", "line 2: a quote is opened"),
+        ("a: 1\nb: [c, d\ne: 2", "line 2: a bracket is opened"),
+        ("a:\tb", "line 1: a tab"),
+        ("a: `b`", "line 1: a value begins with a sign"),
+        ("a: *b", "line 1: a value begins with a sign"),
+        ('a: "b" c', "line 1: it fits nothing before it"),
+    ],
+)
+def test_frequent_mistakes_in_yaml_are_told_in_plain_words_where_they_begin(text: str, words: str) -> None:
+    with pytest.raises(ParseError) as caught:
+        parse_yaml(text)
+    assert str(caught.value).startswith(words)
+
+
 def test_a_parser_that_runs_out_of_stack_is_told_as_nesting(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyYAML 6.0.4 refuses deep nesting itself, earlier ones recurse."""
 

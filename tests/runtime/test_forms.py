@@ -187,7 +187,7 @@ def test_a_missing_package_is_told(
     tiny: Callable[[str], Artifact], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "gguf", None)
-    with pytest.raises(MissingExtraError, match=r"masa-skills\[onnx\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install .*\[onnx\]"):
         make_form(tiny("llama"))
 
 

@@ -308,14 +308,23 @@ def test_a_probe_continues_after_a_failure_and_asks_nothing_twice(tmp_path: Path
     assert len(asked) - before == questions - 20
 
 
+@pytest.mark.parametrize("model", ["Qwen3-4B", "examples/card.yaml", "no-such-model"])
+def test_what_cannot_answer_is_refused_in_a_dry_run_as_well(model: str) -> None:
+    for more in ([], ["--dry-run"]):
+        result = CliRunner().invoke(root, ["profile", model, "--probe", *more])
+        assert result.exit_code == 1 and "give a GGUF file" in result.output and result.output.count("\n") == 1
+
+
 def test_the_command_writes_a_card_whose_figures_no_rewriter_reads(tmp_path: Path) -> None:
     with chat_server(lambda body: "GO") as (address, _):
-        words = ["profile", address, "--probe", "--card", "examples/card.yaml", "-o", str(tmp_path / "p"), "--json"]
+        card = tmp_path / "mine.yaml"
+        card.write_text("family: Mine\nweaknesses: skips steps\n")
+        words = ["profile", address, "--probe", "--card", str(card), "-o", str(tmp_path / "p"), "--json"]
         result = CliRunner().invoke(root, words)
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     card = load_card(tmp_path / "p" / "card.yaml")
-    assert card.family == "Qwen2.5" and card.weaknesses == "; ".join(told["weaknesses"])
+    assert card.family == "Mine" and card.weaknesses == "; ".join(told["weaknesses"])
     text = (tmp_path / "p" / "card.yaml").read_text()
     assert "8 of 8 (68 to 100 %)" in text and not any("of 8" in str(value) for value in card.fields().values())
 

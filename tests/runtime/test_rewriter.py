@@ -115,6 +115,7 @@ def test_what_changed_by_one_word_is_not_kept(make: Make) -> None:
     [
         (keep_all, CARD, "chose to keep every skill"),
         (keep_all, ModelCard(family="Qwen3", variant="4B"), "this card has no weaknesses"),
+        (keep_all, ModelCard(weaknesses="poor at mathematics"), "no edit is known to answer"),
         (lambda p: keep_all(p).replace("keep", "first", 1) if "General" in p else "1 keep\n2 keep", CARD, "keep"),
     ],
 )

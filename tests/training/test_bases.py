@@ -45,7 +45,7 @@ def test_a_template_that_does_not_fit_is_refused_in_words(source: str, message: 
 
 
 def test_what_is_no_base_is_refused_in_words(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="no GGUF file"):
+    with pytest.raises(TrainingError, match="no-such-model"):
         open_base("no-such-model")
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF")

@@ -69,8 +69,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "tasks": 12,
         "rewriters": {"shipped": "smollm2-135m"},
         "readers": [
-            {"name": "one", "spec": "x", "card": ORDER, "run": "one"},
-            {"name": "two", "spec": "x", "card": TERSE, "run": "two"},
+            {"name": "one", "spec": f"replay:{__file__}", "card": ORDER, "run": "one"},
+            {"name": "two", "spec": f"replay:{__file__}", "card": TERSE, "run": "two"},
         ],
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(values))

@@ -16,6 +16,8 @@ from click.testing import CliRunner, Result
 from masa.cli import root
 from tests.tiny_gguf import write_tiny_gguf
 
+SERVED = "openai:http://127.0.0.1:9/v1#m"
+"""A server that nobody runs: a plan asks nothing."""
 SMALL = ("--option", "size=60", "--tasks", "8")
 
 
@@ -106,6 +108,7 @@ def test_a_run_killed_with_signal_9_ends_with_the_numbers_of_one_that_was_not(
         (("lookup", "--backbone", "x", "--split", "valid"), "no split is called 'valid'"),
         (("lookup", "--backbone", "x", "--option", "sise=3"), "its options sise do not fit"),
         (("lookup", "--backbone", "x", "--bank", "missing.json"), "missing.json: no such file"),
+        (("lookup", "--backbone", "x", "--bank", "lookup/concize"), 'did you mean "lookup/concise"?'),
         (("lookup", "--backbone", "x", "--a-a", "y"), "--a-a y: there is no such arm"),
         (("lookup", "--backbone", "x", "--a-a", "no-skill"), "--a-a needs an even number of seeds"),
         (("lookup", "--backbone", "a=x", "--backbone", "a=y"), "two of the backbones are called 'a'"),
@@ -123,11 +126,47 @@ def test_mistakes_are_told_in_one_sentence(arguments: tuple[str, ...], message: 
 
 
 def test_a_dry_run_says_what_would_be_played_and_plays_nothing(bank: Path, tmp_path: Path) -> None:
-    arguments = ("lookup", "--backbone", "x", "--bank", str(bank), "--seeds", "2", "--dry-run")
+    arguments = ("lookup", "--backbone", f"x={SERVED}", "--bank", str(bank), "--seeds", "2", "--dry-run")
     result = evaluate(*arguments, "--json", "-o", str(tmp_path / "out"))
     told = json.loads(result.stdout)
     assert told["episodes"] == 2 * 50 * 3 and not (tmp_path / "out").exists()
-    assert "x: no-skill, terse (200 episodes)" in evaluate(*arguments).stdout
+    shown = evaluate(*arguments).stdout
+    assert "x: no-skill, terse (200 episodes)" in shown and "50 tasks, 2 episodes per task and arm" in shown
+    assert "1 episode per task" in evaluate("lookup", "--backbone", SERVED, "--dry-run").stdout
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        ("nomodel", "nomodel: no such model; give a GGUF file, a name that masa pull brings (smollm2-135m"),
+        ("smollm2-135n", 'no such model; did you mean "smollm2-135m"?'),
+        ("Qwen3-4B", "Qwen3-4B: a model card, not the model itself; give a GGUF file"),
+        ("examples/card.yaml", "examples/card.yaml: a model card, not the model itself"),
+        ("README.md", "README.md: not a GGUF file"),
+        ("examples", "examples: a folder without an artifact"),
+        ("transformers:nothing", "nothing: no such model"),
+        ("localhost:11434", "a server is openai:http://localhost:11434#MODEL"),
+        ("openai:http://h/v1", "name the model behind the address"),
+        ("checkpoint:nowhere", "nowhere: no such folder"),
+        ("instrument:nosuch", "instrument:nosuch"),
+        ("replay:nosuch.jsonl", "nosuch.jsonl: no such recording"),
+    ],
+)
+def test_a_dry_run_refuses_what_is_no_backbone_as_the_run_does(backbone: str, message: str, tmp_path: Path) -> None:
+    arguments = ("lookup", "--backbone", backbone, "--tasks", "1")
+    result = evaluate(*arguments, "--dry-run")
+    assert result.exit_code == 1 and message in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    played = evaluate(*arguments, "-q", "-o", str(tmp_path / "out"))
+    assert played.exit_code == 1 and len(played.stderr.strip().splitlines()) == 1
+
+
+def test_a_bank_of_which_nothing_is_shown_is_refused_before_anything_is_played(tmp_path: Path) -> None:
+    arguments = ("lookup", "--backbone", SERVED, "--bank", "examples/skills")
+    for more in (("--dry-run",), ("-o", str(tmp_path / "out"))):
+        result = evaluate(*arguments, *more)
+        assert result.exit_code == 1 and "none of the bank's skills is shown" in result.stderr
+        assert "pantry-report" in result.stderr and "masa check" in result.stderr
+    assert not list(tmp_path.rglob("*.jsonl")), "the random policy would have come first"
 
 
 def test_two_arms_with_the_same_bank_are_named(bank: Path, tmp_path: Path) -> None:
@@ -139,7 +178,7 @@ def test_two_arms_with_the_same_bank_are_named(bank: Path, tmp_path: Path) -> No
 
 
 def test_an_environment_alone_is_short_for_banks(tmp_path: Path) -> None:
-    arguments = ["lookup", "--backbone", "x", "--dry-run", "--json"]
+    arguments = ["lookup", "--backbone", SERVED, "--dry-run", "--json"]
     told = CliRunner().invoke(root, ["evaluate", *arguments])
     assert told.exit_code == 0 and told.stdout == evaluate(*arguments).stdout
     assert "No such command" in CliRunner().invoke(root, ["evaluate", "rewriters"]).stderr

@@ -27,7 +27,7 @@ from masa_training.environments.solutions import first_of_each_type
 from masa_training.errors import TrainingError
 from masa_training.evaluate.banks.config import BANKS
 from masa_training.evolution import EvolveConfig, evolve_names, load_evolve
-from masa_training.evolution.run import Evolved, evolve
+from masa_training.evolution.run import Evolved, estimate, evolve
 from masa_training.evolution.run_log import CONFIG, EVENTS, read_run
 from masa_training.evolution.views.markdown import to_markdown
 from masa_training.evolution.views.numbers import by_type
@@ -79,7 +79,7 @@ def config(path: Path, **changes: Any) -> EvolveConfig:
         "name": "t",
         "environment": "lookup",
         "options": OPTIONS,
-        "backbone": {"name": "Reader-1B", "spec": "", "card": {"family": "Reader"}},
+        "backbone": {"name": "Reader-1B", "spec": f"replay:{__file__}", "card": {"family": "Reader"}},
         "bank": "lookup/moderate",
         "agent": {"choose": True},
         "rounds": 3,
@@ -407,6 +407,37 @@ def test_a_bank_whose_skills_cannot_be_told_apart_is_not_moved_as_a_whole(tmp_pa
 @pytest.mark.parametrize("name", evolve_names())
 def test_every_shipped_experiment_loads(name: str) -> None:
     assert load_evolve(name, ["budget.episodes=5"]).budget.episodes == 5
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("backbone.spec=nomodel", "nomodel: no such model"),
+        ("backbone.card=nocard", "nocard: neither a file nor a shipped model card"),
+        ("teacher.model=llama:nomodel", "nomodel: no such model"),
+        ("teacher.words=nowords", 'no rewriter "nowords"'),
+        ("teacher.model=recorded:none.jsonl", "none.jsonl"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(tmp_path: Path, override: str, message: str) -> None:
+    config(tmp_path / "c.yaml")
+    arguments = [str(tmp_path / "c.yaml"), "-o", str(tmp_path / "run"), "--dry-run", "--set", override]
+    done = CliRunner().invoke(command, arguments)
+    assert done.exit_code == 1 and message in str(done.exception), done.output
+
+
+def test_a_bank_without_skills_for_a_task_of_the_test_is_refused_before_the_search(tmp_path: Path) -> None:
+    """It would be found out at the end, after hours."""
+    value = json.loads((BANKS / "lookup" / "moderate.json").read_text("utf-8"))
+    kind = next(iter(value["task_specific_skills"]))
+    value |= {"general_skills": [], "task_specific_skills": {kind: value["task_specific_skills"][kind]}}
+    (tmp_path / "one.json").write_text(json.dumps(value))
+    settings = config(tmp_path / "c.yaml", bank=str(tmp_path / "one.json"), task_types=[kind])
+    reader = Reader()
+    for begin in (estimate, lambda settings: evolve(settings, tmp_path / "run", model=reader)):
+        with pytest.raises(TrainingError, match="none of the bank's skills is shown"):
+            begin(settings)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_command_tells_what_it_would_play_plays_and_goes_on(

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 import masa_training.evolution.run as running
 from masa.errors import MissingExtraError
+from masa.extras import pip_install
 from masa.skills import GENERAL
 from masa_training.commands.evolve import command
 from masa_training.errors import TrainingError
@@ -334,7 +335,7 @@ def test_a_missing_package_is_one_sentence_that_names_the_extra(
     monkeypatch.setitem(sys.modules, name, None)
     failed = evolving(tmp_path, "--track", name)
     assert isinstance(failed.exception, MissingExtraError)
-    assert str(failed.exception) == f'tracking with {told} needs the extra "{name}": pip install "masa-skills[{name}]"'
+    assert str(failed.exception) == f'tracking with {told} needs the extra "{name}": {pip_install(name)}'
     assert not (tmp_path / "run").exists()
     with pytest.raises(TrainingError, match="'tensorboard'"):
         open_trackers(["tensorboard"])

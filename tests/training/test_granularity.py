@@ -272,8 +272,13 @@ def test_a_study_is_played_told_resumed_and_added_to(reader: list[ScriptedModel]
     assert "| two |" in more.stdout and "Results: " in more.stdout and "No two backbones differ" in more.stdout
 
 
+SERVED = "openai:http://127.0.0.1:9/v1#m"
+"""A server that nobody runs: a plan asks nothing."""
+
+
 def test_a_dry_run_says_what_would_be_played(tmp_path: Path) -> None:
-    arguments = ("lookup", "--backbone", "x", *SMALL, "--seeds", "2", "--dry-run", "-o", str(tmp_path / "out"))
+    out = str(tmp_path / "out")
+    arguments = ("lookup", "--backbone", f"x={SERVED}", *SMALL, "--seeds", "2", "--dry-run", "-o", out)
     told = json.loads(run(*arguments, "--json").stdout)
     assert told["environment"] == "lookup" and told["parts"][1]["arms"] == ["none", "concise", "moderate", "detailed"]
     assert told["episodes"] == 12 * 2 * 5 and not (tmp_path / "out").exists()
@@ -285,6 +290,8 @@ def test_a_dry_run_says_what_would_be_played(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("lookup",), "there is no backbone; name one with --backbone"),
+        (("lookup", "--backbone", "nomodel", "--dry-run"), "nomodel: no such model"),
+        (("lookup", "--backbone", SERVED, "--bank", "a=examples/skills", "--dry-run"), "`masa check` compares"),
         (("webshop", "--backbone", "x"), "no banks ship for 'webshop'"),
         (("lookup", "--backbone", "x", "--bank", "a=missing.json"), "missing.json: no such file"),
         (("lookup", "--backbone", "x", "--bank", "a=1.json", "--bank", "a=2.json"), "two of the banks are called 'a'"),

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from masa.errors import MissingExtraError
+from masa.extras import pip_install
 from masa_training.environments import environment_names, open_environment
 
 
@@ -23,7 +24,5 @@ def test_a_missing_package_of_the_extra_is_told(gone: str, environment: str, mon
     assert environment in environment_names()
     with pytest.raises(MissingExtraError) as raised:
         open_environment(environment)
-    assert (
-        str(raised.value)
-        == f'the environment {environment} needs the extra "alfworld": pip install "masa-skills[alfworld]"'
-    )
+    told = f'the environment {environment} needs the extra "alfworld": {pip_install("alfworld")}'
+    assert str(raised.value) == told

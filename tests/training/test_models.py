@@ -560,7 +560,7 @@ def test_tokens_are_priced() -> None:
     [
         ("gpt:4", {}, "unknown kind of model 'gpt'"),
         ("llama:", {}, "no model is named"),
-        ("no-such-artifact", {}, "no GGUF file, artifact or backbone"),
+        ("no-such-artifact", {}, "no-such-artifact: no such model; give a GGUF file"),
         ("llama:x.gguf", {"temperature": 3}, "no option 'temperature'"),
         ("openai:http://localhost:1/v1", {}, "name the model behind the address"),
         ("openai:http://localhost:1/v1#m", {"key": "x"}, "no option 'key'"),

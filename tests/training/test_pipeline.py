@@ -93,7 +93,7 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
         "evolve": {
             "environment": "lookup",
             "options": OPTIONS,
-            "backbone": {"name": "Reader-1B", "spec": "replay:none", "card": str(card)},
+            "backbone": {"name": "Reader-1B", "spec": f"replay:{card}", "card": str(card)},
             "bank": "lookup/moderate",
             "agent": {"choose": True},
             "rounds": 2,
@@ -317,6 +317,11 @@ def test_what_a_later_stage_will_miss_is_told_before_anything_is_played(
     planned = forecast(work(tmp_path / "p.yaml", tmp_path / "run", change))
     assert len(planned.missing) == 1 and re.search(message, planned.missing[0])
     assert run_pipeline(work(tmp_path / "p.yaml", tmp_path / "other", change), until="profile").stages
+
+
+def test_a_backbone_that_is_not_there_is_told_in_the_plan(tmp_path: Path) -> None:
+    planned = forecast(work(config(tmp_path), tmp_path / "run", "evolve.backbone.spec=nomodel"))
+    assert len(planned.missing) == 1 and planned.missing[0].startswith("nomodel: no such model")
 
 
 @pytest.mark.parametrize(

@@ -323,12 +323,28 @@ def test_an_environment_with_too_few_tasks_is_refused(tmp_path: Path, monkeypatc
 def arguments(tmp_path: Path, *more: str) -> list[str]:
     card = replace(config(tmp_path), tasks=8).card
     options = ["--option", f"size={OPTIONS['size']}", "--card", card, "--choose", "--tasks", "8"]
-    return ["lookup", "--backbone", "replay:none", *options, "-o", str(tmp_path / "p"), *more]
+    return ["lookup", "--backbone", f"replay:{card}", *options, "-o", str(tmp_path / "p"), *more]
 
 
 @pytest.fixture
 def guessing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "make_executor", lambda *_, **__: executors.InProcess(Guesser()))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--backbone", "nomodel"), "nomodel: no such model"),
+        (("--card", "Qwen3-4C"), "Qwen3-4C: neither a file nor a shipped model card"),
+        (("--bank", "examples/skills"), "none of the bank's skills is shown"),
+        (("--teacher", "recorded:none"), "a recording has rewrites and no summaries"),
+        (("--teacher", "llama:nomodel"), "nomodel: no such model"),
+        (("--teacher", "openai:http://h/v1#m", "--teacher-key-env", "NOT_SET_HERE"), "NOT_SET_HERE is not set"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(tmp_path: Path, more: tuple[str, ...], message: str) -> None:
+    done = CliRunner().invoke(command, arguments(tmp_path, "--dry-run", *more))
+    assert done.exit_code == 1 and message in str(done.exception), done.output
 
 
 @pytest.mark.usefixtures("guessing")

@@ -334,7 +334,7 @@ def shown_card(body: dict[str, Any]) -> str:
 
 
 def test_only_the_teacher_is_told_another_card(reader: Forgetful, server: Server, tmp_path: Path) -> None:
-    backbone = {"name": "Reader-1B", "spec": "", "card": CARD}
+    backbone = {"name": "Reader-1B", "spec": f"replay:{__file__}", "card": CARD}
     small(tmp_path / "c.yaml", rounds=1, backbone=backbone)
     folder = tmp_path / "study"
     arguments = [

@@ -106,7 +106,7 @@ def test_a_missing_extra_is_told_from_the_worker(tmp_path: Path, monkeypatch: py
     (tmp_path / "alfworld").mkdir()
     (tmp_path / "alfworld" / "__init__.py").write_text("raise ModuleNotFoundError('gone', name='alfworld')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(MissingExtraError, match=r"masa-skills\[alfworld\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install .*\[alfworld\]"):
         in_worker("household")
 
 

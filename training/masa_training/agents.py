@@ -9,7 +9,7 @@ them in the order of the bank, so that episodes of an arm and task type begin al
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -61,6 +61,27 @@ class AgentConfig:
         return tuple(f.name for f in fields(cls))
 
 
+def check_shown(bank: SkillBank | None, tasks: Iterable[Task], config: AgentConfig) -> None:
+    """Refuse a bank of which nothing would be shown for a task: its arm would silently be the one without skills.
+
+    Raises:
+        TrainingError: if the bank has skills and a task gets none of them.
+    """
+    if bank is None or not len(bank) or (bank.general and config.general):
+        return
+    for task in tasks:
+        specific = bank.task_specific.get(task.type, ())
+        if specific and config.specific:
+            continue
+        advice = "give a bank with general skills or with some for this type; `masa check` compares SKILL.md folders"
+        if specific or bank.general:
+            advice = f"raise {'specific' if specific else 'general'} in the agent's settings"
+        raise TrainingError(
+            f"task {task.id}: none of the bank's skills is shown for the task type {task.type!r}; it has skills for "
+            f"{', '.join(bank.task_specific) or 'no task type'}; {advice}"
+        )
+
+
 class Agent:
     """An agent for one environment and one skill bank, or none. It keeps no state between episodes."""
 
@@ -91,22 +112,17 @@ class Agent:
         Raises:
             TrainingError: if the bank has skills and none is shown: the arm would silently be the one without skills.
         """
-        if self._bank is None or not any(len(group) for group in self._bank.groups()):
+        if self._bank is None or not len(self._bank):
             return None
+        check_shown(self._bank, [task], self._config)
         known = task.type in self._bank.task_specific
-        found = select(
+        return select(
             self._bank,
             task.goal,
             task_type=task.type if known else None,
             general=self._config.general,
             specific=self._config.specific if known else 0,
         )
-        if not found.general and not found.specific:
-            raise TrainingError(
-                f"task {task.id}: the bank has skills, but none is shown for the task type {task.type!r}; it knows "
-                f"{', '.join(self._bank.task_specific) or 'no task types'}; raise `general` or give another bank"
-            )
-        return found
 
     def begin(self, task: Task, first: Step) -> Dialogue:
         """The dialogue of one episode, up to its first question."""

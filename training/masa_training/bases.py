@@ -272,9 +272,9 @@ def _named_weights(spec: str) -> Path:
     from masa.weights import find_weights
 
     try:
-        return find_weights(spec)
+        return find_weights(spec, or_else=" or a Hugging Face folder")
     except ArtifactError as error:
-        raise TrainingError(f"{spec}: no GGUF file, Hugging Face folder, artifact or backbone ({error})") from None
+        raise TrainingError(str(error)) from None
 
 
 def folder_sha256(folder: Path) -> str:

@@ -181,7 +181,7 @@ def base_of(checkpoint: Checkpoint, given: str | None = None) -> Base:
         TrainingError: if it is not there, or another model is in its place (by sha256).
     """
     note = checkpoint.base
-    path = _find_base(checkpoint, given)
+    path = find_base(checkpoint, given)
     sha256 = verified_sha256(path, note.sha256) if note.kind == "gguf" else folder_sha256(path)
     if sha256 != note.sha256:
         raise TrainingError(
@@ -208,7 +208,12 @@ def gguf_file(given: str) -> Path:
         raise TrainingError(f"--base {given}: neither a GGUF file nor a rewriter that is here ({error})") from None
 
 
-def _find_base(checkpoint: Checkpoint, given: str | None) -> Path:
+def find_base(checkpoint: Checkpoint, given: str | None = None) -> Path:
+    """Where the base of a checkpoint lies, as `base_of` looks for it; whether it is the right one is not looked at.
+
+    Raises:
+        TrainingError: if it is not there.
+    """
     note = checkpoint.base
     if note.kind == "gguf" and given is not None:
         return gguf_file(given)

@@ -19,16 +19,16 @@ from masa.errors import CardError, MasaError
 from masa.facts import Facts
 from masa.files import write_atomic
 from masa.skills import SkillBank
-from masa_training.agents import AgentConfig
+from masa_training.agents import AgentConfig, check_shown
 from masa_training.append_only import writing
 from masa_training.environments import Task, open_environment
 from masa_training.errors import TrainingError
 from masa_training.evaluate.banks.report import figures_of
-from masa_training.models import Model
+from masa_training.models import Model, check_model
 from masa_training.models.keys import check_keyless, with_key
 from masa_training.rollouts import Arm, Episode, Job, Record, WorkerSpec
 from masa_training.rollouts.executors import Executor, InProcess
-from masa_training.teacher import Seen, Summary, Watched, attribute, opened_summarizer
+from masa_training.teacher import Seen, Summary, Watched, attribute, check_teacher, opened_summarizer
 from masa_training.teacher.card_claims import claims
 from masa_training.teacher.config import TeacherConfig
 
@@ -162,6 +162,20 @@ def profile(
     return found
 
 
+def check_profile(config: ProfileConfig) -> None:
+    """Refuse what `profile` would before it plays, as far as it shows without loading weights or asking a server.
+
+    Raises:
+        MasaError: if there is no such backbone, teacher or card, or the card may not be written.
+    """
+    check_model(config.backbone, config.model_options)
+    check_teacher(config.teacher, sums_up=True)
+    if not config.backbone.startswith(("openai:", "http://", "https://")):
+        check_card(card_of_backbone(config.backbone, config.card))
+    elif config.card:
+        resolve_backbone(config.card)
+
+
 def plan(config: ProfileConfig) -> dict[str, Any]:
     """What would be played and asked; nothing is."""
     tasks, _ = _world(config)
@@ -186,7 +200,9 @@ def _world(config: ProfileConfig) -> tuple[list[Task], Facts]:
         raise TrainingError(
             f"{config.environment}: its split train has too few tasks to keep some for profiling; give it more"
         )
-    return tasks[: config.tasks or None], facts
+    tasks = tasks[: config.tasks or None]
+    check_shown(config.bank, tasks, config.agent)
+    return tasks, facts
 
 
 def _play(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from masa.errors import MissingExtraError
 from masa.http_client import unproxied
 from masa.pull import hub_endpoint
 from masa_export.errors import ExportError
@@ -50,7 +51,7 @@ def find_hub(repository: str) -> Hub:
     try:
         from huggingface_hub import get_token
     except ImportError:
-        raise ExportError('--push needs huggingface_hub: pip install "masa-skills[export]"') from None
+        raise MissingExtraError("--push", "export") from None
     token = get_token()
     if not token:
         raise ExportError(

@@ -17,14 +17,13 @@ from masa.backends.llama_library import give_memory_back
 from masa.backends.onnx_tokenizer import TOKENIZER_NAME, JsonTokenizer
 from masa.backends.tokenizing import Tokenizing
 from masa.cpu import usable_cores
-from masa.errors import BackendError
+from masa.errors import BackendError, MissingExtraError
+from masa.extras import pip_install
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 from collections.abc import Mapping
-
-from masa.errors import MissingExtraError
 
 PROVIDERS: Mapping[str, str] = {
     "cuda": "CUDAExecutionProvider",
@@ -38,9 +37,8 @@ PREFERRED = ("cuda", "directml", "cpu")
 """What is taken where nothing is asked for, the first one that is there. TensorRT and CoreML compile a graph for every
 shape, which takes longer than a rewrite: they are for those who ask."""
 _ADVICE = {
-    "cuda": 'install the build for NVIDIA GPUs: pip uninstall onnxruntime, then pip install "masa-skills[onnx-gpu]"',
-    "tensorrt": 'install the build for NVIDIA GPUs: pip uninstall onnxruntime, then pip install "masa-skills[onnx-gpu]"'
-    ", and TensorRT",
+    "cuda": "install the build for NVIDIA GPUs: pip uninstall onnxruntime, then {install}",
+    "tensorrt": "install the build for NVIDIA GPUs: pip uninstall onnxruntime, then {install}, and TensorRT",
     "directml": "install the build for Windows: pip uninstall onnxruntime, then pip install onnxruntime-directml",
     "coreml": "use a build of onnxruntime for macOS",
     "cpu": "reinstall onnxruntime",
@@ -79,7 +77,7 @@ def choose_provider(wanted: str | None, available: Sequence[str]) -> str:
     if wanted not in there:
         raise BackendError(
             f"the provider {wanted} is not in this onnxruntime (it has {', '.join(there) or 'none that masa knows'}); "
-            f"{_ADVICE[wanted]}"
+            f"{_ADVICE[wanted].format(install=pip_install('onnx-gpu'))}"
         )
     return wanted
 

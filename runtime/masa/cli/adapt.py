@@ -33,7 +33,7 @@ _ACTIONS = ("apply", "undo", "status", "adopt", "diff")
     "adapt",
     short_help="Adapt the skills that your agents read, in place, and undo it.",
     epilog="\b\nExamples:\n"
-    "  masa adapt --backbone model.gguf\n"
+    "  masa adapt --backbone model.gguf --card my-card.yaml\n"
     "  masa adapt --backbone model.gguf --card my-card.yaml --apply\n"
     "  masa adapt --status\n"
     "  masa adapt --for Qwen3-4B\n"

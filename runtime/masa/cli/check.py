@@ -34,14 +34,14 @@ CANCELLED = 130
     "check",
     short_help="Compare a skill, its adaptation and no skill on your prompts.",
     epilog="\b\nExamples:\n"
-    "  masa check ~/my-skills/pdf --backbone qwen2.5-coder-1.5b --card my-card.yaml\n"
+    "  masa check examples/checks/weather --backbone qwen2.5-coder-1.5b --card examples/checks/card.yaml\n"
     "  masa check ~/my-skills/pdf --backbone http://localhost:11434#qwen3:4b --runs 10 --max-seconds 600\n"
     "  masa check ~/my-skills/pdf --backbone model.gguf --evals prompts.jsonl --judge http://localhost:8080\n"
     "  masa check ~/my-skills/pdf --backbone model.gguf --adapted ~/by-hand/pdf --keep ~/best/pdf --json\n\n"
     "Exit codes: 0 done, whatever the verdict; 1 an error; 2 wrong usage; 130 cancelled (answers are kept).",
 )
 @click.argument("skill", type=click.Path())
-@backbone_options(required=True)
+@backbone_options(required=True, answers=True)
 @click.option(
     "--evals",
     metavar="FILE",
@@ -96,12 +96,20 @@ def command(skill: str, backbone: str, as_json: bool, quiet: bool, **given: Any)
     Checks are contains, not_contains, regex, json_schema and, in a sandbox that you name, command; checks that are
     sentences need --judge. The verdict is better, worse or undecided, the last with the pairs that are missing.
     """
-    from masa.chat import AnswerLog, open_chat
+    from masa.artifact import load_artifact
+    from masa.chat import AnswerLog, check_chat, open_chat
     from masa.checking import Budget, check_skill, judged_by, skill_text
     from masa.files import read_bytes
 
     folder = _folder(skill)
     evals, left_out = _evals(folder, given)
+    for model in filter(None, (backbone, given["judge"])):
+        check_chat(model)
+    keep = _free(given["keep"])
+    check_page(given["html"])
+    changed = _folder(given["adapted"]) if given["adapted"] else None
+    if changed is None:
+        load_artifact(given["rewriter"], verify=False)
     card = resolve_card(backbone, given["backbone_model"], given["card"], given["api_key_env"])
     if given["dry_run"]:
         calls = len(evals) * given["runs"] * 3
@@ -110,11 +118,9 @@ def command(skill: str, backbone: str, as_json: bool, quiet: bool, **given: Any)
             told
         )
         return
-    keep = _free(given["keep"])
-    check_page(given["html"])
     file = folder / "SKILL.md"
-    if given["adapted"]:
-        data, why, group = read_bytes(_folder(given["adapted"]) / "SKILL.md"), "", None
+    if changed is not None:
+        data, why, group = read_bytes(changed / "SKILL.md"), "", None
     else:
         data, why, group = _adapt(folder, card, given["rewriter"])
     texts: dict[Arm, str] = {

@@ -15,7 +15,7 @@ _MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red"
     short_help="Check this machine and say how to fix it.",
     epilog="\b\nExamples:\n"
     "  masa doctor\n"
-    '  CMAKE_ARGS="$(masa doctor --cmake-args)" pip install "masa-skills[llama]"\n'
+    '  CMAKE_ARGS="$(masa doctor --cmake-args)" pip install ".[llama]"      # in a clone of masa\n'
     "  masa doctor --clear-cache\n"
     "  masa doctor --json",
 )

@@ -93,8 +93,11 @@ def api_key(variable: str | None) -> str | None:
     return key
 
 
-def backbone_options(*, required: bool) -> Callable[[Function], Function]:
-    """`--backbone` and what goes with it."""
+def backbone_options(*, required: bool, answers: bool = False) -> Callable[[Function], Function]:
+    """`--backbone` and what goes with it; for a command to which it `answers`, a card is none."""
+    kinds = "a GGUF file, a Hugging Face folder, a server as URL#MODEL, a card file, or the name of a shipped card."
+    if answers:
+        kinds = "a GGUF file, a name that masa pull brings, or a server as URL#MODEL."
 
     def add(function: Function) -> Function:
         for option in reversed(
@@ -103,9 +106,8 @@ def backbone_options(*, required: bool) -> Callable[[Function], Function]:
                     "--backbone",
                     required=required,
                     metavar="MODEL",
-                    help="The model that will read the skills: a GGUF file, a Hugging Face folder, a server as "
-                    "URL#MODEL, a card file, or the name of a shipped card.",
-                    shell_complete=complete_backbone,
+                    help=f"The model that will read the skills: {kinds}",
+                    shell_complete=_complete_weights if answers else complete_backbone,
                 ),
                 *more_backbone_options(),
             )
@@ -161,6 +163,13 @@ def complete_backbone(ctx: click.Context, param: click.Parameter, incomplete: st
     if incomplete and names:
         return [CompletionItem(name) for name in names]
     return [CompletionItem(incomplete, type="file")]
+
+
+def _complete_weights(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from masa.weights import list_weights
+
+    names = [name for name in list_weights() if incomplete and name.startswith(incomplete)]
+    return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
 
 
 def _complete_rewriter(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -36,11 +36,12 @@ def probe_model(
     quiet: bool,
 ) -> None:
     """Ask a model the exercises and write its card; see the command's help."""
-    from masa.chat import open_chat
+    from masa.chat import check_chat, open_chat
     from masa.exercises import exercises
     from masa.probing import probe, with_probe, write_card
 
     asked = len({exercise.prompt for exercise in exercises(seed)})
+    check_chat(model)
     if dry_run:
         told = (
             f"{count(asked, 'question')} of about 60 tokens, 16 of them of 350; at most 64 tokens are written for each"

@@ -63,6 +63,7 @@ def command(spec: str, timeout: float, form: bool, quiet: bool) -> None:
 def _make_form(artifact: Artifact, quiet: bool) -> None:
     """Write the form for this CPU unless it is there; where none can be made the artifact runs as it was shipped."""
     from masa.errors import MasaError
+    from masa.extras import pip_install
     from masa.forms.finding import find_form, form_checks, missing_packages
 
     def tell(text: str) -> None:
@@ -72,7 +73,7 @@ def _make_form(artifact: Artifact, quiet: bool) -> None:
     if artifact.kind != "gguf":
         return
     if missing := missing_packages(to_make=True):
-        tell(f'it runs as shipped; faster with: pip install "masa-skills[onnx]" ({", ".join(missing)} missing)')
+        tell(f"it runs as shipped; faster with: {pip_install('onnx')} ({', '.join(missing)} missing)")
         return
     made = find_form(artifact)
     if made is None:

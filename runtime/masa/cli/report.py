@@ -54,11 +54,7 @@ def summary_text(result: RewriteResult) -> str:
         lines.append(wrap(f"{', '.join(keys)} {status}: {reason}", "", "  "))
     lines += [""] if reasons else []
     if result.groups and all(group.status == "kept" for group in result.groups):
-        lines.append(wrap("Nothing was changed: the result equals its source.", "", "  "))
-        if any("no weaknesses" in reason for _, reason in reasons):
-            lines.append(
-                wrap("`masa profile` finds a model's weaknesses; --card takes a card that names them.", "", "  ")
-            )
+        lines.append("Nothing was changed: the result equals its source.")
     lines.append(_totals(result))
     note = _note(result)
     if note:
@@ -70,14 +66,15 @@ def card_text(card: ModelCard, without: Sequence[str] = ()) -> str:
     """What the card says of its backbone and which edits that calls for; where it says nothing, what would."""
     from masa.card_calls import calls_of
 
-    calls = calls_of(card)
+    calls = calls_of(card.weaknesses)
     if not calls.weaknesses:
         advice = "`masa profile MODEL --probe` measures them, docs/write-a-card.md says how to write them"
         return wrap(f"{card.name}: its card names no weaknesses, so nothing calls for an edit; {advice}.", "", "  ")
     lines = [f"{card.name}, as its card says:"]
     for words, edit in calls.weaknesses:
-        off = edit.split()[0] in without if edit else False
-        lines.append(f"  {words} → {f'{edit}, switched off' if off else edit or 'the rewriter decides'}")
+        off = ", switched off" if edit and edit.split()[0] in without else ""
+        answer = f"{edit}{off}" if edit else "no edit is known to answer this; the rewriter decides"
+        lines.append(f"  {words} → {answer}")
     return "\n".join(wrap(line, "", "    ") for line in lines)
 
 
@@ -187,7 +184,7 @@ def _group(group: GroupResult) -> Iterator[str]:
     if group.status == "rewritten":
         head += f" · {len(group.source)} → {count(len(group.output), 'skill')}"
     yield head
-    if group.reason:
+    if group.reason and group.status != "kept":  # why it was kept, the summary says
         yield wrap(group.reason, "   ", "   ")
     if group.status in ("fell back", "cancelled"):
         return

@@ -23,7 +23,7 @@ from masa.cli.loading import (
     tell_problems,
     without_option,
 )
-from masa.cli.output import check_page, clean, write_json
+from masa.cli.output import check_page, clean, wrap, write_json
 from masa.cli.progress import RewriteProgress, interrupts, tell_time
 from masa.errors import MasaError
 from masa.files import write_atomic
@@ -43,10 +43,14 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """Where the rewritten bank is: a file or folder of the user's, a variant, or stdout (no path)."""
+    """Where the rewritten bank is: a file or folder of the user's, a variant, or stdout (no path).
+
+    `changed` is whether it differs from its original.
+    """
 
     path: Path | None
     variant: bool
+    changed: bool
 
 
 @click.command(
@@ -56,12 +60,12 @@ class _Written:
     "  masa rewrite examples/skills --backbone examples/card.yaml\n"
     "  masa rewrite bank.json --backbone model.gguf --card my-card.yaml\n"
     "  masa rewrite examples/banks/household.json --backbone examples/card.yaml --only clean\n"
-    "  masa rewrite bank.json --backbone http://localhost:11434#qwen3:4b -o adapted.json\n"
-    "  masa rewrite skills/pdf --backbone model.gguf --facts facts.yaml\n"
-    "  masa rewrite tools.json --backbone model.gguf -o adapted-tools.json\n"
-    "  masa rewrite bank.json --backbone model.gguf --dry-run\n"
-    "  masa rewrite bank.json --backbone model.gguf --operation steps --words qwen2.5-coder-0.5b-wording\n"
-    "  masa rewrite bank.json --backbone model.gguf --json | jq .skills",
+    "  masa rewrite bank.json --backbone http://localhost:11434#qwen3:4b --card my-card.yaml -o adapted.json\n"
+    "  masa rewrite skills/pdf --backbone my-card.yaml --facts facts.yaml\n"
+    "  masa rewrite tools.json --backbone my-card.yaml -o adapted-tools.json\n"
+    "  masa rewrite bank.json --backbone my-card.yaml --dry-run\n"
+    "  masa rewrite bank.json --backbone model.gguf --operation steps --words my-wording\n"
+    "  masa rewrite bank.json --backbone my-card.yaml --json | jq .skills",
 )
 @bank_argument
 @backbone_options(required=True)
@@ -224,8 +228,11 @@ def command(
             click.echo(report.diff_text(result), err=aside)
         click.echo(report.summary_text(result), err=aside)
         if written is not None and written.path is not None:
-            kind = "Variant" if written.variant else "Bank"
-            click.echo(f"\n{kind}: {clean(str(written.path))}", err=aside)
+            kind, same = "Variant" if written.variant else "Bank", "" if written.changed else f" (equal to {bank})"
+            click.echo(f"\n{kind}: {clean(f'{written.path}{same}')}", err=aside)
+            if written.variant and written.changed:
+                more = "`masa adapt` changes skills in place" if original.folder else "-o OUT writes it to OUT"
+                click.echo(wrap(f"Give it to your agent in place of {original.path}; {more}.", "", "  "))
     if result.cancelled:
         said = f"{finished} of {len(result.groups)} groups were finished"
         if written is None:
@@ -291,10 +298,10 @@ def _write(
         sys.stdout.flush()
         sys.stdout.buffer.write(dump(result.bank))
         sys.stdout.buffer.flush()
-        return _Written(None, False)
+        return _Written(None, False, result.bank != original.bank)
     if output is not None:
         save_bank(result.bank, output)
-        return _Written(Path(output), False)
+        return _Written(Path(output), False, result.bank != original.bank)
     from masa.variants import Record, store
 
     bank, provenance = _with_earlier(original, result)
@@ -313,7 +320,7 @@ def _write(
         record,
         original_sha256=original.sha256,
     )
-    return _Written(variant.output, True)
+    return _Written(variant.output, True, bank != original.bank)
 
 
 def _with_earlier(original: BankFile, result: RewriteResult) -> tuple[SkillBank, dict[str, Any]]:

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from masa.errors import CardError
+from masa.files import yaml_problem
 
 SOURCES = "sources"
 
@@ -80,9 +81,9 @@ def _compose(text: str, where: str) -> Any:
     except UnicodeEncodeError:
         raise CardError(f"{where}: holds half of a surrogate pair, which is no text; correct the file") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
+        problem = yaml_problem(error)
+        mark = getattr(error, "context_mark" if "not closed" in problem else "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or (str(error).splitlines() or [type(error).__name__])[0]
         raise CardError(f"{where}{line}: not valid YAML ({problem}); correct the file") from None
     if root is None:
         raise CardError(f"{where}: empty; a model card has keys such as family, variant, num_layers")

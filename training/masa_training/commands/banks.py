@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     short_help="Play skill banks in an environment and compare them.",
     epilog="\b\nExamples:\n"
     "  masa evaluate banks lookup --backbone smollm2-135m --choose --bank lookup/concise --tasks 4\n"
-    "  masa evaluate banks assistant --backbone qwen2.5-coder-0.5b --bank a=a.json --bank b=b.json --tasks 60 -o ab\n"
+    "  masa evaluate banks assistant --backbone qwen2.5-coder-0.5b --bank assistant/moderate --tasks 60 -o ab\n"
     "  masa evaluate banks household --backbone smollm2-135m --choose --tasks 60\n"
     "  masa evaluate banks alfworld --backbone 'qwen=openai:http://localhost:8000/v1#Qwen/Qwen3-4B' "
     "--executor processes --workers 16\n"
-    "  masa evaluate banks lookup --backbone smollm2-135m --choose --bank base=bank.json --a-a base --seeds 4\n"
-    "  masa evaluate banks lookup --backbone smollm2-135m --choose --bank base=bank.json --dry-run\n\n"
+    "  masa evaluate banks lookup --backbone smollm2-135m --choose --bank base=lookup/concise --a-a base --seeds 4\n"
+    "  masa evaluate banks lookup --backbone smollm2-135m --choose --bank mine=bank.json --dry-run\n\n"
     "Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 cancelled (episodes are kept).",
 )
 @click.argument("environment", metavar="ENVIRONMENT")

@@ -123,7 +123,7 @@ def _named_cards(backbones: tuple[str, ...]) -> dict[str, ModelCard]:
     cards: dict[str, ModelCard] = {}
     for backbone in dict.fromkeys(backbones):
         card = resolve_card(backbone, None, None, None)
-        cards[card.name if card.name not in cards and card.name != "unnamed" else backbone] = card
+        cards[card.name if card.name not in cards and card.name != "unnamed-model" else backbone] = card
     return cards
 
 

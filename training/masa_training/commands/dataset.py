@@ -25,7 +25,7 @@ _EVERY = 0.1
     "  masa distill dataset text-published --data-dir data -o text-published\n"
     "  masa distill dataset plan-bootstrap-small -o bootstrap\n"
     "  masa distill dataset plan-bootstrap --set bootstrap.train=400 -o my-data --seed 1\n"
-    "  masa distill dataset text-published --dry-run\n"
+    "  masa distill dataset plan-bootstrap-small --dry-run\n"
     "  masa distill dataset my-config.yaml --base model.gguf --dry-run --json | jq .tokens\n\n"
     "\b\nConfigurations that ship with masa:\n"
     "  text-published\n  text-published-heldout-environment\n  text-published-heldout-backbone\n"

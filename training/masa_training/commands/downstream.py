@@ -47,10 +47,14 @@ def command(config: str, output: Path, overrides: tuple[str, ...], as_json: bool
     from masa.formats.bank_json import dump_bank
     from masa_training.evaluate.banks.report import plot
     from masa_training.evolution.playing import fingerprint
+    from masa_training.models import check_model
     from masa_training.rollouts.executors import make_executor
     from masa_training.studies.downstream import arms_of, load_downstream, play, report
 
     study, folder = load_downstream(config, overrides)
+    if given["dry_run"]:
+        for reader in study.readers:
+            check_model(reader.spec, reader.options)
     show = _Shown(quiet=quiet or as_json)
     with interrupts("the episodes so far are kept, the same command goes on from them") as cancel:
         try:

@@ -31,7 +31,11 @@ def _with_options(function: Callable[..., None]) -> Callable[..., None]:
     return one(data(function))
 
 
-@click.group("env", short_help="List, check, play and start environments.")
+@click.group(
+    "env",
+    short_help="List, check, play and start environments.",
+    epilog="\b\nExamples:\n  masa env list\n  masa env play lookup\n  masa env new my_world",
+)
 def command() -> None:
     """Environments: the worlds in which a backbone acts."""
 

@@ -188,7 +188,15 @@ def play(trial: Trial, folder: Path, given: Mapping[str, Any], *, quiet: bool) -
 
 
 def tell_plan(trial: Trial, tasks: int, *, as_json: bool) -> None:
-    """What would be played."""
+    """What would be played.
+
+    Raises:
+        MasaError: if a backbone is none, as far as it shows without loading weights or asking a server.
+    """
+    from masa_training.models import check_model
+
+    for backbone in trial.backbones:
+        check_model(backbone.spec, backbone.options)
     parts = [
         {"backbone": name or None, "arms": list(spec.arms), "episodes": len(spec.arms) * tasks * trial.seeds}
         for name, spec in trial.parts()
@@ -200,7 +208,8 @@ def tell_plan(trial: Trial, tasks: int, *, as_json: bool) -> None:
     for part in parts:
         arms = ", ".join(map(str, part["arms"] if isinstance(part["arms"], list) else ()))
         click.echo(f"{clean(str(part['backbone'] or 'no backbone'))}: {clean(arms)} ({part['episodes']} episodes)")
-    click.echo(f"{count(tasks, 'task')}, {trial.seeds} episodes of each an arm, {total:,} episodes in all")
+    each = count(trial.seeds, "episode")
+    click.echo(f"{count(tasks, 'task')}, {each} per task and arm, {count(total, 'episode')} in all")
 
 
 def finish(folder: Path, told: Mapping[str, Any], text: str, *, cancelled: bool, as_json: bool, quiet: bool) -> None:

@@ -32,7 +32,15 @@ class _Evaluate(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group("evaluate", cls=_Evaluate, short_help="Measure banks, rewriters and the method.")
+@click.group(
+    "evaluate",
+    cls=_Evaluate,
+    short_help="Measure banks, rewriters and the method.",
+    epilog="\b\nExamples:\n"
+    "  masa evaluate banks lookup --backbone smollm2-135m --choose --bank lookup/concise --tasks 4\n"
+    "  masa evaluate cards examples/banks/household.json --backbone Qwen3-4B --backbone examples/card.yaml\n"
+    "  masa evaluate granularity lookup --backbone smollm2-135m --stepwise --dry-run",
+)
 def command() -> None:
     """Measure what a bank, a rewriter or a part of the method is worth, with intervals.
 

@@ -209,11 +209,13 @@ def _finish(study: EvolutionStudy, folder: Path, left: dict[str, str], *, as_jso
 
 
 def _tell_work(study: EvolutionStudy, folder: Path, *, as_json: bool) -> None:
-    from masa_training.evolution.run import estimate
+    from masa_training.evolution.run import check_evolve, estimate
     from masa_training.studies.evolutions import standing
 
     # The conditions of an experiment are played alike, so that one estimate is that of all.
     first = {cell.experiment: cell.config for cell in reversed(study.cells)}
+    for config in first.values():
+        check_evolve(config)
     most = {name: estimate(config) for name, config in first.items()}
     rows = []
     for cell in study.cells:

@@ -100,7 +100,7 @@ def command(
     if config is None:
         raise click.UsageError("Missing argument 'CONFIG'; only --report goes without it.")
     from masa_training.evolution import load_evolve
-    from masa_training.evolution.run import estimate, evolve
+    from masa_training.evolution.run import check_evolve, estimate, evolve
     from masa_training.evolution.tracking import Tracking, open_trackers
     from masa_training.evolution.views.markdown import write_markdown
     from masa_training.evolution.views.report import write_report
@@ -108,6 +108,7 @@ def command(
 
     settings = load_evolve(config, overrides, teacher=teacher)
     if dry_run:
+        check_evolve(settings)
         estimated = estimate(settings)
         write_json(estimated) if as_json else click.echo(_estimated(estimated))
         return

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "      --backbone stepwise=instrument:stepwise --stepwise --tasks 200 -o studies/instruments\n"
     "  masa evaluate granularity alfworld --tasks 0 --temperature 0.4 --seeds 3 --executor processes --workers 16 \\\n"
     "      --backbone 'qwen3-4b=openai:http://localhost:8000/v1#Qwen/Qwen3-4B'\n"
-    "  masa evaluate granularity webshop --backbone smollm2-135m --bank short=a.json --bank long=b.json --dry-run\n"
+    "  masa evaluate granularity lookup --backbone smollm2-135m --bank short=a.json --bank long=b.json --dry-run\n"
     "  masa evaluate granularity lookup --backbone smollm2-135m -o studies/granularity --resume\n\n"
     "Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 cancelled (episodes are kept).",
 )

@@ -12,6 +12,7 @@ from masa_training.commands.training import finished, plan_json, plan_told, repo
 
 @click.command(
     "instrument",
+    short_help="Make a small model with a known preference, for measuring.",
     epilog="""\b
 Examples:
   masa evaluate instrument terse -o runs/terse

@@ -110,11 +110,12 @@ def command(environment: str, as_json: bool, quiet: bool, **given: Any) -> None:
         return
     if not given["backbone"]:
         raise click.UsageError("Missing option '--backbone' (or give --probe).")
-    from masa_training.profiling import plan, profile
+    from masa_training.profiling import check_profile, plan, profile
     from masa_training.rollouts.executors import make_executor
 
     config = _config(environment, given)
     if given["dry_run"]:
+        check_profile(config)
         told = plan(config)
         write_json(told) if as_json else click.echo(_planned(told))
         return

@@ -15,6 +15,7 @@ from masa.files import write_atomic
 from masa.formats import load_bank
 from masa.formats.bank_json import dump_bank
 from masa.skills import GENERAL, Group, SkillBank
+from masa_training.agents import check_shown
 from masa_training.append_only import writing
 from masa_training.bank_groups import WHOLE, climbs, homes, with_part
 from masa_training.environments import Environment, Task, open_environment
@@ -35,12 +36,12 @@ from masa_training.evolution.trees import (
     side_by_side,
     trees_at_a_time,
 )
-from masa_training.models import Model, open_model
+from masa_training.models import Model, check_model, open_model
 from masa_training.profiling import without_profile_tasks
 from masa_training.rollouts import Episode
 from masa_training.rollouts.executors import Executor, Ray
 from masa_training.search import SearchStopped, Trace
-from masa_training.teacher import Teacher, opened_teacher
+from masa_training.teacher import Teacher, check_teacher, opened_teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,7 @@ def evolve(
     helpers = contextlib.ExitStack()
     try:
         keys = group_keys(config, bank, world)
+        _check_shown(config, bank, world)
         types = [key for key in keys if not climbs(key)]
         many = trees_at_a_time(trees, len(types), config.backbone.spec, executor) if types else 1
         helpers.enter_context(writing(folder))
@@ -211,11 +213,24 @@ def evolve(
             owned.close()
 
 
+def check_evolve(config: EvolveConfig) -> None:
+    """Refuse what `evolve` would before it plays, as far as it shows without loading weights or asking a server.
+
+    Raises:
+        MasaError: if there is no such backbone, teacher or card.
+    """
+    check_model(config.backbone.spec, config.backbone.options)
+    check_teacher(config.teacher_config())
+    teacher_card(config)
+
+
 def estimate(config: EvolveConfig) -> dict[str, Any]:
     """The most that a run can play, by group: what the rule allows if every comparison goes to its last look."""
     world = open_environment(config.environment, **config.options)
     try:
-        keys = group_keys(config, start_bank(config), world)
+        bank = start_bank(config)
+        keys = group_keys(config, bank, world)
+        _check_shown(config, bank, world)
         tests = len(choose_tasks(world.tasks("test"), config.test_tasks)) * config.test_seeds
         found = {"train": without_profile_tasks(world.tasks("train")), "val": list(world.tasks("val"))}
         tasks = {key: {split: len(_of(its, key)) for split, its in found.items()} for key in keys}
@@ -235,6 +250,12 @@ def estimate(config: EvolveConfig) -> dict[str, Any]:
         "teacher_requests": 0 if teacher.local else 2 * teacher.attempts * candidates,
         "budget": asdict(config.budget),
     }
+
+
+def _check_shown(config: EvolveConfig, bank: SkillBank, world: Environment) -> None:
+    """Refuse a bank of which nothing is shown for a task, before hours go by until that task is played."""
+    played = [task for task in world.tasks("val") if not config.task_types or task.type in config.task_types]
+    check_shown(bank, [*played, *choose_tasks(world.tasks("test"), config.test_tasks)], config.agent_config())
 
 
 def start_bank(config: EvolveConfig) -> SkillBank:

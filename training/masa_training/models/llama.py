@@ -8,12 +8,13 @@ from typing import Any
 
 from masa.backends.llama import LlamaBackend
 from masa.chat_templates import stored_template
-from masa.errors import ArtifactError, FormatError, MasaError
+from masa.errors import FormatError, MasaError
 from masa_training.errors import TrainingError
 from masa_training.models.chat import TEMPLATES, ChatFormat
 from masa_training.models.choice import Scoring
 from masa_training.models.in_process import InProcessModel
 from masa_training.models.llama_engines import CACHE_TYPES, LlamaTexts, LlamaTrees
+from masa_training.models.opening import find_gguf
 
 
 def open_llama(
@@ -51,7 +52,7 @@ def open_llama(
         TrainingError: if there is no such file or artifact, or its template is broken.
         BackendError: if llama.cpp cannot load it.
     """
-    path = _weights(spec)
+    path = find_gguf(spec)
     if slots < 1:
         raise TrainingError(f"{slots} slots; give at least 1")
     if cache not in CACHE_TYPES:
@@ -115,12 +116,3 @@ def text_ends(backend: Any) -> tuple[str | None, bool, str | None]:
 
     add_bos = bool(llama.llama_vocab_get_add_bos(vocabulary))
     return spelled(llama.llama_vocab_bos(vocabulary)), add_bos, spelled(llama.llama_vocab_eos(vocabulary))
-
-
-def _weights(spec: str) -> Path:
-    from masa.weights import find_weights
-
-    try:
-        return find_weights(spec)
-    except ArtifactError as error:
-        raise TrainingError(f"{spec}: no GGUF file, artifact or backbone to open ({error})") from None

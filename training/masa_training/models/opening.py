@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from masa.errors import ArtifactError
+from masa.formats.gguf_header import is_gguf
+from masa.model_names import meant_server
+from masa.weights import find_weights
 from masa_training.errors import TrainingError
 from masa_training.models.protocol import Model
+
+if TYPE_CHECKING:
+    from masa_training.models.openai import ServerOptions
 
 _KINDS = ("llama", "transformers", "checkpoint", "instrument", "openai", "replay")
 
@@ -27,6 +34,58 @@ def open_model(spec: str, **options: Any) -> Model:
     Raises:
         TrainingError: if the kind, the model or an option is unknown, or the model cannot be opened.
     """
+    kind, rest = _split(spec)
+    try:
+        return _opener(kind)(rest, **options)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        unknown = str(error).rpartition("argument ")[2]
+        raise TrainingError(f"{spec}: a model of the kind {kind} has no option {unknown}; see docs/models.md") from None
+
+
+def check_model(spec: str, options: Mapping[str, Any]) -> None:
+    """Refuse what `open_model` would, as far as it shows without loading weights or asking a server.
+
+    Raises:
+        MasaError: as `open_model`, if there is no such model, or a server's model, options or key are wrong.
+    """
+    kind, rest = _split(spec)
+    if kind == "openai":
+        _server(rest, options)
+    elif kind == "instrument":
+        from masa_training.instruments.shipped import find_instrument
+
+        find_instrument(rest)
+    elif kind == "checkpoint":
+        from masa_training.checkpoint import find_base, read_checkpoint
+
+        find_base(read_checkpoint(rest))
+    elif kind == "replay":
+        if not Path(rest).is_file():
+            raise TrainingError(f"{rest}: no such recording; check the path")
+    elif kind == "llama" or not Path(rest).expanduser().is_dir():
+        find_gguf(rest, verify=False)
+
+
+def find_gguf(spec: str, *, verify: bool = True) -> Path:
+    """The GGUF file of a model in this process.
+
+    Raises:
+        TrainingError: if `spec` names none.
+    """
+    or_else = ", transformers:FOLDER or a server as openai:URL#MODEL"
+    try:
+        path = find_weights(spec, verify=verify, or_else=or_else)
+    except ArtifactError as error:
+        raise TrainingError(str(error)) from None
+    if not is_gguf(path):
+        raise TrainingError(f"{path}: not a GGUF file; give one{or_else}")
+    return path
+
+
+def _split(spec: str) -> tuple[str, str]:
+    """The kind of a model, and what is behind it."""
     kind, behind, rest = spec.partition(":")
     if not behind or kind not in _KINDS:
         if spec.startswith(("http://", "https://")):
@@ -36,16 +95,14 @@ def open_model(spec: str, **options: Any) -> Model:
         elif not behind or len(kind) == 1 or Path(spec).expanduser().exists():
             kind, rest = "llama", spec
         else:
-            raise TrainingError(f"{spec}: unknown kind of model {kind!r}; the known ones are {', '.join(_KINDS)}")
+            server = meant_server(spec)
+            raise TrainingError(
+                f"{spec}: unknown kind of model {kind!r}; the known ones are {', '.join(_KINDS)}"
+                + (f"; a server is openai:{server}" if server else "")
+            )
     if not rest:
         raise TrainingError(f"{spec}: no model is named behind the colon")
-    try:
-        return _opener(kind)(rest, **options)
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
-        unknown = str(error).rpartition("argument ")[2]
-        raise TrainingError(f"{spec}: a model of the kind {kind} has no option {unknown}; see docs/models.md") from None
+    return kind, rest
 
 
 def _opener(kind: str) -> Callable[..., Model]:
@@ -78,8 +135,15 @@ def _open_instrument(name: str, **options: Any) -> Model:
 
 
 def _open_server(address: str, **options: Any) -> Model:
+    from masa_training.models.openai import ServerModel
+
+    return ServerModel(*_server(address, options))
+
+
+def _server(address: str, options: Mapping[str, Any]) -> tuple[str, str, ServerOptions]:
+    """The address of a server's API, the model there, and how it is asked."""
     from masa_training.models.keys import with_key
-    from masa_training.models.openai import ServerModel, ServerOptions
+    from masa_training.models.openai import ServerOptions
 
     base, _, model = address.partition("#")
     if not model:
@@ -87,4 +151,4 @@ def _open_server(address: str, **options: Any) -> Model:
     known = {"api_key_env", *(option.name for option in fields(ServerOptions))}
     if unknown := sorted(set(options) - known):
         raise TrainingError(f"a server has no option {unknown[0]!r}; the known ones are {', '.join(sorted(known))}")
-    return ServerModel(base, model, ServerOptions(**with_key(options)))
+    return base, model, ServerOptions(**with_key(options))

@@ -6,7 +6,7 @@ and on lists of the export side.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from masa.errors import MasaError
@@ -16,19 +16,25 @@ from masa.skills import Group, Skill
 from masa_training.dataset.config import RUN
 from masa_training.dataset.folder import Dataset, DatasetInfo
 from masa_training.errors import TrainingError
+from masa_training.evolution.run import check_evolve
 from masa_training.pipeline.process import run_masa
 from masa_training.pipeline.stages import Work
+from masa_training.profiling import check_profile
 from masa_training.samples import Sample
 
 
 def missing(work: Work, stages: Iterable[str]) -> tuple[str, ...]:
     """A sentence for each file, folder or base model that one of these stages would not find, or would refuse.
 
-    Backbone, environment and teacher are not among them: the first stage opens these before it plays.
+    The environment is not among them: the first stage opens it before it plays.
     """
     found: list[str] = []
     for stage in stages:
-        if stage == "dataset":
+        if stage == "profile":
+            found += _refused(lambda: check_profile(work.config.profiling()))
+        elif stage == "evolve":
+            found += _refused(lambda: check_evolve(work.config.evolve))
+        elif stage == "dataset":
             found += _of_dataset(work)
         elif stage == "distill":
             found += _of_distill(work)
@@ -37,6 +43,14 @@ def missing(work: Work, stages: Iterable[str]) -> tuple[str, ...]:
         elif stage == "verify":
             found += _of_verify(work)
     return tuple(dict.fromkeys(found))
+
+
+def _refused(check: Callable[[], None]) -> list[str]:
+    try:
+        check()
+    except MasaError as error:
+        return [str(error)]
+    return []
 
 
 def _of_dataset(work: Work) -> list[str]:

@@ -3,7 +3,7 @@
 from masa_training.teacher.card_claims import claims
 from masa_training.teacher.config import TeacherConfig
 from masa_training.teacher.llm import LLMTeacher
-from masa_training.teacher.opening import opened_summarizer, opened_teacher
+from masa_training.teacher.opening import check_teacher, opened_summarizer, opened_teacher
 from masa_training.teacher.operators import OperatorTeacher
 from masa_training.teacher.protocol import Asked, Rewrite, Seen, Summarizer, Summary, Teacher, TeacherError, Watched
 from masa_training.teacher.recorded import RecordedTeacher, RecordingTeacher
@@ -25,6 +25,7 @@ __all__ = [
     "TeacherError",
     "Watched",
     "attribute",
+    "check_teacher",
     "claims",
     "opened_summarizer",
     "opened_teacher",

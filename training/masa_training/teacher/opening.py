@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from masa.artifact import load_artifact
 from masa.rewriter import Rewriter
 from masa_training.errors import TrainingError
-from masa_training.models import open_model
+from masa_training.models import check_model, open_model
 from masa_training.models.keys import key_in
 from masa_training.models.limits import Retries
 from masa_training.teacher.config import OPERATORS, RECORDED, TeacherConfig
@@ -47,10 +48,32 @@ def opened_summarizer(settings: TeacherConfig) -> Iterator[Summarizer]:
     if settings.model == OPERATORS:
         yield OperatorTeacher()
     elif settings.local:
-        raise TrainingError(f"teacher {settings.model}: a recording has rewrites and no summaries; name {OPERATORS}")
+        raise _no_summaries(settings)
     else:
         with _opened(settings) as teacher:
             yield teacher
+
+
+def check_teacher(settings: TeacherConfig, *, sums_up: bool = False) -> None:
+    """Refuse what `opened_teacher`, or `opened_summarizer`, would, without loading weights or asking a server.
+
+    A key need not be there: a run can be planned before one is bought.
+
+    Raises:
+        MasaError: as these.
+    """
+    if settings.model.startswith(RECORDED):
+        if sums_up:
+            raise _no_summaries(settings)
+        RecordedTeacher(settings.model.removeprefix(RECORDED))
+    elif settings.model != OPERATORS:
+        check_model(settings.model, _options(settings, keyed=False))
+    elif settings.words and not sums_up:
+        load_artifact(settings.words, verify=False)
+
+
+def _no_summaries(settings: TeacherConfig) -> TrainingError:
+    return TrainingError(f"teacher {settings.model}: a recording has rewrites and no summaries; name {OPERATORS}")
 
 
 @contextlib.contextmanager
@@ -64,7 +87,7 @@ def _opened(settings: TeacherConfig) -> Iterator[LLMTeacher]:
         teacher.close()
 
 
-def _options(settings: TeacherConfig) -> dict[str, Any]:
+def _options(settings: TeacherConfig, *, keyed: bool = True) -> dict[str, Any]:
     options = dict(settings.options)
     if "retries" in options:
         try:
@@ -74,6 +97,6 @@ def _options(settings: TeacherConfig) -> dict[str, Any]:
             raise TrainingError(
                 f"teacher: options.retries has {options['retries']!r}; settings of {names} belong there"
             ) from None
-    if settings.api_key_env:
+    if keyed and settings.api_key_env:
         options["api_key"] = key_in(settings.api_key_env, "teacher")
     return options

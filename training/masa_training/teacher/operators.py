@@ -190,7 +190,7 @@ def _ranked(found: Mapping[str, float], card: Mapping[str, Any]) -> list[EditCal
             weights[remedy] = weights.get(remedy, 0.0) + told / (place + 1)
     for place, wording in enumerate(WORDINGS):
         weights.setdefault(wording, -float(place + 1))
-    called = calls_of(ModelCard(weaknesses=card.get("weaknesses"))).edits
+    called = calls_of(card.get("weaknesses")).edits
     names = [*called, *sorted(set(weights) - set(called), key=lambda name: (-weights[name], name))]
     return [EditCall(*name.split(" ", 1)) for name in names]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from masa.files import parse_json
+from masa.json_fields import did_you_mean
 from masa.skills import SkillBank
 from masa_training.agents import AgentConfig
 from masa_training.environments import SPLITS, Split, Task
@@ -155,14 +156,18 @@ def bank_arm(name: str, path: Path) -> tuple[Arm, str]:
     That is the sha256 of a file. What was passed over or is not as it should be is named in the log.
 
     Raises:
+        TrainingError: if its name is near that of a bank that ships.
         FormatError: if it is no skill bank.
     """
     from masa.formats import load_bank
     from masa.formats.skill_md_tree import fingerprint
 
     shipped = BANKS / f"{path}.json"
-    if not path.exists() and shipped.is_file():
-        path = shipped
+    if not path.exists():
+        known = [f"{its.parent.name}/{its.stem}" for its in BANKS.glob("*/*.json")]
+        if hint := "" if shipped.is_file() else did_you_mean(str(path), known):
+            raise TrainingError(f"{path}: no such file, and no bank that ships{hint}")
+        path = shipped if shipped.is_file() else path
     bank: SkillBank = load_bank(path)
     for problem in bank.problems:
         if problem.severity != "note":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from masa.files import make_folder
+from masa_training.agents import check_shown
 from masa_training.append_only import is_empty, writing
 from masa_training.environments import SPLITS, Split, Task, open_environment
 from masa_training.errors import TrainingError
@@ -44,7 +45,7 @@ def tasks_of(trial: Trial) -> list[Task]:
     """The tasks that a trial plays.
 
     Raises:
-        TrainingError: if the split is empty or its data are missing.
+        TrainingError: if the split is empty, its data are missing, or nothing of an arm's bank is shown for a task.
     """
     world = open_environment(trial.environment, **trial.options)
     try:
@@ -53,6 +54,8 @@ def tasks_of(trial: Trial) -> list[Task]:
         world.close()
     if not tasks:
         raise TrainingError(f"{trial.environment}: its {trial.split} split has no tasks; choose another split")
+    for arm in trial.arms:
+        check_shown(arm.bank, tasks, trial.agent)
     return tasks
 
 
