@@ -485,8 +485,9 @@ class Store:
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):
-                self.folder.rmdir()  # where nothing was stored
+            if _is_at(descriptor, self.folder):  # else it is removed already, and what is there is another writer's lock
+                with contextlib.suppress(OSError):
+                    self.folder.rmdir()  # where nothing was stored
             os.close(descriptor)
 
 

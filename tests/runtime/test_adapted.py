@@ -198,6 +198,14 @@ def test_twenty_processes_at_once_leave_one_whole_state(base: Path) -> None:
     assert tree(base) == before
 
 
+def test_who_removed_the_folder_leaves_the_one_of_the_next_writer(base: Path) -> None:
+    store = Store(base)
+    with store._locked():
+        store.folder.rmdir()
+        store.folder.mkdir()  # as the next writer does, whose lock this folder is
+    assert store.folder.is_dir()
+
+
 @pytest.mark.parametrize("action", ["apply", "undo"])
 def test_a_disk_that_fills_up_at_any_write_loses_nothing(
     base: Path, action: str, monkeypatch: pytest.MonkeyPatch

@@ -339,7 +339,6 @@ def guessing(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--bank", "examples/skills"), "none of the bank's skills is shown"),
         (("--teacher", "recorded:none"), "a recording has rewrites and no summaries"),
         (("--teacher", "llama:nomodel"), "nomodel: no such model"),
-        (("--teacher", "openai:http://h/v1#m", "--teacher-key-env", "NOT_SET_HERE"), "NOT_SET_HERE is not set"),
     ],
 )
 def test_a_dry_run_refuses_what_the_run_would(tmp_path: Path, more: tuple[str, ...], message: str) -> None:
