@@ -485,7 +485,7 @@ class Store:
         try:
             yield
         finally:
-            if _is_at(descriptor, self.folder):  # else it is removed already, and what is there is another writer's lock
+            if _is_at(descriptor, self.folder):  # else it is removed, and what is there is the next writer's lock
                 with contextlib.suppress(OSError):
                     self.folder.rmdir()  # where nothing was stored
             os.close(descriptor)

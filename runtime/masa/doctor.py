@@ -1,7 +1,7 @@
 """Looks at this machine and says what masa would trip over, and how to put it right.
 
 Every check is a function that returns what it found; none changes anything for good, and none can take the
-process down: llama.cpp is only ever started in another one (`masa.probe`).
+process down: llama.cpp is only ever started in another one (`masa.llama_trial`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from masa import cpu as cpus
 from masa import extras
 from masa.cpu import Cpu
 from masa.errors import MasaError
-from masa.probe import Probe, run_probe
+from masa.llama_trial import Trial, run_trial
 
 if TYPE_CHECKING:
     from masa.cache import RewriteCache
@@ -54,13 +54,13 @@ def examine(*, rewriter: str = DEFAULT_REWRITER, timeout: float = 120.0) -> list
     results = [_guarded("python", check_python), _guarded("cpu", lambda: check_cpu(cpus.detect()))]
     found = _llama_installed()
     if found is None:
-        probe = None
+        trial = None
         results.append(_guarded(_LLAMA, lambda: check_no_llama(rewriter)))
     else:
-        probe = run_probe(weights, timeout=timeout)
+        trial = run_trial(weights, timeout=timeout)
         results.append(_guarded(_LLAMA, lambda: check_llama(found)))
-        results.append(_guarded("llama.cpp build", lambda: check_build(probe, cpus.detect())))
-        results.append(_guarded("llama.cpp run", lambda: check_run(probe, cpus.detect())))
+        results.append(_guarded("llama.cpp build", lambda: check_build(trial, cpus.detect())))
+        results.append(_guarded("llama.cpp run", lambda: check_run(trial, cpus.detect())))
     results.append(_guarded("llguidance", check_guidance))
     if (onnx := check_onnx([name for name in _ONNX_BUILDS if _installed(name)])) is not None:
         results.append(onnx)
@@ -137,17 +137,17 @@ def check_no_llama(rewriter: str) -> Check:
     return Check(_LLAMA, "fail", found, install_line())
 
 
-def check_build(probe: Probe, cpu: Cpu) -> Check:
+def check_build(trial: Trial, cpu: Cpu) -> Check:
     """What llama.cpp was compiled with, against what this CPU has."""
     name = "llama.cpp build"
-    if probe.reached == "start":
+    if trial.reached == "start":
         return Check(name, "fail", "unknown: llama_cpp cannot be imported", reinstall_line())
-    compiled = cpus.compiled_features(probe.system_info)
+    compiled = cpus.compiled_features(trial.system_info)
     words = _features(compiled) or "no vector extensions"
-    found = f"{words}{', GPU offload' if probe.gpu else ''}"
+    found = f"{words}{', GPU offload' if trial.gpu else ''}"
     if "amx_int8" in compiled:
         lead = "AMX is compiled in, which many virtual machines announce but do not allow"
-        return Check(name, "warn" if probe.works else "fail", f"{lead} ({found})", reinstall_line())
+        return Check(name, "warn" if trial.works else "fail", f"{lead} ({found})", reinstall_line())
     if cpu.features is not None:
         missing = compiled - cpu.features
         if missing:
@@ -158,27 +158,27 @@ def check_build(probe: Probe, cpu: Cpu) -> Check:
     return Check(name, "ok", found)
 
 
-def check_run(probe: Probe, cpu: Cpu) -> Check:
+def check_run(trial: Trial, cpu: Cpu) -> Check:
     """Whether llama.cpp computes tokens here without dying."""
     name = "llama.cpp run"
-    if probe.crash == "SIGILL":
-        compiled = cpus.compiled_features(probe.system_info)
+    if trial.crash == "SIGILL":
+        compiled = cpus.compiled_features(trial.system_info)
         cause = "an instruction that this CPU does not run"
         if "amx_int8" in compiled:
             cause = "an AMX instruction, which this machine does not allow although its CPU announces AMX"
             if "amx_int8" not in (cpu.features or ()):
                 cause = "an AMX instruction, which this CPU does not have"
-        found = f"died with SIGILL {_doing(probe)}: it was compiled with {cause}"
+        found = f"died with SIGILL {_doing(trial)}: it was compiled with {cause}"
         return Check(name, "fail", found, reinstall_line())
-    if probe.crash is not None:
-        return Check(name, "fail", f"died with {probe.crash} {_doing(probe)}", reinstall_line())
-    if probe.error is not None:
-        return Check(name, "fail", f"failed {_doing(probe)}: {probe.error}", reinstall_line())
-    if probe.tried == "import":
+    if trial.crash is not None:
+        return Check(name, "fail", f"died with {trial.crash} {_doing(trial)}", reinstall_line())
+    if trial.error is not None:
+        return Check(name, "fail", f"failed {_doing(trial)}: {trial.error}", reinstall_line())
+    if trial.tried == "import":
         advice = f"run: masa pull {DEFAULT_REWRITER}, then masa doctor again"
         return Check(name, "warn", "imports; not tried further, since there are no weights", advice)
-    if not probe.works:
-        return Check(name, "fail", f"ended early {_doing(probe)}", reinstall_line())
+    if not trial.works:
+        return Check(name, "fail", f"ended early {_doing(trial)}", reinstall_line())
     return Check(name, "ok", "loads the weights and computes tokens")
 
 
@@ -316,9 +316,9 @@ def _features(names: frozenset[str]) -> str:
     return " ".join(sorted(cpus.display_name(name) for name in names))
 
 
-def _doing(probe: Probe) -> str:
+def _doing(trial: Trial) -> str:
     words = {"import": "while it was imported", "load": "while it loaded the weights"}
-    return words.get(probe.next_stage, "while it computed the first tokens")
+    return words.get(trial.next_stage, "while it computed the first tokens")
 
 
 def _cgroup_quota() -> float | None:

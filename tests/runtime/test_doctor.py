@@ -10,7 +10,7 @@ from tests.runtime.artifact_samples import write_artifact
 
 from masa import cpu, doctor, extras
 from masa.doctor import Check
-from masa.probe import Probe
+from masa.llama_trial import Trial
 
 FEATURES = frozenset({"pni", "ssse3", "sse4_2", "avx", "avx2", "fma", "f16c", "bmi2"})
 AVX2 = cpu.Cpu("Linux", "x86_64", "Haswell", FEATURES)
@@ -24,58 +24,58 @@ def by_name(checks: list[Check]) -> dict[str, Check]:
 
 
 def test_a_death_by_amx_is_told_in_words_with_the_line_that_mends_it() -> None:
-    probe = Probe("load", "decode", "0.3.36", AMX_INFO, crash="SIGILL")
-    check = doctor.check_run(probe, WITH_AMX)
+    trial = Trial("load", "decode", "0.3.36", AMX_INFO, crash="SIGILL")
+    check = doctor.check_run(trial, WITH_AMX)
     assert check.status == "fail"
     assert "died with SIGILL while it computed the first tokens" in check.found
     assert "AMX" in check.found and "does not allow" in check.found
     assert check.advice.startswith('CMAKE_ARGS="$(masa doctor --cmake-args)" pip install --force-reinstall')
     assert "--no-cache-dir" in check.advice
-    assert doctor.check_build(probe, WITH_AMX).status == "fail"
+    assert doctor.check_build(trial, WITH_AMX).status == "fail"
 
 
 def test_amx_on_a_cpu_without_it_is_called_what_it_is() -> None:
-    check = doctor.check_run(Probe("import", "decode", "0.3.36", AMX_INFO, crash="SIGILL"), AVX2)
+    check = doctor.check_run(Trial("import", "decode", "0.3.36", AMX_INFO, crash="SIGILL"), AVX2)
     assert "an AMX instruction, which this CPU does not have" in check.found
     assert "while it loaded the weights" in check.found
 
 
 def test_amx_that_works_is_a_warning() -> None:
-    check = doctor.check_build(Probe("decode", "decode", "0.3.36", AMX_INFO), WITH_AMX)
+    check = doctor.check_build(Trial("decode", "decode", "0.3.36", AMX_INFO), WITH_AMX)
     assert check.status == "warn" and "AMX" in check.found
 
 
 def test_a_build_for_a_better_cpu_fails_and_names_what_is_missing() -> None:
-    check = doctor.check_build(Probe("import", "import", "0.3.36", INFO + "AVX512 = 1 | "), AVX2)
+    check = doctor.check_build(Trial("import", "import", "0.3.36", INFO + "AVX512 = 1 | "), AVX2)
     assert check.status == "fail" and "needs AVX512, which this CPU lacks" in check.found
 
 
 def test_a_build_for_a_lesser_cpu_is_a_warning_and_names_what_is_unused() -> None:
-    check = doctor.check_build(Probe("decode", "decode", "0.3.36", "CPU : SSE3 = 1 | AVX = 1 | "), AVX2)
+    check = doctor.check_build(Trial("decode", "decode", "0.3.36", "CPU : SSE3 = 1 | AVX = 1 | "), AVX2)
     assert check.status == "warn" and "AVX2" in check.found and check.advice
 
 
 def test_the_recommended_build_passes() -> None:
-    probe = Probe("decode", "decode", "0.3.36", INFO)
-    assert doctor.check_build(probe, WITH_AMX).status == "ok"
-    assert doctor.check_run(probe, WITH_AMX) == Check("llama.cpp run", "ok", "loads the weights and computes tokens")
+    trial = Trial("decode", "decode", "0.3.36", INFO)
+    assert doctor.check_build(trial, WITH_AMX).status == "ok"
+    assert doctor.check_run(trial, WITH_AMX) == Check("llama.cpp run", "ok", "loads the weights and computes tokens")
 
 
 @pytest.mark.parametrize(
-    ("probe", "status", "words"),
+    ("trial", "status", "words"),
     [
-        (Probe("start", "decode", crash="SIGSEGV"), "fail", "died with SIGSEGV while it was imported"),
+        (Trial("start", "decode", crash="SIGSEGV"), "fail", "died with SIGSEGV while it was imported"),
         (
-            Probe("import", "decode", error="ValueError: bad"),
+            Trial("import", "decode", error="ValueError: bad"),
             "fail",
             "loaded the weights: ValueError",
         ),
-        (Probe("import", "import", "0.3.36", INFO), "warn", "there are no weights"),
-        (Probe("load", "decode", "0.3.36", INFO), "fail", "ended early"),
+        (Trial("import", "import", "0.3.36", INFO), "warn", "there are no weights"),
+        (Trial("load", "decode", "0.3.36", INFO), "fail", "ended early"),
     ],
 )
-def test_other_ends_of_the_trial_run(probe: Probe, status: str, words: str) -> None:
-    check = doctor.check_run(probe, AVX2)
+def test_other_ends_of_the_trial_run(trial: Trial, status: str, words: str) -> None:
+    check = doctor.check_run(trial, AVX2)
     assert check.status == status and words in check.found and check.advice
 
 
@@ -138,7 +138,7 @@ def test_no_check_takes_the_others_down(monkeypatch: pytest.MonkeyPatch) -> None
     names = ("check_python", "check_cpu", "check_guidance", "check_folder", "check_threads")
     for name in names:
         monkeypatch.setattr(doctor, name, broken)
-    monkeypatch.setattr(doctor, "run_probe", lambda weights, timeout: Probe("import", "import", "0", INFO))
+    monkeypatch.setattr(doctor, "run_trial", lambda weights, timeout: Trial("import", "import", "0", INFO))
     checks = by_name(doctor.examine())
     for name in ("python", "cpu", "llguidance", "data folder", "cache folder", "threads"):
         assert checks[name].status == "fail" and "the check itself failed: out of luck" in checks[name].found
@@ -166,7 +166,7 @@ def test_a_rewriter_that_runs_in_onnx_runtime_needs_no_llama_cpp(
 
 def test_missing_weights_are_said_with_what_fetches_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MASA_HOME", str(tmp_path))
-    monkeypatch.setattr(doctor, "run_probe", lambda weights, timeout: Probe("import", "import", "0", INFO))
+    monkeypatch.setattr(doctor, "run_trial", lambda weights, timeout: Trial("import", "import", "0", INFO))
     checks = by_name(doctor.examine(rewriter="no-such-rewriter"))
     assert checks["weights"].status == "fail" and "no-such-rewriter" in checks["weights"].found
 
@@ -186,7 +186,7 @@ def test_the_doctor_never_loads_llama_cpp_into_its_own_process(monkeypatch: pyte
     for name in [name for name in sys.modules if name.split(".")[0] in ("llama_cpp", "llguidance")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Forbidden(), *sys.meta_path])
-    monkeypatch.setattr(doctor, "run_probe", lambda weights, timeout: Probe("import", "import", "0", INFO))
+    monkeypatch.setattr(doctor, "run_trial", lambda weights, timeout: Trial("import", "import", "0", INFO))
     assert not [check for check in doctor.examine() if "the check itself failed" in check.found]
 
 

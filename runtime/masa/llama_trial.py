@@ -22,7 +22,7 @@ _ILLEGAL_INSTRUCTION = 0xC000001D  # what Windows says instead of SIGILL
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class Trial:
     """How far llama.cpp got.
 
     Attributes:
@@ -53,31 +53,31 @@ class Probe:
         return STAGES[min(STAGES.index(self.reached) + 1, len(STAGES) - 1)]
 
 
-def run_probe(weights: Path | None, *, timeout: float = 120.0) -> Probe:
+def run_trial(weights: Path | None, *, timeout: float = 120.0) -> Trial:
     """Import llama_cpp and, with weights, load them and compute a few tokens, all in another process.
 
     `timeout` is in seconds. Never raises for anything that llama.cpp does.
     """
     tried = "import" if weights is None else "decode"
     if not sys.executable:
-        return Probe("start", tried, error="this Python does not know its own executable")
+        return Trial("start", tried, error="this Python does not know its own executable")
     # -P keeps this folder off the search path, where masa's modules would hide others' of the same name.
     command = [sys.executable, "-P", __file__, *([] if weights is None else [str(weights)])]
     try:
         run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired as expired:
-        return _probe(expired.stdout or b"", tried, error=f"no answer within {timeout:g} s")
+        return _trial(expired.stdout or b"", tried, error=f"no answer within {timeout:g} s")
     except OSError as error:
-        return Probe("start", tried, error=f"no process could be started ({error})")
+        return Trial("start", tried, error=f"no process could be started ({error})")
     crash = _signal_name(run.returncode)
     error_text = None
     if run.returncode != 0 and crash is None:
         lines = run.stderr.decode("utf-8", "replace").strip().splitlines()
         error_text = lines[-1] if lines else f"exit code {run.returncode}"
-    return _probe(run.stdout, tried, crash=crash, error=error_text)
+    return _trial(run.stdout, tried, crash=crash, error=error_text)
 
 
-def _probe(output: bytes, tried: str, *, crash: str | None = None, error: str | None = None) -> Probe:
+def _trial(output: bytes, tried: str, *, crash: str | None = None, error: str | None = None) -> Trial:
     told: dict[str, Any] = {}
     for line in output.decode("utf-8", "replace").splitlines():
         # llama.cpp may write to the same stream, and the last line may be cut.
@@ -86,7 +86,7 @@ def _probe(output: bytes, tried: str, *, crash: str | None = None, error: str | 
             told.update(found if isinstance(found, dict) else {})
     stage = told.get("stage")
     reached = stage if stage in STAGES else "start"
-    return Probe(
+    return Trial(
         reached=reached,
         tried=tried,
         version=told.get("version"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from masa.probe import run_probe
+from masa.llama_trial import run_trial
 
 GOOD = """
 __version__ = "0.3.36"
@@ -33,15 +33,15 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no
 
 def test_a_good_build_gets_to_the_end(planted) -> None:  # type: ignore[no-untyped-def]
     planted(GOOD)
-    probe = run_probe(Path("weights.gguf"))
-    assert probe.works and probe.reached == probe.tried == "decode"
-    assert (probe.version, probe.system_info) == ("0.3.36", "CPU : AVX2 = 1 | ")
+    trial = run_trial(Path("weights.gguf"))
+    assert trial.works and trial.reached == trial.tried == "decode"
+    assert (trial.version, trial.system_info) == ("0.3.36", "CPU : AVX2 = 1 | ")
 
 
 def test_without_weights_only_the_import_is_tried(planted) -> None:  # type: ignore[no-untyped-def]
     planted(GOOD.replace("pass\n    def", "1/0\n    def"))
-    probe = run_probe(None)
-    assert probe.works and probe.tried == "import"
+    trial = run_trial(None)
+    assert trial.works and trial.tried == "import"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
@@ -56,30 +56,30 @@ def test_without_weights_only_the_import_is_tried(planted) -> None:  # type: ign
 )
 def test_an_illegal_instruction_kills_only_the_trial(planted, source: str, reached: str) -> None:  # type: ignore[no-untyped-def]
     planted(source)
-    probe = run_probe(Path("weights.gguf"))
-    assert probe.crash == "SIGILL" and probe.error is None and not probe.works
-    assert probe.reached == reached
+    trial = run_trial(Path("weights.gguf"))
+    assert trial.crash == "SIGILL" and trial.error is None and not trial.works
+    assert trial.reached == reached
 
 
 def test_an_exception_is_told_by_its_last_line(planted) -> None:  # type: ignore[no-untyped-def]
     planted(GOOD.replace("**options): pass", "**options): raise ValueError('no such tensor')"))
-    probe = run_probe(Path("weights.gguf"))
-    assert probe.crash is None and probe.error == "ValueError: no such tensor"
-    assert probe.next_stage == "load"
+    trial = run_trial(Path("weights.gguf"))
+    assert trial.crash is None and trial.error == "ValueError: no such tensor"
+    assert trial.next_stage == "load"
 
 
 def test_noise_on_the_output_is_no_news(planted) -> None:  # type: ignore[no-untyped-def]
     planted("print('llama banner'); print('[1]'); print('{broken')\n" + GOOD)
-    assert run_probe(None).works
+    assert run_trial(None).works
 
 
 def test_a_build_that_hangs_is_given_up(planted) -> None:  # type: ignore[no-untyped-def]
     planted(GOOD.replace("tokens): pass", "tokens):\n        import time; time.sleep(60)"))
-    probe = run_probe(Path("weights.gguf"), timeout=2)
-    assert probe.error == "no answer within 2 s" and probe.reached == "load"
+    trial = run_trial(Path("weights.gguf"), timeout=2)
+    assert trial.error == "no answer within 2 s" and trial.reached == "load"
 
 
 @pytest.mark.model
 def test_real_weights_compute_tokens_here(smollm2: Path) -> None:
-    probe = run_probe(smollm2)
-    assert probe.works and probe.reached == "decode"
+    trial = run_trial(smollm2)
+    assert trial.works and trial.reached == "decode"
