@@ -203,22 +203,19 @@ def check_onnx(builds: Sequence[str]) -> Check | None:
 
 
 def check_form(rewriter: str) -> Check:
-    """Whether the rewriter runs as what this CPU computes fastest, or as it was shipped; either works."""
+    """Whether the rewriter runs as what this CPU computes fastest, or as it was shipped, and why; either works."""
     from masa.artifact import load_artifact
-    from masa.forms.finding import find_form, form_checks, missing_packages
+    from masa.forms.finding import choose_form, missing_packages
 
     artifact = load_artifact(rewriter)
-    if artifact.kind != "gguf":
-        return Check("form", "ok", f"{artifact.quantization}, as shipped")
-    form = find_form(artifact)
+    form, why = choose_form(artifact)
     if form is not None:
-        last = form_checks(form)[-1]
-        return Check("form", "ok", f"{last.form} for this CPU, {last.speed:,.0f} prompt tokens/s when it was made")
-    missing = missing_packages(to_make=True)
-    advice = f"faster after: masa pull {artifact.name}"
-    if missing:
-        advice = f"faster after: {extras.pip_install('onnx')}, then masa pull {artifact.name}"
-    return Check("form", "ok", f"{artifact.quantization}, as shipped", advice)
+        return Check("form", "ok", f"{form.quantization}, {why}")
+    found, advice = f"{artifact.quantization}, as shipped: {why}", ""
+    if artifact.kind == "gguf":
+        first = f"{extras.pip_install('onnx')}, then " if missing_packages(to_make=True) else ""
+        advice = f"faster after: {first}masa pull {artifact.name}"
+    return Check("form", "ok", found, advice)
 
 
 def check_folder(name: str, folder: Path, room: int) -> Check:

@@ -159,11 +159,14 @@ class Rewriter:
         keep_warm: bool = False,
         cautious: bool | None = None,
         form: tuple[Artifact, Callable[[], Backend]] | None = None,
+        form_reason: str = "",
         words: tuple[Artifact, Callable[[], Backend]] | None = None,
     ) -> None:
-        """`form` is what runs instead of `artifact`, `words` what carries out operations in words; see `load`."""
+        """`form` is what runs instead of `artifact` and `form_reason` why that one or none does; `words` is what
+        carries out operations in words; see `load`."""
         self.artifact = artifact
         self.form = form[0] if form else None
+        self.form_reason = form_reason
         self.language = language or artifact.language
         if self.language not in LANGUAGES:
             raise BackendError(f"unknown output language {self.language!r}; known: {', '.join(LANGUAGES)}")
@@ -247,15 +250,18 @@ class Rewriter:
         second = None
         if words is not None:
             second = words if isinstance(words, Artifact) else load_artifact(words, verify=verify)
-        made = None
-        if form and llama is None and not gpu_layers and provider is None:
-            from masa.forms.finding import find_form
+        made, why = None, "as asked for"
+        if llama is not None or gpu_layers or provider is not None:
+            why = "a form takes no lent model, GPU layers or provider"
+        elif form:
+            from masa.forms.finding import choose_form
 
-            made = find_form(found)
+            made, why = choose_form(found)
         return cls(
             found,
             partial(opened, found),
             form=(made, partial(opened, made)) if made else None,
+            form_reason=why,
             words=(second, partial(opened, second)) if second else None,
             language=language,
             cache=cache or None,
@@ -436,6 +442,7 @@ class Rewriter:
             if self._engine is not self._as_shipped:
                 self._engine.close()
                 self._engine, self.form = self._as_shipped, None
+                self.form_reason = "another adapter is attached"
 
     def close(self) -> None:
         """Free the model and its memory. Closing twice is allowed; a rewrite in another thread is waited for."""
@@ -558,6 +565,7 @@ class Rewriter:
             artifact=self.artifact.name,
             artifact_fingerprint=self.artifact.fingerprint,
             form=self.form.quantization if self.form else None,
+            form_reason=self.form_reason,
             trained=self.trained,
             synthetic=self.synthetic,
             language=self.language,

@@ -206,6 +206,14 @@ def test_json_is_one_object_and_nothing_else(rewrite: Cli, here: Path) -> None:
     assert [entry["skill_id"] for entry in fates] == ["g1", "g2", "c1", "c2", "h1"]
 
 
+def test_report_and_json_say_what_ran_and_why(rewrite: Cli, here: Path) -> None:
+    artifact = json.loads(rewrite("--json").stdout)["artifact"]
+    assert artifact["form"] is None and "masa pull" in artifact["form_reason"]
+    asked = rewrite("--as-shipped", "--no-cache")
+    assert "plan, as shipped: as asked for" in asked.stdout
+    assert "plan, as shipped: as asked for" in asked.stderr
+
+
 def test_json_follows_the_published_schema(rewrite: Cli, here: Path) -> None:
     import jsonschema
 

@@ -148,7 +148,7 @@ def test_missing_llama_cpp_is_one_failure_with_the_line_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(doctor, "_llama_installed", lambda: None)
-    monkeypatch.setattr("masa.forms.finding.find_form", lambda artifact: None)
+    monkeypatch.setattr("masa.forms.finding.choose_form", lambda artifact: (None, ""))
     checks = by_name(doctor.examine())
     assert checks["llama-cpp-python"].status == "fail"
     assert extras.pip_install("llama") in checks["llama-cpp-python"].advice

@@ -16,7 +16,7 @@ from masa import Rewriter, load_bank, resolve_backbone
 from masa.artifact import Artifact, load_artifact
 from masa.backends import Backend, open_backend
 from masa.errors import BackendError, MissingExtraError
-from masa.forms.finding import find_form, form_checks
+from masa.forms.finding import choose_form, find_form, form_checks
 from masa.forms.making import make_form
 from masa.forms.reference import Peaks, forward
 from masa.forms.rounding import smoothed
@@ -138,7 +138,7 @@ def test_a_rewriter_runs_the_form_that_was_made_and_says_so(
     shutil.rmtree(cache / "masa", ignore_errors=True)
     assert find_form(artifact) is None
     with Rewriter.load(artifact, cache=False) as rewriter:
-        assert rewriter.form is None
+        assert rewriter.form is None and f"masa pull {artifact.name}" in rewriter.form_reason
     form = make_form(artifact)
     assert find_form(artifact) == form
     check = form_checks(form)[-1]
@@ -146,13 +146,17 @@ def test_a_rewriter_runs_the_form_that_was_made_and_says_so(
     with Rewriter.load(artifact, cache=False) as rewriter:
         result = rewriter.rewrite(bank, card, only=["clean"])
         assert result.form == form.quantization
-        assert result.to_json()["artifact"]["form"] == form.quantization
+        told = result.to_json()["artifact"]
+        assert told["form"] == form.quantization and f"KL {check.kl:.4f}" in told["form_reason"]
         assert result.artifact_fingerprint == artifact.fingerprint, "a variant is not stale because a form was made"
         rewriter.use_adapter(artifact.adapter_path)
-        assert rewriter.form is None
-        assert rewriter.rewrite(bank, card, only=["clean"]).form is None
+        result = rewriter.rewrite(bank, card, only=["clean"])
+        assert result.form is None and "adapter" in result.form_reason
     with Rewriter.load(artifact, cache=False, form=False) as rewriter:
-        assert rewriter.rewrite(bank, card, only=["clean"]).form is None
+        result = rewriter.rewrite(bank, card, only=["clean"])
+        assert result.form is None and result.form_reason == "as asked for"
+    with Rewriter.load(artifact, cache=False, gpu_layers=1) as rewriter:
+        assert rewriter.form is None and "GPU" in rewriter.form_reason
 
 
 def test_a_form_of_another_rewriter_or_a_damaged_one_is_not_run(tiny: Callable[[str], Artifact], cache: Path) -> None:
@@ -164,6 +168,11 @@ def test_a_form_of_another_rewriter_or_a_damaged_one_is_not_run(tiny: Callable[[
     manifest.write_text(text[:-20])
     assert find_form(artifact) is None
     manifest.write_text(text)
+    checks = (form.path / "form.json").read_bytes()
+    (form.path / "form.json").write_bytes(b"[]")
+    found, why = choose_form(artifact)
+    assert found is None and "damaged" in why
+    (form.path / "form.json").write_bytes(checks)
     (form.path / "model.onnx.data").write_bytes(b"short")
     assert find_form(artifact) is None
     assert make_form(artifact) == find_form(artifact)

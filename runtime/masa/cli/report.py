@@ -300,4 +300,12 @@ def _totals(result: RewriteResult) -> str:
     said = f"{count(skills, 'skill')}: {', '.join(words)}" if words else "nothing to rewrite"
     time = duration(result.seconds)
     speed = f", {result.tokens:,} tokens" if result.tokens else ""
-    return f"{said} · for {clean(result.card)} in {time}{speed} · {clean(result.artifact)} ({result.language})"
+    running = running_text(result.language, result.form, result.form_reason)
+    return f"{said} · for {clean(result.card)} in {time}{speed} · {clean(result.artifact)} ({running})"
+
+
+def running_text(language: str, form: str | None, reason: str) -> str:
+    """What runs, in a few words, and where that is the artifact as it was shipped, why."""
+    if form is not None:
+        return f"{language}, {form} form"
+    return f"{language}, as shipped: {reason}" if reason else language

@@ -260,10 +260,6 @@ def _load_rewriter(options: dict[str, Any]) -> Rewriter:
     )
 
 
-def _running(rewriter: Rewriter) -> str:
-    return rewriter.language if rewriter.form is None else f"{rewriter.language}, {rewriter.form.quantization} form"
-
-
 def _rewrite(
     rewriter: Rewriter, original: BankFile, card: ModelCard, request: dict[str, Any], *, quiet: bool
 ) -> RewriteResult:
@@ -279,7 +275,9 @@ def _rewrite(
         and request["only"] is None
     ):
         return kept_result(original.bank, card, rewriter.artifact, rewriter.language)
-    progress.message(f"Rewriting for {card.name} with {rewriter.artifact.name} ({_running(rewriter)}) …")
+    form = rewriter.form.quantization if rewriter.form else None
+    running = report.running_text(rewriter.language, form, rewriter.form_reason)
+    progress.message(f"Rewriting for {card.name} with {rewriter.artifact.name} ({running}) …")
     try:
         if not quiet:
             tell_time(rewriter, original.bank, card, request)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from masa import cpu
 from masa.artifact import Artifact, load_artifact
-from masa.errors import ArtifactError
+from masa.errors import MasaError
 from masa.files import parse_json, read_bytes
 from masa.folders import cache_dir
 from masa.manifest import MANIFEST_NAME
@@ -50,13 +50,24 @@ def missing_packages(*, to_make: bool) -> tuple[str, ...]:
 
 def find_form(artifact: Artifact) -> Artifact | None:
     """The form of `artifact` that was made for this CPU; None if there is none, or it cannot be run here."""
-    folder = form_folder(artifact)
-    if artifact.kind != "gguf" or not (folder / MANIFEST_NAME).is_file() or missing_packages(to_make=False):
-        return None
+    return choose_form(artifact)[0]
+
+
+def choose_form(artifact: Artifact) -> tuple[Artifact | None, str]:
+    """What `find_form` finds, and in a few words why that runs, or why the artifact runs as it was shipped."""
+    if artifact.kind != "gguf":
+        return None, f"it is {artifact.kind.upper()} already"
+    if missing := missing_packages(to_make=False):
+        return None, f"{' and '.join(missing)} not installed"
+    folder, remedy = form_folder(artifact), f"`masa pull {artifact.name}` makes it"
+    if not (folder / MANIFEST_NAME).is_file():
+        return None, f"no form for this CPU yet, {remedy}"
     try:
-        return load_artifact(folder)
-    except ArtifactError:
-        return None  # damaged: the artifact still runs as shipped, and the next `make_form` replaces this
+        form = load_artifact(folder)
+        check = form_checks(form)[-1]
+    except (MasaError, ValueError, TypeError, LookupError):
+        return None, f"its form for this CPU is damaged, {remedy} anew"
+    return form, f"made for this CPU, KL {check.kl:.4f} from the weights"
 
 
 def form_checks(form: Artifact) -> tuple[Check, ...]:
