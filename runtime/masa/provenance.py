@@ -106,9 +106,9 @@ class RewriteResult:
 
     `seconds` is the wall time of the whole call, `tokens` the tokens written in it (none for cached groups). `trained`
     tells whether the rewriter was trained to write this language; `synthetic`, whether its targets followed from stated
-    rules and not from results in an environment. `form` is what ran instead of the artifact as shipped (`masa.forms`), None where the
-    artifact itself did, and `form_reason` says in a few words why.
-    `read` is how many skills were read where it chose by kinds of skills (`masa.kinds`), None where all were.
+    rules and not from results in an environment. `form` is what ran instead of the artifact as shipped (`masa.forms`),
+    None where the artifact itself did, and `form_reason` says in a few words why. `read` is how many skills were read
+    where it chose by kinds of skills (`masa.kinds`), None where all were.
     """
 
     bank: SkillBank
