@@ -60,6 +60,8 @@ def resolve_backbone(
             path = named.path
             if not path.is_file():  # the shipped card says what the weights would
                 return _corrected(find_shipped(named.card), user)
+        if path.suffix.lower() in (".yaml", ".yml", ".json") and path.name != "config.json" and path.is_file():
+            return _corrected(_as_user(path), user)
         from masa.detect import detect_gguf
         from masa.formats.gguf_header import is_gguf, join_parts
         from masa.huggingface_folder import detect_folder
@@ -68,8 +70,6 @@ def resolve_backbone(
             detected = detect_folder(path if path.is_dir() else path.parent)
         elif path.suffix.lower() == ".gguf" or is_gguf(path) or join_parts(path):
             detected = detect_gguf(path)
-        elif path.suffix.lower() in (".yaml", ".yml", ".json"):
-            return _corrected(_as_user(path), user)
         else:
             raise CardError(
                 f"{path}: neither a GGUF model nor a model card; give a .gguf file, a folder with "
@@ -83,10 +83,10 @@ def resolve_backbone(
 
 def _corrected(found: ModelCard, user: ModelCard | None) -> ModelCard:
     """The card with the user's values, which win; one that makes another model of it is told in the log."""
-    from masa.model_names import differing
-
     if user is None:
         return found
+    from masa.model_names import differing
+
     if names := differing(user, found):
         said = [" and ".join(f"{name} {getattr(card, name)}" for name in names) for card in (user, found)]
         _log.warning(

@@ -12,12 +12,11 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from masa.card_calls import calls_of
 from masa.codec import skills_from_json, skills_to_json
 from masa.edits import apply_plan, available_edits
-from masa.guard import Violation, check
 from masa.languages import (
     MAX_WARNINGS,
     ParseError,
@@ -31,6 +30,9 @@ from masa.prompt import INSTRUCTIONS, Request
 from masa.provenance import Draft, GroupResult, GroupStatus, SkillFate, fates_of, unchanged_fates
 from masa.skills import COUNTED, Group, Skill
 from masa.wording import DETERMINISTIC, LEAST_WORDS, OPERATIONS, binding, doubts, losses, most_words, parse_wording
+
+if TYPE_CHECKING:
+    from masa.guard import Violation
 
 TEXT_GROWTH = 2.5
 """A rewritten text may take this many times the tokens of its prompt; published ones reach 4.6, most stay below 2.5."""
@@ -285,6 +287,8 @@ _LOSES = re.compile(r"loses '(.+?)'(?: of '|$)", re.DOTALL)
 
 def _accept_wording(work: Work, raw: str, control_tokens: Sequence[str]) -> GroupResult:
     """The skill reworded; as it was where the answer has lost something or the guard refuses it."""
+    from masa.guard import Violation
+
     operation, source = OPERATIONS[work.request.operation], work.whole
     texts = [skill.principle for skill in source.skills]
     try:
@@ -336,6 +340,8 @@ def _accept_wording(work: Work, raw: str, control_tokens: Sequence[str]) -> Grou
 
 
 def _judge(work: Work, source: Group, draft: Draft, control_tokens: Sequence[str]) -> tuple[Violation, ...]:
+    from masa.guard import check  # only now: a rewrite that the cache answers does without its patterns
+
     return check(
         source,
         draft.group,
@@ -488,6 +494,12 @@ def to_cache(result: GroupResult) -> dict[str, Any]:
     }
 
 
+def _violation(item: Sequence[Any]) -> Violation:
+    from masa.guard import Violation
+
+    return Violation(*item)
+
+
 def from_cache(work: Work, value: Mapping[str, Any]) -> GroupResult | None:
     """The result that was cached, or None if the value is not of that form."""
     try:
@@ -506,7 +518,7 @@ def from_cache(work: Work, value: Mapping[str, Any]) -> GroupResult | None:
             output=output,
             status=value["status"],
             reason=value["reason"],
-            violations=tuple(Violation(*item) for item in value["violations"]),
+            violations=tuple(map(_violation, value["violations"])),
             fates=tuple(SkillFate(n, i, s, tuple(e), tuple(o), tuple(lost)) for n, i, s, e, o, lost in value["fates"]),
             added=tuple(value["added"]),
             raw=value["raw"],

@@ -14,8 +14,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from masa import literals
-
 PROSE = frozenset({"paragraph", "item", "inner"})
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
@@ -126,6 +124,8 @@ def protected_ranges(text: str) -> tuple[tuple[int, int], ...]:
 
 @functools.lru_cache(maxsize=512)
 def _ranges(text: str, *, wordings: bool) -> tuple[tuple[int, int], ...]:
+    from masa import literals  # only now: its patterns take longer to compile than a bank takes to read
+
     found: list[tuple[int, int]] = []
     position = 0
     for block in _blocks(text):
@@ -143,9 +143,11 @@ def _ranges(text: str, *, wordings: bool) -> tuple[tuple[int, int], ...]:
 
 def whole_ranges(text: str) -> tuple[tuple[int, int], ...]:
     """Start and end of what no cut may go through: protected spans, emphasis with its markers, brackets."""
+    from masa.literals import union
+
     found = list(protected_ranges(text)) + emphasis_ranges(text)
     found += [match.span() for match in _PARENTHESES.finditer(text)]
-    return literals.union(found)
+    return union(found)
 
 
 def emphasis_ranges(text: str) -> list[tuple[int, int]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from masa.edits import PlannedGroup
-from masa.guard import Violation
-from masa.guard.statements import lost_sentences
 from masa.skills import Group, Skill, SkillBank
+
+if TYPE_CHECKING:
+    from masa.guard import Violation
 
 SkillStatus = Literal["rewritten", "edited", "merged", "kept", "pinned", "dropped", "fell back", "cancelled"]
 GroupStatus = Literal["rewritten", "kept", "fell back", "cancelled"]
@@ -216,6 +217,8 @@ def fates_of(
 def _lost(skill: Skill, draft: Draft, edits: tuple[str, ...], outputs: tuple[int, ...]) -> tuple[str, ...]:
     if not any(name.split()[0] in ("drop", "limit") for name in edits):
         return ()
+    from masa.guard.statements import lost_sentences
+
     return lost_sentences(skill, draft.group.skills[outputs[0]] if outputs else None)
 
 

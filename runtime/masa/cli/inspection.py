@@ -79,8 +79,8 @@ def recognise(path: Path) -> Kind:
     Raises:
         MasaError: if it is nothing that masa knows, or nothing is there.
     """
+    from masa.formats import TEMPLATE_SUFFIXES
     from masa.formats.gguf_header import is_gguf
-    from masa.formats.prompt_template import SUFFIXES
     from masa.formats.skill_md_tree import is_skill_file
     from masa.manifest import MANIFEST_NAME
 
@@ -97,7 +97,7 @@ def recognise(path: Path) -> Kind:
     if path.suffix.lower() == ".gguf" or is_gguf(path):
         return "gguf"
     suffix = path.suffix.lower()
-    if suffix in SUFFIXES:
+    if suffix in TEMPLATE_SUFFIXES:
         return "bank"
     if suffix in (".yaml", ".yml"):
         return "facts" if _keys(path) & {"environment", "actions", "rules", "examples"} else "card"

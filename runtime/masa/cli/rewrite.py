@@ -1,4 +1,8 @@
-"""`masa rewrite`: a bank rewritten for a backbone."""
+"""`masa rewrite`: a bank rewritten for a backbone.
+
+What only a report, a variant or an estimate needs is imported where it is made: a rewrite that the cache answers takes
+little longer than its imports.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from masa.cli import report
 from masa.cli.loading import (
     BankFile,
     backbone_options,
@@ -172,17 +175,21 @@ def command(
     SKILL.md is named and stays as it is. What the guard refuses keeps its original text, and the report says why.
     """
     from masa.decoding import Sampling
-    from masa.facts import load_facts
     from masa.rewriter import check_request
 
     original = load_bank_file(bank, strict=strict)
     tell_problems(original.bank)
     check_output(original, output, as_json)
     check_page(html)
+    known = None
+    if facts is not None:
+        from masa.facts import load_facts
+
+        known = load_facts(facts)
     request: dict[str, Any] = {
         "task": options["task"],
         "environment": options["environment"],
-        "facts": load_facts(facts) if facts is not None else None,
+        "facts": known,
         "only": only or None,
         "pinned": pin,
         "without": options["without"],
@@ -199,6 +206,8 @@ def command(
     quiet = bool(options["quiet"] or as_json)
     with _load_rewriter(options) as rewriter:
         if dry_run:
+            from masa.cli import report
+
             estimate = rewriter.estimate(original.bank, model_card, **request)
             if as_json:
                 write_json(report.estimate_json(estimate))
@@ -218,12 +227,16 @@ def command(
                     raise MasaError(f"{error}; the finished groups are in the cache") from error
                 raise
     if html is not None:
+        from masa.cli import report
+
         write_atomic(html, report.html_text(result, bank).encode("utf-8"))
     # The bank itself may be on stdout: then the report goes to the other stream.
     aside = output == STDOUT
     if as_json:
         write_json(_json(original, result, written))
     elif not options["quiet"]:
+        from masa.cli import report
+
         if options["diff"]:
             click.echo(report.diff_text(result), err=aside)
         click.echo(report.summary_text(result), err=aside)
@@ -267,6 +280,8 @@ def _rewrite(
 
     progress = RewriteProgress(quiet=quiet)
     if not quiet:
+        from masa.cli import report
+
         click.echo(report.card_text(card, request["without"]), err=True)
     if (
         not request["operation"]
@@ -275,11 +290,11 @@ def _rewrite(
         and request["only"] is None
     ):
         return kept_result(original.bank, card, rewriter.artifact, rewriter.language)
-    form = rewriter.form.quantization if rewriter.form else None
-    running = report.running_text(rewriter.language, form, rewriter.form_reason)
-    progress.message(f"Rewriting for {card.name} with {rewriter.artifact.name} ({running}) …")
     try:
         if not quiet:
+            form = rewriter.form.quantization if rewriter.form else None
+            running = report.running_text(rewriter.language, form, rewriter.form_reason)
+            progress.message(f"Rewriting for {card.name} with {rewriter.artifact.name} ({running}) …")
             tell_time(rewriter, original.bank, card, request)
         with interrupts() as cancel:
             return rewriter.rewrite(original.bank, card, on_progress=progress, cancel=cancel, **request)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from masa.edits.english import content_words
 from masa.facts import ActionForm, Facts
 from masa.markdown import blocks, is_plain
 from masa.skills import Skill
@@ -144,6 +143,8 @@ def chosen_example(skill: Skill, facts: Facts | None) -> str | None:
 
 def shared_words(skill: Skill, text: str) -> int:
     """How many content words of a text the skill has, too."""
+    from masa.edits.english import content_words
+
     return len(content_words(skill.text) & content_words(text))
 
 

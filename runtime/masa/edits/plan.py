@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass, replace
 
 from masa.edits.additions import WARN_KINDS, closed, warning_skill
-from masa.edits.english import lowered
 from masa.edits.registry import EDITS, droppable
 from masa.facts import Facts
 from masa.markdown import is_plain
@@ -166,6 +165,8 @@ def _joined_conditions(first: str, second: str) -> str:
         return first
     if not first.strip():
         return second
+    from masa.edits.english import lowered
+
     return f"{first.rstrip(' .;')}; or {lowered(second.strip())}"
 
 

@@ -21,10 +21,6 @@ from masa.edits.additions import (
     with_syntax,
     with_warning,
 )
-from masa.edits.condition import conditioned, emphasised
-from masa.edits.limit import limited
-from masa.edits.shorten import shortened
-from masa.edits.steps import numbered
 from masa.facts import Facts
 from masa.markdown import code_spans, protected_spans
 from masa.skills import Skill
@@ -85,6 +81,40 @@ class Edit:
             raise ValueError(f"the edit {self.name!r} takes one of {', '.join(self.argument)}, found {found}")
 
 
+# What knows English is imported when it is first applied: its patterns take long to compile, and a rewrite that the
+# cache answers applies nothing.
+
+
+def _shortened(skill: Skill, argument: str, facts: Facts | None) -> str:
+    from masa.edits.shorten import shortened
+
+    return shortened(skill.principle, skill.when_to_apply)
+
+
+def _conditioned(skill: Skill, argument: str, facts: Facts | None) -> str:
+    from masa.edits.condition import conditioned
+
+    return conditioned(skill.principle, skill.when_to_apply)
+
+
+def _numbered(skill: Skill, argument: str, facts: Facts | None) -> str:
+    from masa.edits.steps import numbered
+
+    return numbered(skill.principle)
+
+
+def _emphasised(skill: Skill, argument: str, facts: Facts | None) -> str:
+    from masa.edits.condition import emphasised
+
+    return emphasised(skill.principle)
+
+
+def _limited(skill: Skill, argument: str, facts: Facts | None) -> str:
+    from masa.edits.limit import limited
+
+    return limited(skill.principle, int(argument))
+
+
 _REGISTRY = (
     Edit(
         "keep",
@@ -117,19 +147,19 @@ _REGISTRY = (
         "shorten",
         changes="leaves out reasons, examples in brackets, polite openings, repetitions, a condition of when_to_apply",
         preserves="every order, condition, exception, number, negation and literal, and what is not understood",
-        _principle=lambda skill, argument, facts: shortened(skill.principle, skill.when_to_apply),
+        _principle=_shortened,
     ),
     Edit(
         "condition-action",
         changes="puts the condition of when_to_apply in front of the principle",
         preserves="when_to_apply and the principle, word for word",
-        _principle=lambda skill, argument, facts: conditioned(skill.principle, skill.when_to_apply),
+        _principle=_conditioned,
     ),
     Edit(
         "steps",
         changes="turns paragraphs of two or more steps into numbered lists",
         preserves="every word but the 'and' or 'then' between two steps, and existing lists and code",
-        _principle=lambda skill, argument, facts: numbered(skill.principle),
+        _principle=_numbered,
     ),
     Edit(
         "syntax",
@@ -149,7 +179,7 @@ _REGISTRY = (
         "emphasise",
         changes="puts 'IMPORTANT: ' before the first command",
         preserves="the principle, word for word",
-        _principle=lambda skill, argument, facts: emphasised(skill.principle),
+        _principle=_emphasised,
     ),
     Edit(
         "warn",
@@ -164,7 +194,7 @@ _REGISTRY = (
         changes="leaves at most the first N sentences or list items",
         preserves="code, tables, headings, and every sentence with quoted text or a protected span",
         argument=LIMITS,
-        _principle=lambda skill, argument, facts: limited(skill.principle, int(argument)),
+        _principle=_limited,
     ),
 )
 

@@ -1,4 +1,7 @@
-"""Reading and writing banks, whatever they are kept in: skill bank JSON, SKILL.md folders, tool lists, templates."""
+"""Reading and writing banks, whatever they are kept in: skill bank JSON, SKILL.md folders, tool lists, templates.
+
+A format's reader is imported where a bank is of that format: Markdown's are the slowest to import.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from pathlib import Path
 
 from masa.errors import FormatError
 from masa.skills import SkillBank
+
+TEMPLATE_SUFFIXES = (".md", ".markdown", ".txt", ".prompt", ".tmpl", ".jinja", ".j2", ".mustache")
+"""How the names of prompt templates end."""
 
 
 def load_bank(path: str | os.PathLike[str], *, strict: bool = False) -> SkillBank:
@@ -18,11 +24,12 @@ def load_bank(path: str | os.PathLike[str], *, strict: bool = False) -> SkillBan
     Raises:
         FormatError: if nothing can be read there, or `strict` finds problems; it names all of them.
     """
-    from masa.formats.skill_md import load_skill_folder
     from masa.formats.skill_md_tree import is_skill_file
 
     where = Path(path)
     if where.is_dir() or (is_skill_file(where.name) and where.exists()):
+        from masa.formats.skill_md import load_skill_folder
+
         bank = load_skill_folder(where)
     else:
         try:
@@ -42,10 +49,11 @@ def load_bank(path: str | os.PathLike[str], *, strict: bool = False) -> SkillBan
 def _loads(data: bytes, where: Path) -> SkillBank:
     from masa.files import ParseError, decode, parse_json
     from masa.formats.bank_json import loads_bank
-    from masa.formats.prompt_template import SUFFIXES, loads_template
     from masa.formats.tool_list import is_tool_list, loads_tool_list
 
-    if where.suffix.lower() in SUFFIXES:
+    if where.suffix.lower() in TEMPLATE_SUFFIXES:
+        from masa.formats.prompt_template import loads_template
+
         return loads_template(data, where)
     try:
         tools = is_tool_list(parse_json(data.removeprefix(b"\xef\xbb\xbf")))
@@ -56,7 +64,10 @@ def _loads(data: bytes, where: Path) -> SkillBank:
 
 def dump(bank: SkillBank) -> bytes:
     """The bytes of a bank that is kept in one file, in the format that it was loaded from."""
-    from masa.formats.bank_json import dump_bank
+    from masa.formats.bank_json import dump_bank, loaded_from
+
+    if bank.source is None or loaded_from(bank) is not None:
+        return dump_bank(bank)
     from masa.formats.prompt_template import PromptTemplate, dump_template
     from masa.formats.tool_list import ToolList, dump_tool_list
 
@@ -77,20 +88,22 @@ def save_bank(bank: SkillBank, path: str | os.PathLike[str]) -> None:
     """
     from masa.files import WriteError, reason, write_atomic
     from masa.formats.bank_json import loaded_from
-    from masa.formats.prompt_template import PromptTemplate
-    from masa.formats.skill_md import SkillFolders, save_skill_folder
-    from masa.formats.tool_list import ToolList
 
-    target = Path(path)
-    if isinstance(bank.source, SkillFolders):
-        try:
-            save_skill_folder(bank, target)
-        except OSError as error:
-            message = f"{target}: cannot be written ({reason(error)}); check space and permissions"
-            raise WriteError(message, error.errno) from error
-        return
-    known = isinstance(bank.source, ToolList | PromptTemplate)
-    original = Path(bank.source.where) if known else loaded_from(bank)
+    target, original = Path(path), loaded_from(bank)
+    if bank.source is not None and original is None:
+        from masa.formats.prompt_template import PromptTemplate
+        from masa.formats.skill_md import SkillFolders, save_skill_folder
+        from masa.formats.tool_list import ToolList
+
+        if isinstance(bank.source, SkillFolders):
+            try:
+                save_skill_folder(bank, target)
+            except OSError as error:
+                message = f"{target}: cannot be written ({reason(error)}); check space and permissions"
+                raise WriteError(message, error.errno) from error
+            return
+        if isinstance(bank.source, ToolList | PromptTemplate):
+            original = Path(bank.source.where)
     if original is not None and target.exists() and target.samefile(original):
         raise FormatError(f"{target}: is the original, which is never overwritten; choose another path")
     write_atomic(target, dump(bank))

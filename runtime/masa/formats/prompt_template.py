@@ -14,7 +14,6 @@ from masa.formats.skill_md_document import Document, parse_document
 from masa.formats.skill_md_render import render_document
 from masa.skills import GENERAL, SkillBank
 
-SUFFIXES = (".md", ".markdown", ".txt", ".prompt", ".tmpl", ".jinja", ".j2", ".mustache")
 _FRONT = "---\nname: {}\ndescription: a prompt\n---\n"
 
 
