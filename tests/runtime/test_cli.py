@@ -737,6 +737,20 @@ def test_help_loads_no_library_but_click() -> None:
     assert "click" in loaded and not loaded & {"numpy", "yaml", "llama_cpp", "llguidance", "markdown_it", "torch"}
 
 
+def test_what_the_cache_answers_loads_no_model_guard_or_edit(rewrite: Cli, here: Path) -> None:
+    assert rewrite("-o", "out.json").exit_code == 0
+    words = ["rewrite", "bank.json", "--backbone", "card.yaml", "--rewriter", "./rewriter", "-q", "-o", "again.json"]
+    code = (
+        "import sys\nfrom masa.cli import root\n"
+        f"try: root.main({words!r})\nexcept SystemExit as end: assert not end.code\n"
+        "print(','.join(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.splitlines()[-1].split(","))
+    assert Path("again.json").read_bytes() == Path("out.json").read_bytes()
+    assert not loaded & {"numpy", "llama_cpp", "masa.guard", "masa.edits.shorten", "masa.literals", "masa.detect"}
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_prints_a_script(cli: Cli, shell: str) -> None:
     result = cli("completion", shell)
