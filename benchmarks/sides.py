@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from masa.artifact import load_artifact
+from masa import decoding
+from masa.artifact import Artifact, load_artifact
+from masa.backends import Backend, open_backend
 from masa.backends.llama import LlamaBackend
 from masa.cache import RewriteCache
 from masa.cards import ModelCard
 from masa.constraint import Constraint
-from masa.decoding import Job, Sampling, decode
-from masa.group_rewrite import TEXT_GROWTH
-from masa.languages import numbered, render_blocks, text_pattern
+from masa.decoding import Job, Sampling, decode, decode_apart
+from masa.group_rewrite import TEXT_GROWTH, Work, prepare
+from masa.languages import PARALLEL, numbered, render_blocks
 from masa.prompt import Request, render_prompt
 from masa.rewriter import Rewriter
 from masa.skills import Group, SkillBank
@@ -58,7 +60,6 @@ class Run:
     tokens: int
     steps: int
     outputs: list[list[int]] = field(default_factory=list, repr=False)
-    refused: int = 0
 
     @property
     def speed(self) -> float:
@@ -81,51 +82,24 @@ class Side(ABC):
         """Free everything."""
 
 
-class CountingConstraint(Constraint):
-    """masa's constraint, counting how often the most likely token was refused and a mask had to be made."""
-
-    refused = 0
-
-    def mask(self, logits: Any, stop: Sequence[int]) -> Any:
-        CountingConstraint.refused += 1
-        return super().mask(logits, stop)
-
-
 class TextLoop(Side):
-    """masa's backend and decoding loop in the text language.
+    """masa's backend and decoding loop in the text language, made to write the source groups word for word."""
 
-    `content` is "same" (the source group, word for word), "constrained" (the text language's own grammar, whatever the
-    weights write, cut at `most` tokens a group) or "free" (no constraint, cut to `lengths`).
-    """
-
-    def __init__(
-        self,
-        setting: Setting,
-        name: str,
-        content: str,
-        *,
-        sampling: Sampling | None = None,
-        most: int = 160,
-        backend: LlamaBackend | None = None,
-    ) -> None:
-        self.name, self._setting, self._content, self._most = name, setting, content, most
+    def __init__(self, setting: Setting, name: str, *, sampling: Sampling | None = None) -> None:
+        self.name, self._setting = name, setting
         # Nothing is fast-forwarded: `forced` would write a text that has only one form without asking the model.
         self._sampling = sampling or Sampling(forced=False)
         self._template = load_artifact("smollm2-135m", verify=False).chat_template
-        self._borrowed = backend
-        self.backend: LlamaBackend | None = backend
-        self.lengths: list[int] = []
+        self.backend: LlamaBackend | None = None
 
     def load(self) -> None:
-        if self.backend is None:
-            self.backend = LlamaBackend.load(self._setting.weights, threads=self._setting.threads)
+        self.backend = LlamaBackend.load(self._setting.weights, threads=self._setting.threads)
         self.backend.grammar_tokenizer()
 
     def run(self) -> Run:
         assert self.backend is not None
         backend = self.backend
         begun = time.perf_counter()
-        CountingConstraint.refused = 0
         jobs, shared, needed = [], [], 0
         for number, group in enumerate(self._setting.groups):
             prompt = render_prompt(self._setting.request(group), "text", self._template)
@@ -136,53 +110,124 @@ class TextLoop(Side):
         session = backend.session(
             slots=min(self._sampling.parallel or len(jobs), len(jobs)), length=len(shared) + needed
         )
-        stop = [] if self._content == "free" else self._stop(backend)
         outputs: list[list[int]] = [[] for _ in jobs]
         steps = prompt_tokens = 0
         try:
             with self._never_looping():
-                for completion in decode(session, shared, jobs, stop=stop, sampling=self._sampling):
+                for completion in decode(session, shared, jobs, stop=_stop(backend), sampling=self._sampling):
                     outputs[completion.number] = list(completion.tokens)
                     steps += completion.steps
                     prompt_tokens += completion.prompt_tokens
         finally:
             session.close()
         seconds = time.perf_counter() - begun
-        if self._content == "same":
-            for group, output in zip(self._setting.groups, outputs, strict=True):
-                if backend.detokenize(output).decode() != same_text(group):
-                    raise RuntimeError(f"{self.name}: the group {group.key} came out otherwise than it was given")
-        if self._content == "constrained" and not self.lengths:
-            self.lengths = [len(output) for output in outputs]
-        tokens = sum(map(len, outputs))
-        return Run(seconds, len(shared) + prompt_tokens, tokens, steps, outputs, CountingConstraint.refused)
+        for group, output in zip(self._setting.groups, outputs, strict=True):
+            if backend.detokenize(output).decode() != same_text(group):
+                raise RuntimeError(f"{self.name}: the group {group.key} came out otherwise than it was given")
+        return Run(seconds, len(shared) + prompt_tokens, sum(map(len, outputs)), steps, outputs)
 
     def _job(self, backend: LlamaBackend, number: int, group: Group, own: list[int]) -> Job:
-        tokenizer = backend.grammar_tokenizer()
-        if self._content == "same":
-            text = same_text(group)
-            grammar = f"start: {json.dumps(text, ensure_ascii=False)}"
-            return Job(number, own, len(text.encode()) + 1, lambda: CountingConstraint(tokenizer, grammar))
-        if self._content == "constrained":
-            pattern = text_pattern(len(group))
-            return Job(number, own, self._most, lambda: CountingConstraint(tokenizer, pattern, regex=True))
-        return Job(number, own, self.lengths[number] if self.lengths else self._most)
-
-    def _stop(self, backend: LlamaBackend) -> list[int]:
-        return [token for text in self._template.stop if (token := backend.token_id(text)) is not None]
+        text = same_text(group)
+        tokenizer, grammar = backend.grammar_tokenizer(), f"start: {json.dumps(text, ensure_ascii=False)}"
+        return Job(number, own, len(text.encode()) + 1, lambda: Constraint(tokenizer, grammar))
 
     @contextlib.contextmanager
     def _never_looping(self) -> Iterator[None]:
         """Untrained weights loop. Looking for loops stays in the clock, stopping at one does not."""
-        import masa.decoding as loop
-
-        look = loop.repeats
-        with mock.patch.object(loop, "repeats", lambda tokens: look(tokens) and False):
+        look = decoding.repeats
+        with mock.patch.object(decoding, "repeats", lambda tokens: look(tokens) and False):
             yield
 
     def close(self) -> None:
-        if self.backend is not None and self._borrowed is None:
+        if self.backend is not None:
             self.backend.close()
+
+
+class PlanLoop(Side):
+    """The decoding loop on an artifact's plans: prompts, grammars and passes, without guard and cache.
+
+    With `like`, a side of the same artifact, the model is that side's; `free` then writes what that side wrote without
+    a constraint: a pass for every token, none refused and none forced.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        name: str,
+        artifact: Artifact,
+        *,
+        like: PlanLoop | None = None,
+        free: bool = False,
+        sampling: Sampling | None = None,
+    ) -> None:
+        self.name, self._setting, self._artifact = name, setting, artifact
+        self._like, self._free, self._sampling = like, free, sampling or Sampling()
+        self.backend: Backend | None = None
+        self.written: list[list[int]] = []
+
+    def load(self) -> None:
+        self.backend = self._like.backend if self._like else open_backend(self._artifact, threads=self._setting.threads)
+        assert self.backend is not None
+        self.backend.grammar_tokenizer()
+
+    def run(self) -> Run:
+        assert self.backend is not None
+        backend, steps, read = self.backend, 0, 0
+        begun = time.perf_counter()
+        jobs, shared = [], []
+        for number, group in enumerate(self._setting.groups):
+            work = prepare(self._setting.request(group), frozenset(), "plan")
+            prompt = render_prompt(
+                work.request, "plan", self._artifact.chat_template, version=self._artifact.prompt_version
+            )
+            shared, own = backend.tokenize(prompt.shared), backend.tokenize(prompt.own)
+            jobs.append(self._job(backend, number, work, own))
+        length = len(shared) + max(len(job.prompt) + job.max_tokens for job in jobs)
+        outputs: list[list[int]] = [[] for _ in jobs]
+        sessions = backend.side_by_side(slots=min(PARALLEL["plan"], len(jobs)), length=length)
+        try:
+            with self._replaying():
+                for done in decode_apart(sessions, shared, jobs, stop=_stop(backend), sampling=self._sampling):
+                    outputs[done.number] = list(done.tokens)
+                    steps, read = steps + done.steps, read + done.prompt_tokens
+        finally:
+            for session in sessions:
+                session.close()
+        seconds = time.perf_counter() - begun
+        self.written = outputs
+        return Run(seconds, len(shared) + read, sum(map(len, outputs)), steps, outputs)
+
+    def _job(self, backend: Backend, number: int, work: Work, own: list[int]) -> Job:
+        if self._free:
+            assert self._like is not None
+            return Job(number, own, len(self._like.written[number]))
+        tokenizer, (grammar, regex) = backend.grammar_tokenizer(), work.grammar()
+        return Job(number, own, work.most_tokens(len(own)), lambda: Constraint(tokenizer, grammar, regex=regex))
+
+    @contextlib.contextmanager
+    def _replaying(self) -> Iterator[None]:
+        """Every token is looked for in its logits; a free side then takes the one that was written."""
+        if not self._free:
+            yield
+            return
+        assert self._like is not None
+        written = self._like.written
+
+        def pick(sequence: Any, logits: Any) -> int:
+            logits.argmax()
+            return written[sequence.job.number][len(sequence.output)]
+
+        with mock.patch.object(decoding._Sequence, "_pick", pick):
+            yield
+
+    def close(self) -> None:
+        if self.backend is not None and self._like is None:
+            self.backend.close()
+
+
+def _stop(backend: Backend) -> list[int]:
+    template = load_artifact("smollm2-135m", verify=False).chat_template
+    return [token for text in template.stop if (token := backend.token_id(text)) is not None]
 
 
 class PlanRewrite(Side):
