@@ -1,16 +1,16 @@
 """How the runtime's backends compare with each other, with transformers and with llama-cpp-python's chat completion.
 
     python benchmarks/backends.py                                                  # the shipped artifact
-    python benchmarks/backends.py runs/plan/checkpoint/gguf/x-q8_0 runs/plan/checkpoint/onnx/x-int8 \\
-        --checkpoint runs/plan/checkpoint
+    masa export checkpoint smollm2-135m -o runs/shipped && masa export gguf runs/shipped --quant Q8_0
+    python benchmarks/backends.py runs/shipped/gguf/smollm2-135m-plan-q8_0 smollm2-135m --checkpoint runs/shipped
 
 Every side rewrites the same bank for the same card, in the plan language, in a fresh process that has loaded nothing
 else; every round runs each side once, every second round in the opposite order. Artifacts go through `masa.Rewriter` as
 an agent would use it (constraint, parallel groups, guard), as they are and as the form for this CPU that `masa pull`
 made. llama-cpp-python loads the weights of the first GGUF
 artifact and answers one chat completion a group, transformers the merged checkpoint in bf16 and generates one group
-after the other; both greedy, without a constraint, cut at 160 tokens. Ratios are medians against the first artifact:
-above 1, the other side takes longer or more.
+after the other; both greedy, without a constraint, cut at 160 tokens. Ratios are medians against the first side, a form
+where there is one: above 1, the other side takes longer or more.
 """
 
 from __future__ import annotations
@@ -94,10 +94,12 @@ def _options() -> argparse.Namespace:
 
 def _sides(options: argparse.Namespace, folder: Path, say: Callable[[str], None]) -> list[Side]:
     artifacts = [load_artifact(name) for name in options.artifacts]
-    sides = [Side(f"masa, {_what(artifact)}", "masa", artifact.path) for artifact in artifacts]
-    for artifact in artifacts:
-        if (form := find_form(artifact)) is not None:
-            sides.append(Side(f"masa, {artifact.name}'s form for this CPU, {form.quantization}", "masa", form.path))
+    sides = [
+        Side(f"masa, {artifact.name}'s form for this CPU, {form.quantization}", "masa", form.path)
+        for artifact in artifacts
+        if (form := find_form(artifact)) is not None
+    ]
+    sides += [Side(f"masa, {_what(artifact)}", "masa", artifact.path) for artifact in artifacts]
     gguf = next((artifact for artifact in artifacts if artifact.kind == "gguf"), None)
     if gguf is not None:
         sides.append(Side(f"llama-cpp-python chat, {_what(gguf)}", "chat", gguf.path))
