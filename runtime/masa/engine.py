@@ -124,6 +124,26 @@ class Engine:
             for index, work in enumerate(works):
                 yield index, refuse(work, "cancelled before it was reached", "cancelled")
             return
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(1) as beside:
+            opened = beside.submit(self.backend)
+            works[0].grammar()  # what finds out which edits a skill admits is imported while the weights are opened
+            backend = opened.result()
+            # Constraints need it after the shared prefix is read, and wait for it there.
+            beside.submit(backend.grammar_tokenizer)
+            yield from self._run(works, sampling, tracker, cancel, known, finished)
+
+    def _run(
+        self,
+        works: Sequence[Work],
+        sampling: Sampling,
+        tracker: Tracker,
+        cancel: Callable[[], bool],
+        known: Callable[[Work], GroupResult | None],
+        finished: Callable[[Work, GroupResult], None],
+    ) -> Generator[tuple[int, GroupResult], None, None]:
+        """`run`, with the model open."""
         shared: list[int] = []
         jobs: list[Job] = []
         pieces: list[tuple[int, int, Part]] = []  # (index into `works`, place among its parts, part) by job
@@ -206,9 +226,9 @@ class Engine:
     def _constraint(self, work: Work) -> Callable[[], Constraint]:
         from masa.constraint import Constraint
 
-        tokenizer = self.backend().grammar_tokenizer()
+        backend = self.backend()
         grammar, regex = work.grammar()
-        return lambda: Constraint(tokenizer, grammar, regex=regex)
+        return lambda: Constraint(backend.grammar_tokenizer(), grammar, regex=regex)
 
     def _finish(self, work: Work, completion: Completion) -> GroupResult:
         raw = self.backend().detokenize(completion.tokens).decode("utf-8", "replace")

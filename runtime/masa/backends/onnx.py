@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masa.backends import Feed
 from masa.backends.llama_library import give_memory_back
-from masa.backends.onnx_tokenizer import TOKENIZER_NAME, JsonTokenizer
+from masa.backends.onnx_tokenizer import TOKENIZER_NAME, JsonTokenizer, parse_tokenizer
 from masa.backends.tokenizing import Tokenizing
 from masa.cpu import usable_cores
 from masa.errors import BackendError, MissingExtraError
@@ -293,15 +294,18 @@ class OnnxBackend(Tokenizing):
         # A thread that spins while it waits takes a core from the passes beside it, and from the host.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # a library prints nothing; what goes wrong is in the exception
-        try:
-            session = runtime.InferenceSession(
-                str(path), options, providers=list(dict.fromkeys((PROVIDERS[chosen], PROVIDERS["cpu"])))
-            )
-        except Exception as error:  # ONNX Runtime's errors have no other base
-            raise BackendError(
-                f"{path}: ONNX Runtime cannot load this file ({_first_line(error)}); it may be truncated, no ONNX "
-                "graph, or made for a newer onnxruntime"
-            ) from None
+        words_path = Path(tokenizer or path.parent / TOKENIZER_NAME)
+        with ThreadPoolExecutor(1) as beside:  # the tokenizer is read while ONNX Runtime lays out the weights
+            parsed = beside.submit(parse_tokenizer, words_path)
+            try:
+                session = runtime.InferenceSession(
+                    str(path), options, providers=list(dict.fromkeys((PROVIDERS[chosen], PROVIDERS["cpu"])))
+                )
+            except Exception as error:  # ONNX Runtime's errors have no other base
+                raise BackendError(
+                    f"{path}: ONNX Runtime cannot load this file ({_first_line(error)}); it may be truncated, no ONNX "
+                    "graph, or made for a newer onnxruntime"
+                ) from None
         if session.get_providers()[0] != PROVIDERS[chosen]:
             raise BackendError(
                 f"{path}: the provider {chosen} did not start, ONNX Runtime fell back to another one; "
@@ -316,7 +320,7 @@ class OnnxBackend(Tokenizing):
             )
         vocabulary = int(session.get_outputs()[0].shape[-1])
         words = JsonTokenizer(
-            Path(tokenizer or path.parent / TOKENIZER_NAME), vocabulary=vocabulary, eos=int(notes["masa.eos_token"])
+            words_path, vocabulary=vocabulary, eos=int(notes["masa.eos_token"]), parsed=parsed.result()
         )
         context = int(notes["masa.context_length"])
         give_memory_back()  # of reading both files: a tenth of what stays

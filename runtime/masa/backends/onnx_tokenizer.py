@@ -25,29 +25,42 @@ _BYTES = {256 + place: byte for place, byte in enumerate(byte for byte in range(
 """The byte of each character that stands for another than its own, as in GPT-2's vocabulary."""
 
 
+def parse_tokenizer(path: Path) -> tuple[str, Any]:
+    """The text of a tokenizer.json, and the library's `Tokenizer`.
+
+    Raises:
+        MissingExtraError: without the library.
+        BackendError: if the file is no tokenizer.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise MissingExtraError("the ONNX backend", "onnx") from None
+    try:
+        text = read_text(path)
+        return text, Tokenizer.from_str(text)
+    except MasaError as error:
+        raise BackendError(str(error)) from None
+    except Exception as error:  # the library raises nothing more special
+        raise BackendError(
+            f"{path}: the library tokenizers cannot read this ({error}); export the artifact again"
+        ) from None
+
+
 class JsonTokenizer:
     """Turns segments into token ids and back; text never becomes a special token."""
 
-    def __init__(self, path: Path, *, vocabulary: int, eos: int) -> None:
-        """`vocabulary` is how many tokens the model knows, `eos` the one that ends its texts.
+    def __init__(self, path: Path, *, vocabulary: int, eos: int, parsed: tuple[str, Any] | None = None) -> None:
+        """`vocabulary` is how many tokens the model knows, `eos` the one that ends its texts; `parsed` is what
+        `parse_tokenizer` made of the file, if that was done already.
 
         Raises:
             MissingExtraError: without the library.
             BackendError: if the file is no tokenizer.
         """
-        try:
-            from tokenizers import Tokenizer, decoders
-        except ImportError:
-            raise MissingExtraError("the ONNX backend", "onnx") from None
-        try:
-            self._json = read_text(path)
-            tokenizer: Any = Tokenizer.from_str(self._json)
-        except MasaError as error:
-            raise BackendError(str(error)) from None
-        except Exception as error:  # the library raises nothing more special
-            raise BackendError(
-                f"{path}: the library tokenizers cannot read this ({error}); export the artifact again"
-            ) from None
+        self._json, tokenizer = parsed or parse_tokenizer(path)
+        from tokenizers import decoders
+
         tokenizer.no_truncation()
         tokenizer.no_padding()
         # Control tokens are found by `tokenize` alone, and only where a segment is meant as control.
