@@ -21,7 +21,7 @@ from masa.backends.onnx import GRAPH, OnnxBackend
 from masa.backends.onnx_tokenizer import TOKENIZER_NAME, JsonTokenizer
 from masa.formats.gguf_header import read_header
 from masa.forms.graph import FORMS, write_graph
-from masa.forms.reference import Peaks, forward
+from masa.forms.reference import Sizes, forward
 from masa.forms.rounding import smoothed
 from masa.forms.tokenizer import write_tokenizer
 from masa.forms.weights import Model, build_model
@@ -241,9 +241,9 @@ class _Work:
         folder.mkdir()
         self.watch.stage(f"Writing {result.quantization} …")
         if result.quantization.startswith("int8"):
-            peaks = Peaks()
-            forward(model, prompts[0], last=1, peaks=peaks)
-            model = smoothed(model, peaks)
+            sizes = Sizes()
+            forward(model, prompts[0], last=1, sizes=sizes)
+            model = smoothed(model, sizes)
         write_graph(model, result.quantization, folder / WEIGHTS, self.marks)
         shutil.copyfile(self.scratch / TOKENIZER_NAME, folder / TOKENIZER_NAME)
         self.watch.stage(f"Checking {result.quantization} …")

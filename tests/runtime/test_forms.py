@@ -15,11 +15,14 @@ from tests.tiny_gguf import FEED, HIDDEN, write_tiny_gguf
 from masa import Rewriter, load_bank, resolve_backbone
 from masa.artifact import Artifact, load_artifact
 from masa.backends import Backend, open_backend
+from masa.backends.onnx import OnnxBackend
 from masa.errors import BackendError, MissingExtraError
 from masa.forms.finding import choose_form, find_form, form_checks
+from masa.forms.graph import write_graph
 from masa.forms.making import make_form
-from masa.forms.reference import Peaks, forward
+from masa.forms.reference import Sizes, forward
 from masa.forms.rounding import smoothed
+from masa.forms.tokenizer import write_tokenizer
 from masa.forms.weights import read_model
 from masa.prompt import Segment
 
@@ -99,14 +102,14 @@ def test_numpy_and_the_form_compute_what_llama_cpp_does(
     tokens = shipped.tokenize((Segment(TEXT),))
     expected = logits(shipped, tokens)
     shipped.close()
-    peaks = Peaks()
+    sizes = Sizes()
     model = read_model(artifact)
     last = len(tokens) - 1
     assert (
-        np.abs(forward(model, tokens, last=last, peaks=peaks) - expected).max() < 1e-2
+        np.abs(forward(model, tokens, last=last, sizes=sizes) - expected).max() < 1e-2
     )  # llama.cpp keeps keys and values in 16 bits
     assert (
-        np.abs(forward(smoothed(model, peaks), tokens, last=last) - expected).max() < 1e-2
+        np.abs(forward(smoothed(model, sizes), tokens, last=last) - expected).max() < 1e-2
     )  # llama.cpp keeps keys and values in 16 bits
     backend = open_backend(form_of(artifact))
     assert backend.tokenize((Segment(TEXT),)) == tokens
@@ -127,6 +130,34 @@ def test_a_token_does_not_depend_on_what_is_computed_beside_it(tiny: Callable[[s
     assert np.abs(beside - alone).max() < 1e-4
     session.close()
     backend.close()
+
+
+@pytest.mark.parametrize("parts", [2, 5])
+def test_a_large_value_makes_only_its_part_of_a_token_coarse(
+    tiny: Callable[[str], Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    model = read_model(tiny("llama"))
+    weights = {}
+    for number in range(model.layers):
+        scale = np.ones(FEED, np.float32)
+        scale[0] = 200
+        weights[f"blk.{number}.ffn_up.weight"] = model.layer(number, "ffn_up") * scale[:, None]
+        weights[f"blk.{number}.ffn_down.weight"] = model.layer(number, "ffn_down") / scale
+    uneven = model.changed(weights)
+    tokens = list(range(40, 80))
+    expected = forward(model, tokens, last=len(tokens) - 1)
+
+    def error(parts: int) -> float:
+        monkeypatch.setattr("masa.forms.graph._PARTS", parts)
+        write_graph(uneven, "int8", tmp_path / "model.onnx")
+        write_tokenizer(tiny("llama").weights_path, tmp_path / "tokenizer.json")
+        backend = OnnxBackend.load(tmp_path / "model.onnx", threads=1, provider="cpu")
+        found = logits(backend, tokens)
+        backend.close()
+        return float(np.abs(found - expected).mean())
+
+    assert FEED % 2 == 0 and FEED % 5, "what cannot be divided equally stays whole"
+    assert error(parts) < 0.8 * error(1) if parts == 2 else error(parts) == error(1)
 
 
 def test_a_rewriter_runs_the_form_that_was_made_and_says_so(
@@ -183,7 +214,7 @@ def test_what_computes_something_else_is_refused(
 ) -> None:
     from masa.forms import rounding
 
-    monkeypatch.setattr(rounding, "_factor", lambda peaks, widths: np.full(len(peaks), 1e6, np.float32))
+    monkeypatch.setattr(rounding, "_factor", lambda sizes, widths: np.full(len(sizes), 1e6, np.float32))
     monkeypatch.setattr("masa.forms.finding.MAX_KL", 0.0)
     (cache / "masa" / "forms").mkdir(parents=True, exist_ok=True)
     before = sorted((cache / "masa" / "forms").iterdir())

@@ -9,7 +9,7 @@
 
 Attention is ONNX Runtime's GroupQueryAttention (com.microsoft): it rotates, appends to the cache in place and attends,
 with a length for every sequence. Between attentions all tokens of a pass are rows of one matrix. In `int8` every row is
-rounded with a scale of its own, so no token's result depends on its neighbours.
+rounded with scales of its own, so no token's result depends on its neighbours.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from masa.forms.weights import Array
 
 FORMS: Mapping[str, str] = {
-    "int8": "weights in 8 bits with a scale for every output, tokens rounded with a scale each",
+    "int8": "weights in 8 bits with a scale for every output, tokens rounded with a scale each, or for each half",
     "int8-w8": "as int8, with the matrix that ends each layer in blocks",
     "w8": "weights in 8 bits in blocks of 32",
     "int4": "weights in 4 bits in blocks of 32, embedding and output layer in 8",
@@ -45,6 +45,9 @@ _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: activations may be rounded
 _END = 2**63 - 1
 _LAST = "last"
 _BITS = {"w8": 8, "int4": 4}
+_PARTS = 2
+"""In how many parts, with a scale each, a token is rounded before the matrix that ends a layer: there one value in a
+thousand is ten times as large as the others, and the others of its part become coarse."""
 
 
 def write_graph(model: Model, form: str, path: Path, notes: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -115,7 +118,9 @@ class _Graph:
         self._constant("middle", np.uint8(128))
         for name, numbers in (("rows", [1]), ("rest", [-1]), ("end", [_END]), ("axis", [1])):
             self._constant(name, np.array(numbers, np.int64))
+        feed = model.layer(0, "ffn_down").shape[1]
         widths = {"flat": model.embedding.shape[1], "heads": model.heads * model.width, "head": model.width}
+        widths |= {"inner": feed, "part": feed // _parts(model), "by_part": _parts(model)}
         for name, width in widths.items():
             self._constant(name, np.array([-1, width], np.int64))
         batch = self._node("Shape", ["input_ids"], "shape")
@@ -123,6 +128,9 @@ class _Graph:
         if self._form.startswith("int8"):
             count = self._node("Shape", [self._node("Reshape", ["input_ids", "rest"], "tokens")], "count")
             self._node("Expand", ["middle", count], "middles")
+        if self._form == "int8":
+            several = self._constant("parts", np.array([_parts(model)], np.int64))
+            self._node("Expand", ["middle", self._node("Mul", [count, several], "parts.count")], "parts.middles")
 
         hidden = self._embedded(model)
         x = self._node("SimplifiedLayerNormalization", [hidden, self._norm(model, 0, "attn_norm")], "x0",
@@ -262,10 +270,27 @@ class _Graph:
         if rounded is None or self._form != "int8":
             form = "w8" if self._form == "int8-w8" else self._form
             return self._product(inner, matrices["down"], f"{place}.down", form)
-        # Rounding does not see the scale of a row, so the step of `up` is multiplied in where rows are a single number.
-        tokens, steps = self._rounded(inner, f"{place}.down")
-        both = self._node("Mul", [steps, rounded[1]], f"{place}.down.both_steps")
-        return self._product(inner, matrices["down"], f"{place}.down", self._form, (tokens, both))
+        return self._in_parts(inner, rounded[1], matrices["down"], f"{place}.down", _parts(model))
+
+    def _in_parts(self, x: str, scale: str, matrix: Array, place: str, parts: int) -> str:
+        """The product with `x` times `scale` (rows x 1), every row rounded in so many parts."""
+        import numpy as np
+
+        rows = self._node("Reshape", [x, "part"], f"{place}.parts")
+        tokens, steps = self._rounded(rows, place, "parts.middles")
+        tokens = self._node("Reshape", [tokens, "inner"], f"{place}.whole")
+        # Rounding does not see the scale of a row, so it is multiplied in where a part is a single number.
+        steps = self._node(
+            "Mul", [self._node("Reshape", [steps, "by_part"], f"{place}.by_part"), scale], f"{place}.both"
+        )
+        places = [f"{place}.{number}" for number in range(parts)]
+        for name in (tokens, steps):
+            self._nodes("Split", [name], [f"{one}.{name}" for one in places], axis=1, num_outputs=parts)
+        products = [
+            self._node("Mul", [self._integers(f"{one}.{tokens}", columns, one), f"{one}.{steps}"], one)
+            for one, columns in zip(places, np.split(matrix, parts, axis=1), strict=True)
+        ]
+        return self._node("Sum", products, place)
 
     def _gated(self, model: Model, gate: str, place: str) -> str:
         if model.tanh:
@@ -317,14 +342,19 @@ class _Graph:
             accuracy_level=_INT8_ACTIVATIONS,
         )
 
-    def _rounded(self, x: str, place: str) -> tuple[str, str]:
+    def _rounded(self, x: str, place: str, middles: str = "middles") -> tuple[str, str]:
         """The rows of `x` in 8 bits around 128, and the step of each row (rows x 1)."""
         absolute = self._node("Abs", [x], f"{place}.absolute")
         highest = self._node("ReduceMax", [absolute, "axis"], f"{place}.highest", keepdims=1)
         peak = self._node("Max", [highest, "least"], f"{place}.peak")
         steps = self._node("Mul", [peak, "step"], f"{place}.steps")
         flat = self._node("Reshape", [steps, "rest"], f"{place}.flat_steps")
-        return self._node("QuantizeLinear", [x, flat, "middles"], f"{place}.rounded", axis=0), steps
+        return self._node("QuantizeLinear", [x, flat, middles], f"{place}.rounded", axis=0), steps
+
+
+def _parts(model: Model) -> int:
+    """`_PARTS` where they are equal, else one."""
+    return _PARTS if model.layer(0, "ffn_down").shape[1] % _PARTS == 0 else 1
 
 
 def _turn(kind: str, local: bool) -> str:

@@ -18,7 +18,7 @@ from masa.errors import BackendError, MasaError
 from masa.files import make_folder, parse_json, read_bytes, write_atomic
 from masa.forms.finding import CHECKS_NAME, Check, form_folder
 from masa.forms.graph import write_graph
-from masa.forms.reference import Peaks, forward
+from masa.forms.reference import Sizes, forward
 from masa.forms.rounding import smoothed
 from masa.forms.tokenizer import write_tokenizer
 from masa.forms.weights import Model, read_model
@@ -57,11 +57,11 @@ def make_form(artifact: Artifact, *, tell: Tell = lambda _: None, threads: int |
         tried: list[Check] = []
         samples = list(_samples(artifact, model, work))
         tell("computing what it must answer")
-        peaks = Peaks()
-        forward(model, [*samples[0][0], *samples[0][1]], last=1, peaks=peaks)
+        sizes = Sizes()
+        forward(model, [*samples[0][0], *samples[0][1]], last=1, sizes=sizes)
         checked = samples[1:]
         expected = [_log_probabilities(forward(model, [*asked, *said], last=len(said))) for asked, said in checked]
-        model = smoothed(model, peaks)
+        model = smoothed(model, sizes)
         for form in _FORMS:
             tell(f"writing {form}")
             write_graph(model, form, work / _GRAPH)

@@ -17,8 +17,8 @@ _GELU = 2 * (2 / math.pi) ** 0.5
 
 
 @dataclass(slots=True)
-class Peaks:
-    """The largest magnitude that each input of a matrix had, by layer: one array of its width for each of the four."""
+class Sizes:
+    """The root mean square that each input of a matrix had, by layer: one array of its width for each of the four."""
 
     projection: list[Array] = field(default_factory=list)
     attended: list[Array] = field(default_factory=list)
@@ -26,8 +26,8 @@ class Peaks:
     down: list[Array] = field(default_factory=list)
 
 
-def forward(model: Model, tokens: Sequence[int], *, last: int, peaks: Peaks | None = None) -> Array:
-    """Logits after the `last` tokens: last x vocabulary. `peaks` collects what went into the matrices."""
+def forward(model: Model, tokens: Sequence[int], *, last: int, sizes: Sizes | None = None) -> Array:
+    """Logits after the `last` tokens: last x vocabulary. `sizes` collects what went into the matrices."""
 
     import numpy as np
 
@@ -40,7 +40,7 @@ def forward(model: Model, tokens: Sequence[int], *, last: int, peaks: Peaks | No
         back = places[:, None] - places
         outside = (back < 0) | (back >= model.window) if local else back < 0
         masks.append(np.where(outside, np.float32(-np.inf), np.float32(0)))
-    sizes = np.cumsum([model.heads * model.width, model.kv_heads * model.width])
+    ends = np.cumsum([model.heads * model.width, model.kv_heads * model.width])
     shape = (len(tokens), -1, model.width)
     for number in range(model.layers):
 
@@ -50,7 +50,7 @@ def forward(model: Model, tokens: Sequence[int], *, last: int, peaks: Peaks | No
         x = _normed(hidden, model.layer(number, "attn_norm"), model.epsilon)
         matrix, bias = model.projection(number)
         projected = x @ matrix.T if bias is None else x @ matrix.T + bias
-        q, k, v = (part.reshape(shape) for part in np.split(projected, sizes, axis=1))
+        q, k, v = (part.reshape(shape) for part in np.split(projected, ends, axis=1))
         q, k = (normed(values, f"attn_{name}_norm") for name, values in (("q", q), ("k", k)))
         q, k = (_rotated(part, turns[model.local(number)], model.interleaved) for part in (q, k))
         k, v = (np.repeat(part, model.heads // model.kv_heads, axis=1) for part in (k, v))
@@ -66,10 +66,10 @@ def forward(model: Model, tokens: Sequence[int], *, last: int, peaks: Peaks | No
         power = np.float32(_GELU) * (gate + np.float32(0.044715) * gate**3) if model.tanh else gate
         inner = gate / (1 + np.exp(-np.maximum(power, -80))) * (y @ model.layer(number, "ffn_up").T)
         hidden = hidden + normed(inner @ model.layer(number, "ffn_down").T, "post_ffw_norm")
-        if peaks is not None:
-            pairs = ((peaks.projection, x), (peaks.attended, attended), (peaks.gated, y), (peaks.down, inner))
+        if sizes is not None:
+            pairs = ((sizes.projection, x), (sizes.attended, attended), (sizes.gated, y), (sizes.down, inner))
             for found, values in pairs:
-                found.append(np.abs(values).max(0))
+                found.append(np.sqrt((values * values).mean(0)))
     logits: Array = _normed(hidden[-last:], model.weights["output_norm.weight"], model.epsilon) @ model.head.T
     return logits
 
