@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -334,3 +336,16 @@ def test_the_rendered_group_is_shorter_than_json(backend: LlamaBackend) -> None:
         items = [{"title": s.title, "principle": s.principle, "when_to_apply": s.when_to_apply} for s in group.skills]
         json_tokens += len(backend.tokenize([Segment(json.dumps(items))]))
     assert lines < 0.85 * json_tokens
+
+
+def test_threads_spell_tokens_side_by_side(backend: LlamaBackend) -> None:
+    tokens = range(300, 4_300)
+    alone = [backend.detokenize([token]) for token in tokens]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(lambda _: [backend.detokenize([token]) for token in tokens], range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert together == [alone] * 4

@@ -230,7 +230,6 @@ class LlamaBackend:
         self._adapters: dict[str, Any] = {}
         self._grammar_tokenizer: Any = None
         self._lock = threading.Lock()
-        self._buffer = ctypes.create_string_buffer(512)
         self._vocab = self.library.llama_model_get_vocab(model)
         self.vocabulary = int(self.library.llama_vocab_n_tokens(self._vocab))
         self.context_length = int(self.library.llama_model_n_ctx_train(model))
@@ -314,8 +313,9 @@ class LlamaBackend:
 
     def _piece(self, token: int) -> bytes:
         """The token's spelling, special or not."""
-        size = self.library.llama_token_to_piece(self._vocab, token, self._buffer, len(self._buffer), 0, True)
-        return self._buffer.raw[: max(size, 0)]
+        buffer = ctypes.create_string_buffer(512)  # one for every call: threads spell tokens side by side
+        size = self.library.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, True)
+        return buffer.raw[: max(size, 0)]
 
     def _is_control(self, token: int) -> bool:
         """Whether a token is no text: one that the vocabulary marks as control, or as the token for the unknown.
