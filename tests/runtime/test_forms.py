@@ -18,7 +18,7 @@ from masa.backends import Backend, open_backend
 from masa.backends.onnx import OnnxBackend
 from masa.errors import BackendError, MissingExtraError
 from masa.forms.finding import choose_form, find_form, form_checks
-from masa.forms.graph import write_graph
+from masa.forms.graph import FORMS, write_graph
 from masa.forms.making import make_form
 from masa.forms.reference import Sizes, forward
 from masa.forms.rounding import smoothed
@@ -26,7 +26,7 @@ from masa.forms.tokenizer import write_tokenizer
 from masa.forms.weights import read_model
 from masa.prompt import Segment
 
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 TEXT = "Open the fridge before you look into it; take at most 3 apples.\n" * 4
@@ -130,6 +130,13 @@ def test_a_token_does_not_depend_on_what_is_computed_beside_it(tiny: Callable[[s
     assert np.abs(beside - alone).max() < 1e-4
     session.close()
     backend.close()
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_every_constant_of_a_graph_is_read(tiny: Callable[[str], Artifact], tmp_path: Path, form: str) -> None:
+    write_graph(read_model(tiny("llama")), form, tmp_path / "model.onnx")
+    graph = onnx.load(str(tmp_path / "model.onnx")).graph
+    assert {one.name for one in graph.initializer} <= {name for node in graph.node for name in node.input}
 
 
 @pytest.mark.parametrize("parts", [2, 5])

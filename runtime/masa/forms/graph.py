@@ -63,8 +63,10 @@ def write_graph(model: Model, form: str, path: Path, notes: Mapping[str, str] = 
         raise MissingExtraError("writing an ONNX graph", "onnx") from None
     graph = _Graph(form)
     inputs, outputs = graph.build(model)
+    read = {name for node in graph.nodes for name in node.input}
+    constants = [constant for constant in graph.constants if constant.name in read]  # which of them, the form decides
     made = helper.make_model(
-        helper.make_graph(graph.nodes, "masa", inputs, outputs, graph.constants),
+        helper.make_graph(graph.nodes, "masa", inputs, outputs, constants),
         opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid(_MICROSOFT, 1)],
         ir_version=10,
     )
@@ -116,7 +118,7 @@ class _Graph:
         for name, value in (("one", 1.0), ("step", 1 / 127), ("least", 1e-9)):
             self._constant(name, np.float32(value))
         self._constant("middle", np.uint8(128))
-        for name, numbers in (("rows", [1]), ("rest", [-1]), ("end", [_END]), ("axis", [1])):
+        for name, numbers in (("rest", [-1]), ("end", [_END]), ("axis", [1])):
             self._constant(name, np.array(numbers, np.int64))
         feed = model.layer(0, "ffn_down").shape[1]
         widths = {"flat": model.embedding.shape[1], "heads": model.heads * model.width, "head": model.width}
