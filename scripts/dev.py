@@ -334,20 +334,23 @@ def ready_wheels() -> list[Path]:
     return [wheel.resolve() for wheel in found if in_range(wheel.name.split("-")[1], llama_range())]
 
 
+_FITS = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from masa import cpu, doctor, extras, llama_trial
+found = llama_trial.run_trial(None)
+check = doctor.check_build(found, cpu.detect()) if found.works else None
+print(json.dumps(check is not None and check.status == "ok" and extras.in_range(found.version, sys.argv[2])))
+"""
+
+
 def fits(python: Path) -> bool:
     """Whether the environment has a llama-cpp-python in our range that was compiled for just this CPU.
 
     llama.cpp is asked in a process of its own: a build for another CPU may kill it. AMX is never accepted.
     """
-    code = (
-        "import json, sys; sys.path.insert(0, sys.argv[1]); from masa import cpu, doctor, extras, probe\n"
-        "found = probe.run_probe(None)\n"
-        "check = doctor.check_build(found, cpu.detect()) if found.works else None\n"
-        "ok = check is not None and check.status == 'ok' and extras.in_range(found.version, sys.argv[2])\n"
-        "print(json.dumps(ok))"
-    )
     try:
-        return captured([python, "-c", code, ROOT / "runtime", llama_range()]).strip() == "true"
+        return captured([python, "-c", _FITS, ROOT / "runtime", llama_range()]).strip() == "true"
     except subprocess.CalledProcessError:
         return False
 

@@ -236,6 +236,12 @@ def test_set_up_compiles_once_and_the_second_call_does_nothing(dev: ModuleType, 
     assert len(calls) == done
 
 
+def test_whether_a_build_fits_is_asked_without_an_error(dev: ModuleType) -> None:
+    words = [sys.executable, "-c", dev._FITS, str(dev.ROOT / "runtime"), dev.llama_range()]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() in ("true", "false"), done.stderr
+
+
 def test_another_extra_installs_more_but_takes_the_compiled_wheel_from_the_cache(
     dev: ModuleType, calls: list[list[str]]
 ) -> None:
