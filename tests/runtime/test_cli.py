@@ -785,7 +785,12 @@ def test_a_command_whose_extra_is_missing_says_which_install_brings_it(
 def test_an_unknown_command_suggests_the_nearest(cli: Cli) -> None:
     result = cli("rewrit")
     assert result.exit_code == 2 and "Did you mean rewrite?" in result.stderr
-    assert "Did you mean inspect select?" in cli("select", "bank.json").stderr
+
+
+def test_a_command_that_became_a_part_of_another_is_known_by_its_old_name(cli: Cli, here: Path) -> None:
+    words = ("--query", "clean a mug")
+    old, new = (cli(*command, "bank.json", *words) for command in (("select",), ("inspect", "select")))
+    assert old.exit_code == new.exit_code == 0 and old.stdout == new.stdout
 
 
 def test_a_closed_pipe_is_no_traceback(here: Path, home: Path) -> None:

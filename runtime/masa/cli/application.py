@@ -81,12 +81,15 @@ class Root(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if (two := " ".join(args[:2])) in _PARTS:
-            return two, self.get_command(ctx, two), args[2:]
+        for two in _PARTS:
+            # Scripts may still say the last word alone, as these commands were once called.
+            for words in (two.split(), two.split()[1:]):
+                if args[: len(words)] == words:
+                    return two, self.get_command(ctx, two), args[len(words) :]
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            near = [two for two in _PARTS if two.split()[1] == args[0]] or get_close_matches(args[0], _LISTED, n=1)
+            near = get_close_matches(args[0], _LISTED, n=1)
             hint = f"\nDid you mean {near[0]}?" if near else ""
             raise click.UsageError(error.message + hint, ctx) from error
 
