@@ -30,6 +30,7 @@ from masa.json_fields import did_you_mean
 from masa.skills import Group, Problem, SkillBank
 
 if TYPE_CHECKING:
+    from masa.facts import Facts
     from masa.progress import Progress
     from masa.provenance import GroupResult
     from masa.rewriter import Rewriter
@@ -126,12 +127,20 @@ class Library:
         folders: skill folders, or folders of them.
         cards: the backbones that the server was started for; the first one is meant where a client names none.
         rewriter: what adapts; None where the server was started for no backbone and has no rewriter.
+        facts: what is known of the world that the skills are for.
     """
 
-    def __init__(self, folders: Sequence[Path], cards: Mapping[str, ModelCard], rewriter: Rewriter | None) -> None:
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        cards: Mapping[str, ModelCard],
+        rewriter: Rewriter | None,
+        facts: Facts | None = None,
+    ) -> None:
         self.folders = tuple(folders)
         self.cards = dict(cards)
         self.rewriter = rewriter
+        self.facts = facts
         self._adapted: dict[tuple[str, str, str], Adapted] = {}
 
     def card(self, model: str | None) -> ModelCard | None:
@@ -201,7 +210,12 @@ class Library:
             if not open_:
                 continue
             result = self.rewriter.rewrite(
-                bank, card, only=[skill.key for skill in open_], on_progress=on_progress, cancel=cancel
+                bank,
+                card,
+                facts=self.facts,
+                only=[skill.key for skill in open_],
+                on_progress=on_progress,
+                cancel=cancel,
             )
             groups = {group.key: group for group in result.groups}
             for skill in open_:

@@ -140,6 +140,21 @@ def test_what_went_stale_is_told(adapt: Adapt, project: Path) -> None:
     assert adapt("--status").stdout.count("the model card has changed (weaknesses)") == 3
 
 
+def test_facts_reach_the_rewriter_and_are_watched(adapt: Adapt, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from masa.backends.llama import LlamaBackend
+
+    shown = ScriptedBackend(lambda prompt: steps(prompt).replace("steps", "example"))
+    monkeypatch.setattr(LlamaBackend, "load", lambda *args, **kwargs: shown)
+    facts = project.parent / "facts.yaml"
+    facts.write_text("environment: kitchen\nexamples: ['Task: wash the mug. Reply: wash mug with sink']\n")
+    done = adapt("--facts", str(facts), "--apply", to="card")
+    assert done.exit_code == 0, done.output
+    assert all("wash mug with sink" in text for text in texts(project).values())
+    assert "facts" not in adapt("--status").stdout
+    facts.write_text("environment: kitchen\n")
+    assert adapt("--status").stdout.count("the facts in") == 3
+
+
 def test_an_edit_of_the_users_is_shown_and_kept_while_the_others_go_on(adapt: Adapt, project: Path) -> None:
     adapt("--apply", to="card")
     file = project / ".claude/skills/mugs/SKILL.md"

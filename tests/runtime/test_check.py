@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from tests.chat_server import chat_server, completion
+from tests.runtime.artifact_samples import write_artifact
+from tests.support import ScriptedBackend
 
 from masa import chat as chat_module
 from masa.checking import Comparison
@@ -101,6 +103,19 @@ def test_an_adapted_skill_that_helps_is_better_and_kept(check: Check_, tmp_path:
     assert len(asked) == 24 and {body["seed"] for body in asked} == {0}
     system = next(body["messages"][0]["content"] for body in asked if arm(body) == "original")
     assert "Say hello first." in system and "description:" not in system
+
+
+def test_the_rewriter_is_told_the_facts(check: Check_, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from masa.backends.llama import LlamaBackend
+
+    monkeypatch.setattr(LlamaBackend, "load", lambda *args, **kwargs: ScriptedBackend(lambda prompt: "1 example"))
+    monkeypatch.setenv("MASA_HOME", str(tmp_path / "masa"))
+    write_artifact(tmp_path / "rewriter")
+    (tmp_path / "facts.yaml").write_text("environment: hall\nexamples: ['Greet Bo: 1. Say hello, Bo']\n")
+    words = ["--facts", str(tmp_path / "facts.yaml"), "--rewriter", str(tmp_path / "rewriter"), "--json"]
+    result, asked = check(GOOD, *words, adapted=None)
+    assert told(result)["verdict"] == "better"
+    assert any("Greet Bo: 1. Say hello, Bo" in body["messages"][0]["content"] for body in asked)
 
 
 def test_the_page_shows_the_verdict_the_skill_and_every_answer(check: Check_, tmp_path: Path) -> None:

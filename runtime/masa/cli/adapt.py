@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from masa.checksums import sha256_file
 from masa.cli import adapt_report as report
-from masa.cli.loading import backbone_options, resolve_card, rewriter_option, without_option
+from masa.cli.loading import backbone_options, facts_option, read_facts, resolve_card, rewriter_option, without_option
 from masa.cli.output import check_page, clean, count, write_json
 from masa.cli.progress import RewriteProgress, interrupts, tell_time
 from masa.cli.report import card_text
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from masa.adapt import Adaptation, Source
     from masa.adapted import Outcome, Store
     from masa.cards import ModelCard
+    from masa.facts import Facts
     from masa.places import Found
     from masa.provenance import RewriteResult
     from masa.skills import SkillBank
@@ -42,6 +44,7 @@ _ACTIONS = ("apply", "undo", "status", "adopt", "diff")
 )
 @click.argument("where", nargs=-1, metavar="[FOLDER]...", type=click.Path())
 @backbone_options(required=False)
+@facts_option
 @rewriter_option
 @click.option("--apply", is_flag=True, help="Put the adapted skills into effect. The originals are kept.")
 @click.option("--undo", is_flag=True, help="Put the originals back.")
@@ -151,9 +154,10 @@ def _adapt(where: Sequence[str], key: dict[str, Any], options: dict[str, Any], *
     if not chosen:
         told = "".join(f"\n  {problem}" for problem in found.problems)
         raise MasaError(f"no skills found{told or '; masa adapt FOLDER takes any folder with SKILL.md files in it'}")
+    facts = read_facts(options["facts"])
     card = resolve_card(key["backbone"], key["model"], key["card"], key["api_key_env"])
     bank = bank_of(chosen)
-    result = _rewrite(bank, card, options, quiet=quiet or as_json) if len(bank) else None
+    result = _rewrite(bank, card, facts, options, quiet=quiet or as_json) if len(bank) else None
     if result is not None and result.cancelled:
         click.echo("Cancelled: nothing was written; the same command goes on from here.", err=True)
         click.get_current_context().exit(130)
@@ -162,6 +166,11 @@ def _adapt(where: Sequence[str], key: dict[str, Any], options: dict[str, Any], *
     outcomes: list[Outcome] = []
     names = ("budget", "descriptions", "without")
     settings = {name: options[name] for name in names if options[name]}
+    if facts is not None:
+        settings["facts"] = {
+            "file": str(Path(options["facts"]).resolve()),
+            "sha256": sha256_file(Path(options["facts"])),
+        }
     if options["apply"]:
         if not quiet and not as_json:
             click.echo(report.plan_text(made, found, card, counter, result))
@@ -184,7 +193,9 @@ def _adapt(where: Sequence[str], key: dict[str, Any], options: dict[str, Any], *
         click.get_current_context().exit(1)
 
 
-def _rewrite(bank: SkillBank, card: ModelCard, options: dict[str, Any], *, quiet: bool) -> RewriteResult:
+def _rewrite(
+    bank: SkillBank, card: ModelCard, facts: Facts | None, options: dict[str, Any], *, quiet: bool
+) -> RewriteResult:
     from masa.card_calls import kept_result, nothing_to_do
     from masa.kinds import ENOUGH, rewrite_by_kind
     from masa.rewriter import Rewriter
@@ -199,14 +210,14 @@ def _rewrite(bank: SkillBank, card: ModelCard, options: dict[str, Any], *, quiet
 
     def before(read: SkillBank) -> None:
         if not quiet:
-            tell_time(rewriter, read, card, {"without": options["without"]})
+            tell_time(rewriter, read, card, {"without": options["without"], "facts": facts})
 
     enough = sys.maxsize if options["every"] else ENOUGH
     try:
         with rewriter, interrupts() as cancel:
             return rewrite_by_kind(
                 rewriter, bank, card, enough=enough, before=before,
-                on_progress=progress, cancel=cancel, without=options["without"],
+                on_progress=progress, cancel=cancel, without=options["without"], facts=facts,
             )  # fmt: skip
     finally:
         progress.close()

@@ -368,6 +368,13 @@ def _fingerprint(rewriter: str) -> str | None:
         return None
 
 
+def _differs(file: Path, sha256: object) -> bool:
+    """Whether a file is there and its bytes are others; of one that is gone nothing can be said."""
+    from masa.checksums import sha256_file
+
+    return file.is_file() and sha256_file(file) != sha256
+
+
 def _state_json(store: Store, entry: Entry, card: ModelCard | None) -> dict[str, Any]:
     state, model = store.state(entry)
     stale = []
@@ -382,6 +389,9 @@ def _state_json(store: Store, entry: Entry, card: ModelCard | None) -> dict[str,
         now = _fingerprint(name) if name else None
         if now is not None and now != version.rewriter.get("fingerprint"):
             stale.append(f"the rewriter {name} has changed")
+        facts = version.settings.get("facts")
+        if isinstance(facts, dict) and _differs(Path(str(facts.get("file"))), facts.get("sha256")):
+            stale.append(f"the facts in {facts['file']} have changed")
     return {
         "file": str(store.path(entry)),
         "state": state,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from masa.cli.loading import api_key, backbone_options, resolve_card, rewriter_option
+from masa.cli.loading import api_key, backbone_options, facts_option, read_facts, resolve_card, rewriter_option
 from masa.cli.output import check_page, clean, count, table, write_json
 from masa.cli.probe import Asked
 from masa.cli.progress import interrupts
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from masa.cards import ModelCard
     from masa.checking import Arm, CheckResult, Comparison
     from masa.evals import Eval
+    from masa.facts import Facts
     from masa.html_report import Section
     from masa.provenance import GroupResult
 
@@ -50,6 +51,7 @@ CANCELLED = 130
     "[default: SKILL/evals/evals.json]",
 )
 @click.option("--adapted", metavar="FOLDER", type=click.Path(), help="An adapted skill, instead of rewriting it now.")
+@facts_option
 @rewriter_option
 @click.option(
     "--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Answers to each prompt, per arm."
@@ -108,6 +110,9 @@ def command(skill: str, backbone: str, as_json: bool, quiet: bool, **given: Any)
     keep = _free(given["keep"])
     check_page(given["html"])
     changed = _folder(given["adapted"]) if given["adapted"] else None
+    if changed is not None and given["facts"]:
+        raise click.UsageError("--facts is for the rewriter, and --adapted brings what is rewritten; give one of them.")
+    facts = read_facts(given["facts"])
     if changed is None:
         load_artifact(given["rewriter"], verify=False)
     card = resolve_card(backbone, given["backbone_model"], given["card"], given["api_key_env"])
@@ -122,7 +127,7 @@ def command(skill: str, backbone: str, as_json: bool, quiet: bool, **given: Any)
     if changed is not None:
         data, why, group = read_bytes(changed / "SKILL.md"), "", None
     else:
-        data, why, group = _adapt(folder, card, given["rewriter"])
+        data, why, group = _adapt(folder, card, facts, given["rewriter"])
     texts: dict[Arm, str] = {
         "none": "",
         "original": skill_text(read_bytes(file), file),
@@ -220,13 +225,13 @@ def _evals(folder: Path, given: dict[str, Any]) -> tuple[tuple[Eval, ...], int]:
     return tuple(one for one in evals if one.checks), left_out
 
 
-def _adapt(folder: Path, card: ModelCard, rewriter: str) -> tuple[bytes, str, GroupResult | None]:
+def _adapt(folder: Path, card: ModelCard, facts: Facts | None, rewriter: str) -> tuple[bytes, str, GroupResult | None]:
     """The adapted SKILL.md, why it is as it was, if so, and what was done to it."""
     from masa.rewriter import Rewriter
     from masa.served_skills import Library
 
     with Rewriter.load(rewriter) as loaded:
-        library = Library([folder], {card.name: card}, loaded)
+        library = Library([folder], {card.name: card}, loaded, facts)
         shelf = library.shelf()
         skill = next((s for s in shelf.skills.values() if s.files["SKILL.md"] == folder / "SKILL.md"), None)
         if skill is None:

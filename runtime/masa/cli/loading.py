@@ -16,6 +16,7 @@ from masa.errors import MasaError
 
 if TYPE_CHECKING:
     from masa.cards import ModelCard
+    from masa.facts import Facts
     from masa.skills import Problem, SkillBank
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -138,6 +139,25 @@ def rewriter_option(function: Function) -> Function:
         help="The artifact that rewrites.",
         shell_complete=_complete_rewriter,
     )(function)
+
+
+def facts_option(function: Function) -> Function:
+    """`--facts`; the file is read by `masa.facts.load_facts`."""
+    return click.option(
+        "--facts",
+        metavar="FILE",
+        type=click.Path(),
+        help="What is known of the agent's world (YAML or JSON): commands, rules, solved tasks as examples.",
+    )(function)
+
+
+def read_facts(path: str | None) -> Facts | None:
+    """The facts in a file, None without one."""
+    if path is None:
+        return None
+    from masa.facts import load_facts
+
+    return load_facts(path)
 
 
 def without_option(function: Function) -> Function:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from masa.cli.loading import complete_backbone, resolve_card, rewriter_option
+from masa.cli.loading import complete_backbone, facts_option, read_facts, resolve_card, rewriter_option
 from masa.cli.output import clean
 from masa.errors import MasaError
 
@@ -32,6 +32,7 @@ from masa.errors import MasaError
 )
 @click.option("--card", metavar="FILE", help="A card of yours for the first backbone; its values win.")
 @click.option("--api-key-env", metavar="VARIABLE", help="The environment variable with the server's key.")
+@facts_option
 @rewriter_option
 @click.option(
     "--http",
@@ -46,6 +47,7 @@ def command(
     backbones: tuple[str, ...],
     card: str | None,
     api_key_env: str | None,
+    facts: str | None,
     rewriter: str,
     http: int | None,
     threads: int | None,
@@ -66,13 +68,14 @@ def command(
     }
     if card is not None and not backbones:
         raise click.UsageError("--card goes with --backbone.")
+    known = read_facts(facts)
     try:
         loaded = Rewriter.load(rewriter, threads=threads, cache=not no_cache)
     except MasaError:
         if backbones:  # without one, what clients get needs no rewriter until they name a model
             raise
         loaded = None
-    library = Library([Path(folder).expanduser() for folder in folders], cards, loaded)
+    library = Library([Path(folder).expanduser() for folder in folders], cards, loaded, known)
     try:
         library.shelf()  # a mistake in the folders is told now
         if http is None:

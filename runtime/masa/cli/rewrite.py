@@ -18,8 +18,10 @@ from masa.cli.loading import (
     backbone_options,
     bank_argument,
     complete_group,
+    facts_option,
     load_bank_file,
     problems_json,
+    read_facts,
     resolve_card,
     rewriter_option,
     strict_option,
@@ -74,12 +76,7 @@ class _Written:
 @backbone_options(required=True)
 @click.option("--task", default="", metavar="TEXT", help="What the agent does, in a few words.")
 @click.option("--environment", default="", metavar="TEXT", help="Where it does that, in a few words.")
-@click.option(
-    "--facts",
-    metavar="FILE",
-    help="Interface facts (YAML or JSON): the environment's commands and rules.",
-    type=click.Path(),
-)
+@facts_option
 @rewriter_option
 @click.option(
     "--words",
@@ -181,15 +178,10 @@ def command(
     tell_problems(original.bank)
     check_output(original, output, as_json)
     check_page(html)
-    known = None
-    if facts is not None:
-        from masa.facts import load_facts
-
-        known = load_facts(facts)
     request: dict[str, Any] = {
         "task": options["task"],
         "environment": options["environment"],
-        "facts": known,
+        "facts": read_facts(facts),
         "only": only or None,
         "pinned": pin,
         "without": options["without"],
