@@ -240,7 +240,7 @@ class _Work:
         folder = self.scratch / result.path.name
         folder.mkdir()
         self.watch.stage(f"Writing {result.quantization} …")
-        if result.quantization.startswith("int8"):
+        if "int8" in result.quantization:
             sizes = Sizes()
             forward(model, prompts[0], last=1, sizes=sizes)
             model = smoothed(model, sizes)

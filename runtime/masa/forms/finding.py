@@ -23,7 +23,7 @@ MIN_SAME = 0.97
 
 CHECKS_NAME = "form.json"
 
-_VERSION = 3  # of what is written; another one is another folder
+_VERSION = 4  # of what is written; another one is another folder
 _TO_RUN, _TO_MAKE = ("onnxruntime", "tokenizers"), ("onnx", "gguf")
 
 
