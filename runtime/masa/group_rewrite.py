@@ -28,7 +28,7 @@ from masa.languages import (
 )
 from masa.prompt import INSTRUCTIONS, Request
 from masa.provenance import Draft, GroupResult, GroupStatus, SkillFate, fates_of, unchanged_fates
-from masa.skills import COUNTED, Group, Skill
+from masa.skills import COUNTED, GENERAL, Group, Skill
 from masa.wording import DETERMINISTIC, LEAST_WORDS, OPERATIONS, binding, doubts, losses, most_words, parse_wording
 
 if TYPE_CHECKING:
@@ -227,6 +227,37 @@ def joined(work: Work, parts: Sequence[GroupResult]) -> GroupResult:
 
 
 _BY_WEIGHT: tuple[GroupStatus, ...] = ("rewritten", "fell back", "kept")
+
+
+def without_repeats(results: Sequence[GroupResult], general: Sequence[Skill]) -> tuple[GroupResult, ...]:
+    """The results without the warnings, in groups of a task type, that the general skills carry already.
+
+    Who reads the skills of a type reads the general ones above them.
+
+    Args:
+        general: the general skills of the bank, for where they are not among the results.
+    """
+    found = next((result.output.skills for result in results if result.key == GENERAL), general)
+    told = frozenset(skill.text for skill in found)
+    return tuple(result if result.key == GENERAL else _without(result, told) for result in results)
+
+
+def _without(result: GroupResult, told: frozenset[str]) -> GroupResult:
+    skills = result.output.skills
+    gone = {place for place in result.added if skills[place].text in told}
+    if not gone:
+        return result
+    places = {old: new for new, old in enumerate(place for place in range(len(skills)) if place not in gone)}
+    left = tuple(skills[place] for place in places)
+    same = left == result.source.skills
+    return replace(
+        result,
+        output=result.source if same else replace(result.output, skills=left),
+        status="kept" if same else result.status,
+        reason="; ".join(filter(None, (result.reason, "the warning stands in the general skills"))),
+        fates=tuple(replace(fate, outputs=tuple(places[place] for place in fate.outputs)) for fate in result.fates),
+        added=tuple(places[place] for place in result.added if place in places),
+    )
 
 
 def accept(work: Work, raw: str, control_tokens: Sequence[str]) -> GroupResult:

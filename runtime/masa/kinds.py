@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from masa.edits import EDITS
-from masa.group_rewrite import Work, accept, refuse
+from masa.group_rewrite import Work, accept, refuse, without_repeats
 from masa.languages import MAX_EDITS_PER_LINE
 from masa.provenance import GroupResult, RewriteResult
 from masa.skills import Skill, SkillBank
@@ -76,11 +76,12 @@ def rewrite_by_kind(
             results.append(refuse(work, "every skill is pinned", "kept"))
         else:
             results.append(_result(work, chosen, warnings, rewriter.controls))
-    changed = {result.key: result.output for result in results if result.output is not result.source}
+    ordered = without_repeats(results, bank.general)
+    changed = {result.key: result.output for result in ordered if result.output is not result.source}
     return replace(
         read,
         bank=bank.with_groups(changed) if changed else bank,
-        groups=tuple(results),
+        groups=ordered,
         seconds=time.perf_counter() - started,
         read=sum(map(len, samples.values())),
     )

@@ -30,7 +30,7 @@ from masa.edits import EDITS
 from masa.engine import Engine, Part, check_lent, check_options
 from masa.errors import BackendError, MasaError, UnknownNameError
 from masa.estimate import Estimate, GroupEstimate, measure, seconds
-from masa.group_rewrite import Work, from_cache, prepare, refuse, to_cache
+from masa.group_rewrite import Work, from_cache, prepare, refuse, to_cache, without_repeats
 from masa.json_fields import did_you_mean
 from masa.languages import LANGUAGES, PARALLEL
 from masa.progress import Progress, Tracker
@@ -281,6 +281,8 @@ class Rewriter:
 
     def rewrite(self, bank: SkillBank, card: ModelCard, **options: Unpack[Options]) -> RewriteResult:
         """Rewrite a bank for the backbone that the card describes; see `Options`.
+
+        A warning that the general skills got is left out of the other groups; `stream` yields each group as written.
 
         Raises:
             MasaError: if the bank, the card or an option is not what it must be (see `check_request`).
@@ -557,7 +559,7 @@ class Rewriter:
     def _result(
         self, bank: SkillBank, card: ModelCard, results: Mapping[str, GroupResult], seconds: float
     ) -> RewriteResult:
-        ordered = tuple(results[group.key] for group in bank.groups() if group.key in results)
+        ordered = without_repeats([results[g.key] for g in bank.groups() if g.key in results], bank.general)
         changed = {result.key: result.output for result in ordered if result.output is not result.source}
         return RewriteResult(
             bank=bank.with_groups(changed) if changed else bank,

@@ -82,6 +82,38 @@ def statuses(result) -> dict[str, list[str]]:
     return {group.key: [fate.status for fate in group.fates] for group in result.groups}
 
 
+def test_a_warning_stands_once_in_a_prompt(make: Make) -> None:
+    def warn(prompt: str) -> str:
+        return f"{keep_all(prompt)}\n+ warn loop"
+
+    rewriter, _ = make(warn)
+    result = rewriter.rewrite(BANK, CARD)
+    general, clean = result.groups
+    assert [skill.skill_id for skill in general.output.skills[3:]] == ["warn_loop"] and general.added == (3,)
+    assert clean.output is clean.source and (clean.status, clean.added) == ("kept", ())
+    assert "stands in the general skills" in clean.reason and result.bank.task_specific == BANK.task_specific
+    assert [len(group.added) for group in rewriter.stream(BANK, CARD)] == [1, 1], "a stream cannot know"
+    alone = rewriter.rewrite(BANK, CARD, only=["clean"]).groups[0]
+    assert [skill.skill_id for skill in alone.output.skills[2:]] == ["warn_loop"]
+    again = rewriter.rewrite(result.bank, CARD, only=["clean"]).groups[0]
+    assert again.output is again.source
+
+
+def test_what_else_a_group_got_stays_where_its_warning_goes(make: Make) -> None:
+    def warn(prompt: str) -> str:
+        return f"{keep_all(prompt).replace('1 keep', '1 emphasise')}\n+ warn loop\n+ warn verbosity"
+
+    rewriter, _ = make(
+        lambda prompt: (
+            keep_all(prompt) + "\n+ warn loop" if "gen_001" in prompt or "Search once" in prompt else warn(prompt)
+        )
+    )
+    clean = rewriter.rewrite(BANK, CARD, pinned=["cle_002"]).groups[1]
+    assert clean.status == "rewritten" and clean.added == (2,)
+    assert [skill.skill_id for skill in clean.output.skills] == ["cle_001", "cle_002", "warn_verbosity"]
+    assert [fate.outputs for fate in clean.fates] == [(0,), (1,)]
+
+
 def test_a_plan_is_applied_and_every_skill_is_accounted_for(make: Make) -> None:
     rewriter, _ = make(lambda p: "1 keep\n2 merge-up\n3 shorten\n+ warn loop" if "General" in p else "1 steps\n2 drop")
     result = rewriter.rewrite(BANK, CARD)
