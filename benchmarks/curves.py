@@ -23,6 +23,7 @@ import machine
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from processes import large_bank
 
 from masa import Rewriter, load_bank, resolve_backbone
@@ -136,11 +137,13 @@ def draw(sides: Mapping[str, tuple[Points, Points]]) -> bytes:
         panel.set_xscale("log", base=2)
         panel.set_yscale("log")
         panel.set_xticks(sizes, [f"{size}" for size in sizes])
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter(NullFormatter())
         panel.set_xlabel(label)
         panel.grid(color="#dddddd", linewidth=0.5)
     panels[0].set_ylabel("seconds")
-    panels[0].legend(fontsize=8, frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=3, fontsize=8, frameon=False)
     out = io.BytesIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "masa"}):
         figure.savefig(out, format="svg", metadata={"Date": None})
