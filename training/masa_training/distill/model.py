@@ -219,10 +219,18 @@ def _attend(
 ADAPTER = "adapter_model.safetensors"
 
 
+def in_bf16(config: DistillConfig) -> bool:
+    """Whether training computes in bf16: as asked for, but in fp32 on a CPU that emulates bf16, many times slower."""
+    if config.precision != "bf16" or torch.cuda.is_available():
+        return config.precision == "bf16"
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is None or bool(supported())
+
+
 def trainable(base: Base, config: DistillConfig) -> Any:
     """The base ready for training, on the CPU: all weights in fp32, or frozen weights behind a LoRA in fp32."""
     register()
-    frozen = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    frozen = torch.bfloat16 if in_bf16(config) else torch.float32
     model = base.model(frozen if config.method == "lora" else torch.float32)
     model.set_attn_implementation(NAME)
     model.config.use_cache = False

@@ -190,7 +190,7 @@ def _trainer(
 
     from masa_training.distill import processes
     from masa_training.distill.events import BestCallback, EventCallback
-    from masa_training.distill.model import trainable
+    from masa_training.distill.model import in_bf16, trainable
     from masa_training.distill.trainer import Arguments, Steps, StepTrainer, updates
 
     set_seed(config.seed)
@@ -210,7 +210,7 @@ def _trainer(
         warmup_steps=math.ceil(updates(len(steps), together) * config.warmup),
         weight_decay=config.weight_decay,
         max_grad_norm=config.clip,
-        bf16=config.precision == "bf16",
+        bf16=in_bf16(config),
         use_cpu=not torch.cuda.is_available(),
         eval_strategy="steps" if planned.validation else "no",
         eval_steps=every,
