@@ -2,7 +2,8 @@
 
     python benchmarks/roofline.py
 
-The machine: products in 8 bits of the rewriter's own shape by ONNX Runtime, and bytes read a second, on every core. The
+The machine: products in 8 bits of the rewriter's own shape by ONNX Runtime, as each form has them computed, and bytes
+read a second, on every core. The
 work: products of the layers and bytes of the weights, counted from the model. Floors are work / machine, attention left
 out. The form reads a text and then writes one token. Last, what a rewrite of the example bank spends its computing on,
 in one thread, by ONNX Runtime's own profile.
@@ -28,6 +29,7 @@ from masa.artifact import Artifact, load_artifact
 from masa.backends import open_backend
 from masa.cpu import usable_cores
 from masa.forms.finding import find_form
+from masa.forms.rounding import BLOCK, in_blocks
 from masa.forms.weights import read_model
 
 _ROWS, _PRODUCTS = 128, 40
@@ -54,20 +56,26 @@ def seconds(work: Callable[[], object], repeats: int) -> float:
     return min(times[1:])
 
 
-def products(inner: int, outer: int) -> Callable[[], object]:
-    """Products in 8 bits, as a form computes them."""
+def products(inner: int, outer: int, form: str) -> Callable[[], object]:
+    """Products as a form computes them: `int8` with signed weights, `uint8` with unsigned ones, `w8` in blocks."""
     import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)
-    constants = [
-        numpy_helper.from_array(rng.integers(-127, 128, (inner, outer)).astype(np.int8), "w"),
-        numpy_helper.from_array(np.float32(1), "one"),
-        numpy_helper.from_array(np.full(outer, 0.01, np.float32), "s"),
-        numpy_helper.from_array(np.uint8(128), "middle"),
-    ]
-    node = helper.make_node("MatMulIntegerToFloat", ["x", "w", "one", "s", "middle"], ["y"], domain="com.microsoft")
-    x = helper.make_tensor_value_info("x", TensorProto.UINT8, [_ROWS, inner])
+    weights = rng.integers(-127, 128, (inner, outer)).astype(np.int8)
+    rows = rng.integers(0, 256, (_ROWS, inner)).astype(np.uint8)
+    if form == "w8":
+        packed, scales, _ = in_blocks(np.ascontiguousarray(weights.T, np.float32))
+        values, rows = {"w": packed, "s": scales}, rows.astype(np.float32)
+        node = helper.make_node("MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft",
+                                K=inner, N=outer, bits=8, block_size=BLOCK, accuracy_level=4)  # fmt: skip
+    else:
+        middles = ["middle"] if form == "int8" else ["middle", "middle"]
+        stored = weights if form == "int8" else (weights.astype(np.int16) + 128).astype(np.uint8)
+        values = {"w": stored, "one": np.float32(1), "s": np.full(outer, 0.01, np.float32), "middle": np.uint8(128)}
+        node = helper.make_node("MatMulIntegerToFloat", ["x", "w", "one", "s", *middles], ["y"], domain="com.microsoft")
+    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+    x = helper.make_tensor_value_info("x", helper.np_dtype_to_tensor_dtype(rows.dtype), [_ROWS, inner])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [_ROWS, outer])
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     made = helper.make_model(
@@ -76,7 +84,6 @@ def products(inner: int, outer: int) -> Callable[[], object]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    rows = rng.integers(0, 256, (_ROWS, inner)).astype(np.uint8)
 
     def work() -> None:
         for _ in range(_PRODUCTS):
@@ -123,13 +130,15 @@ def main() -> None:
     artifact = load_artifact(options.artifact)
     model = read_model(artifact)
     outer, inner = model.layer(0, "ffn_up").shape
-    a_second = _ROWS * inner * outer * _PRODUCTS / seconds(products(inner, outer), options.repeats)
+    form = find_form(artifact) or artifact
+    every = _ROWS * inner * outer * _PRODUCTS
+    speeds = {kind: every / seconds(products(inner, outer, kind), options.repeats) for kind in ("int8", "uint8", "w8")}
+    a_second = speeds.get(form.quantization or "", speeds["int8"])
     table = np.ones(32_000_000, np.float32)
     read = table.nbytes / seconds(lambda: table.sum(), options.repeats)
     layers = sum(matrix.size for name, matrix in model.weights.items() if name.startswith("blk.") and matrix.ndim == 2)
-    print(f"{a_second / 1e9:.0f} billion products in 8 bits and {read / 1e9:.1f} GB a second")
-
-    form = find_form(artifact) or artifact
+    told = ", ".join(f"{kind} {speed / 1e9:.0f}" for kind, speed in speeds.items())
+    print(f"billions of products a second: {told}; {read / 1e9:.1f} GB a second")
     backend = open_backend(form)
     tokens = np.random.default_rng(0).integers(100, 1000, options.tokens).tolist()
     whole, single = [], []

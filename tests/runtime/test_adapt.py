@@ -151,6 +151,7 @@ def test_facts_reach_the_rewriter_and_are_watched(adapt: Adapt, project: Path, m
     assert done.exit_code == 0, done.output
     assert all("wash mug with sink" in text for text in texts(project).values())
     assert "facts" not in adapt("--status").stdout
+    assert '"file": "../facts.yaml"' in (project / ".masa/adapt.lock.json").read_text(), "a lock may be committed"
     facts.write_text("environment: kitchen\n")
     assert adapt("--status").stdout.count("the facts in") == 3
 

@@ -116,6 +116,10 @@ def test_the_rewriter_is_told_the_facts(check: Check_, tmp_path: Path, monkeypat
     result, asked = check(GOOD, *words, adapted=None)
     assert told(result)["verdict"] == "better"
     assert any("Greet Bo: 1. Say hello, Bo" in body["messages"][0]["content"] for body in asked)
+    both, _ = check(GOOD, "--facts", str(tmp_path / "facts.yaml"))
+    assert both.exit_code == 2 and "--facts is for the rewriter" in both.output
+    missing, _ = check(GOOD, "--facts", str(tmp_path / "none.yaml"), adapted=None)
+    assert missing.exit_code == 1 and "none.yaml: cannot be read" in missing.output
 
 
 def test_the_page_shows_the_verdict_the_skill_and_every_answer(check: Check_, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from masa.backends import Backend, open_backend
 from masa.backends.onnx import OnnxBackend
 from masa.errors import BackendError, MissingExtraError
 from masa.forms.finding import choose_form, find_form, form_checks
-from masa.forms.graph import FORMS, cuts_products, write_graph
+from masa.forms.graph import FORMS, signed_saturates, write_graph
 from masa.forms.making import make_form
 from masa.forms.reference import Sizes, forward
 from masa.forms.rounding import smoothed
@@ -167,7 +167,7 @@ def test_a_large_value_makes_only_its_part_of_a_token_coarse(
     assert error(parts) < 0.8 * error(1) if parts == 2 else error(parts) == error(1)
 
 
-def test_no_sum_is_cut_off_in_the_form_for_this_cpu(tiny: Callable[[str], Artifact], tmp_path: Path) -> None:
+def test_no_sum_saturates_in_the_form_for_this_cpu(tiny: Callable[[str], Artifact], tmp_path: Path) -> None:
     model = read_model(tiny("llama"))
     tokens = list(range(40, 80))
     expected = forward(model, tokens, last=len(tokens) - 1)
@@ -178,11 +178,11 @@ def test_no_sum_is_cut_off_in_the_form_for_this_cpu(tiny: Callable[[str], Artifa
         backend = OnnxBackend.load(tmp_path / "model.onnx", threads=1, provider="cpu")
         error[form] = float(np.abs(logits(backend, tokens) - expected).mean())
         backend.close()
-    if cuts_products():
+    if signed_saturates():
         assert error["uint8"] < error["int8"]
     else:
         assert error["uint8"] == pytest.approx(error["int8"], rel=0.02)
-    assert (form_of(tiny("llama")).quantization in ("uint8", "w8")) == cuts_products()
+    assert (form_of(tiny("llama")).quantization in ("uint8", "w8")) == signed_saturates()
 
 
 def test_a_rewriter_runs_the_form_that_was_made_and_says_so(

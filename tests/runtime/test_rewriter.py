@@ -101,13 +101,11 @@ def test_a_warning_stands_once_in_a_prompt(make: Make) -> None:
 
 def test_what_else_a_group_got_stays_where_its_warning_goes(make: Make) -> None:
     def warn(prompt: str) -> str:
-        return f"{keep_all(prompt).replace('1 keep', '1 emphasise')}\n+ warn loop\n+ warn verbosity"
+        if "Search once" in prompt:  # the general skills
+            return f"{keep_all(prompt)}\n+ warn loop"
+        return "1 emphasise\n+ warn loop\n+ warn verbosity"
 
-    rewriter, _ = make(
-        lambda prompt: (
-            keep_all(prompt) + "\n+ warn loop" if "gen_001" in prompt or "Search once" in prompt else warn(prompt)
-        )
-    )
+    rewriter, _ = make(warn)
     clean = rewriter.rewrite(BANK, CARD, pinned=["cle_002"]).groups[1]
     assert clean.status == "rewritten" and clean.added == (2,)
     assert [skill.skill_id for skill in clean.output.skills] == ["cle_001", "cle_002", "warn_verbosity"]

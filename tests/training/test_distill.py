@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -344,3 +345,25 @@ def test_the_command_trains_and_says_what_is_next(
     again = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
     assert again.returncode == 1 and "Traceback" not in again.stderr
     assert "holds a run already; go on with it (--resume)" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "native", "gpu", "bf16"),
+    [
+        ("bf16", True, False, True),
+        ("bf16", False, False, False),
+        ("bf16", False, True, True),
+        ("fp32", True, True, False),
+    ],
+)
+def test_a_cpu_that_emulates_bf16_trains_in_fp32(
+    monkeypatch: pytest.MonkeyPatch, asked: Literal["bf16", "fp32"], native: bool, gpu: bool, bf16: bool
+) -> None:
+    import torch
+
+    from masa_training.distill.model import in_bf16
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    config = load_config("smollm2-135m-plan")
+    assert in_bf16(replace(config, precision=asked)) is bf16

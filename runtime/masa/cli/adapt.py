@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,10 +169,7 @@ def _adapt(where: Sequence[str], key: dict[str, Any], options: dict[str, Any], *
     names = ("budget", "descriptions", "without")
     settings = {name: options[name] for name in names if options[name]}
     if facts is not None:
-        settings["facts"] = {
-            "file": str(Path(options["facts"]).resolve()),
-            "sha256": sha256_file(Path(options["facts"])),
-        }
+        settings["facts"] = {"file": options["facts"], "sha256": sha256_file(Path(options["facts"]))}
     if options["apply"]:
         if not quiet and not as_json:
             click.echo(report.plan_text(made, found, card, counter, result))
@@ -247,12 +246,24 @@ def _apply(
     for one in made:
         if not one.left:
             by_base.setdefault(one.source.store.base, []).append(one)
-    for ours in by_base.values():
+    for base, ours in by_base.items():
+        if facts := settings.get("facts"):
+            version = replace(
+                version, settings={**settings, "facts": {**facts, "file": _seen_from(base, facts["file"])}}
+            )
         try:
             outcomes += ours[0].source.store.apply([change_of(one, card.name, version) for one in ours])
         except MasaError as error:
-            outcomes.append(Outcome(ours[0].source.store.base, False, str(error)))
+            outcomes.append(Outcome(base, False, str(error)))
     return outcomes
+
+
+def _seen_from(base: Path, file: str) -> str:
+    """The way from the store's base to a file, since a lock may be committed; the whole path from another drive."""
+    try:
+        return Path(os.path.relpath(file, base)).as_posix()
+    except ValueError:
+        return str(Path(file).resolve())
 
 
 def _tell_uncommitted(chosen: Sequence[Source]) -> None:

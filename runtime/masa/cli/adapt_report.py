@@ -390,7 +390,7 @@ def _state_json(store: Store, entry: Entry, card: ModelCard | None) -> dict[str,
         if now is not None and now != version.rewriter.get("fingerprint"):
             stale.append(f"the rewriter {name} has changed")
         facts = version.settings.get("facts")
-        if isinstance(facts, dict) and _differs(Path(str(facts.get("file"))), facts.get("sha256")):
+        if isinstance(facts, dict) and _differs(store.base / str(facts.get("file")), facts.get("sha256")):
             stale.append(f"the facts in {facts['file']} have changed")
     return {
         "file": str(store.path(entry)),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FORMS: Mapping[str, str] = {
     "int8": "weights in 8 bits with a scale for every output, tokens rounded with a scale each, or for each half",
-    "uint8": "as int8, with weights from 0 to 255: exact also where sums of signed ones are cut (`cuts_products`)",
+    "uint8": "as int8, with weights from 0 to 255: exact also where sums of signed ones saturate",
     "int8-w8": "as int8, with the matrix that ends each layer in blocks",
     "w8": "weights in 8 bits in blocks of 32",
     "int4": "weights in 4 bits in blocks of 32, embedding and output layer in 8",
@@ -86,35 +86,31 @@ def write_graph(model: Model, form: str, path: Path, notes: Mapping[str, str] = 
         onnx.save_model(made, str(path))
 
 
-def cuts_products() -> bool:
-    """Whether ONNX Runtime cuts sums of products of tokens and signed weights off on this CPU.
+def signed_saturates() -> bool:
+    """Whether sums of products of tokens and signed weights saturate in ONNX Runtime on this CPU.
 
-    Without VNNI an x86 CPU adds two of them in 16 bits: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
+    On x86 without VNNI it adds two of them in 16 bits:
+    https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 
     Raises:
         MissingExtraError: without the package onnx or onnxruntime.
     """
     try:
         import numpy as np
-        import onnx
-        import onnxruntime
         from onnx import TensorProto, helper, numpy_helper
+        from onnxruntime import InferenceSession
     except ImportError:
         raise MissingExtraError("writing an ONNX graph", "onnx") from None
-    rows, columns = 8, 32
-    weights = numpy_helper.from_array(np.full((rows, columns), 127, np.int8), "weights")
+    inner, outer = 8, 32
+    weights = numpy_helper.from_array(np.full((inner, outer), 127, np.int8), "weights")
     node = helper.make_node("MatMulInteger", ["tokens", "weights"], ["sums"])
-    inputs = [helper.make_tensor_value_info("tokens", TensorProto.UINT8, [1, rows])]
-    outputs = [helper.make_tensor_value_info("sums", TensorProto.INT32, [1, columns])]
-    made = helper.make_model(
-        helper.make_graph([node], "masa", inputs, outputs, [weights]),
-        opset_imports=[helper.make_opsetid("", 21)],
-        ir_version=10,
-    )
-    assert isinstance(made, onnx.ModelProto)
-    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = session.run(None, {"tokens": np.full((1, rows), 255, np.uint8)})[0]
-    return bool((found != 255 * 127 * rows).any())
+    tokens = helper.make_tensor_value_info("tokens", TensorProto.UINT8, [1, inner])
+    sums = helper.make_tensor_value_info("sums", TensorProto.INT32, [1, outer])
+    graph = helper.make_graph([node], "masa", [tokens], [sums], [weights])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    session = InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(None, {"tokens": np.full((1, inner), 255, np.uint8)})[0]
+    return bool((found != 255 * 127 * inner).any())
 
 
 class _Graph:
@@ -357,12 +353,10 @@ class _Graph:
 
         values: NDArray[Any]
         values, widths = by_output(matrix)
-        middles = ["middle"]
         if self._unsigned:
             values = (values.astype(np.int16) + 128).astype(np.uint8)
-            middles = ["middle", "middle"]
         weight, scale = self._constant(f"{place}.weight", values), self._constant(f"{place}.scales", widths)
-        inputs = [tokens, weight, "one", scale, *middles]
+        inputs = [tokens, weight, "one", scale, "middle", *(["middle"] if self._unsigned else [])]
         return self._node("MatMulIntegerToFloat", inputs, f"{place}.product", domain=_MICROSOFT)
 
     def _packed(self, matrix: Array, place: str, bits: int = 8) -> tuple[str, ...]:

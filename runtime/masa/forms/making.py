@@ -17,7 +17,7 @@ from masa.checksums import sha256_file
 from masa.errors import BackendError, MasaError
 from masa.files import make_folder, parse_json, read_bytes, write_atomic
 from masa.forms.finding import CHECKS_NAME, Check, form_folder
-from masa.forms.graph import cuts_products, write_graph
+from masa.forms.graph import signed_saturates, write_graph
 from masa.forms.reference import Sizes, forward
 from masa.forms.rounding import smoothed
 from masa.forms.tokenizer import write_tokenizer
@@ -35,7 +35,7 @@ Tell = Callable[[str], None]
 
 _GRAPH = "model.onnx"
 _FORMS = ("int8", "int8-w8", "w8")  # the one expected to be fastest first
-_FORMS_IF_CUT = ("uint8", "w8")
+_FORMS_IF_SATURATING = ("uint8", "w8")
 
 
 def make_form(artifact: Artifact, *, tell: Tell = lambda _: None, threads: int | None = None) -> Artifact:
@@ -63,7 +63,7 @@ def make_form(artifact: Artifact, *, tell: Tell = lambda _: None, threads: int |
         checked = samples[1:]
         expected = [_log_probabilities(forward(model, [*asked, *said], last=len(said))) for asked, said in checked]
         model = smoothed(model, sizes)
-        for form in _FORMS_IF_CUT if cuts_products() else _FORMS:
+        for form in _FORMS_IF_SATURATING if signed_saturates() else _FORMS:
             tell(f"writing {form}")
             write_graph(model, form, work / _GRAPH)
             tried.append(_check(work, form, checked, expected, threads))

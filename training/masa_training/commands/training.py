@@ -95,7 +95,8 @@ class _Lines:
         if event in ("started", "resumed"):
             self._first = None  # an instrument's lessons follow one another, each with a pace of its own
             source = f" from {values['checkpoint']}" if values.get("checkpoint") else ""
-            click.echo(f"{event}{source}: {values['samples']} samples, {values['steps']} steps", err=True)
+            precision = f", in {values['precision']}" if "precision" in values else ""
+            click.echo(f"{event}{source}: {values['samples']} samples, {values['steps']} steps{precision}", err=True)
         elif event == "evaluated":
             click.echo(f"  step {values['step']}: held-out NLL {values['nll']:.4f} nats per target token", err=True)
         elif event == "trained":

@@ -70,7 +70,8 @@ class DistillConfig:
         method: "full" or "lora".
         rank, alpha, dropout, targets: of the LoRA; targets as in peft.
         start: checkpoint of an earlier LoRA run to begin with, on this or other data; empty begins anew.
-        precision: "bf16" computes in bf16 on weights kept in fp32 (full) or bf16 with an fp32 adapter (lora).
+        precision: "bf16" computes in bf16 on weights kept in fp32 (full) or bf16 with an fp32 adapter (lora);
+            in fp32 on a CPU that has no bf16 and emulates it.
         learning_rate, schedule, warmup, weight_decay, clip: AdamW with one `Schedule`; `warmup` is a share of the
             steps, gradients are cut to the norm `clip` (0: never).
         batch_size: samples per optimizer update and process.

@@ -220,7 +220,7 @@ ADAPTER = "adapter_model.safetensors"
 
 
 def in_bf16(config: DistillConfig) -> bool:
-    """Whether training computes in bf16: as asked for, but in fp32 on a CPU that emulates bf16, many times slower."""
+    """Whether training computes in bf16: where it is asked for, but on a CPU that has none and emulates it."""
     if config.precision != "bf16" or torch.cuda.is_available():
         return config.precision == "bf16"
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)

@@ -142,6 +142,7 @@ def _train(
             samples=planned.samples,
             tokens=planned.tokens,
             computed_tokens=planned.computed,
+            precision="bf16" if trainer.args.bf16 else "fp32",
             tokenizer_texts_compared=planned.compared,
             checkpoint=before.name if before else None,
         )
