@@ -126,7 +126,7 @@ def gguf(checkpoint: Any, quant: str, via: str, as_json: bool, quiet: bool, **op
     default="w8",
     show_default=True,
     metavar="TYPE,…",
-    help="Each an artifact of its own: fp32; w8, int4 (blocks of 32); int8, uint8, int8-w8 (activations, too).",
+    help="Each an artifact of its own: fp32; w8, int4 (blocks of 32); int8, uint8 (activations, too).",
 )
 @artifact_options("onnx")
 @click.option(

@@ -62,7 +62,7 @@ def checkpoint(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All types of the tiny checkpoint, as the command's JSON."""
     out = tmp_path_factory.mktemp("onnx")
-    done = run(checkpoint, "--quant", "fp32,w8,int8,uint8,int8-w8,int4", "-o", out, "--name", "tiny", "--json")
+    done = run(checkpoint, "--quant", "fp32,w8,int8,uint8,int4", "-o", out, "--name", "tiny", "--json")
     assert done.exit_code == 0, done.output
     return dict(json.loads(done.stdout))
 
@@ -74,7 +74,7 @@ def folder(made: dict[str, Any], quantization: str) -> Path:
 def test_every_type_becomes_an_artifact_that_loads(made: dict[str, Any]) -> None:
     assert made["merged"]["error"] < 1e-3 and made["merged"]["equal"] == 1.0
     assert made["tokenizer_texts"] > 1000
-    for quantization in ("fp32", "w8", "int8", "uint8", "int8-w8", "int4"):
+    for quantization in ("fp32", "w8", "int8", "uint8", "int4"):
         artifact = load_artifact(folder(made, quantization))
         assert (artifact.kind, artifact.quantization, artifact.adapter) == ("onnx", quantization, None)
         assert artifact.trained and artifact.context_length == 512

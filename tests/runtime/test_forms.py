@@ -21,7 +21,7 @@ from masa.forms.finding import choose_form, find_form, form_checks
 from masa.forms.graph import FORMS, signed_saturates, write_graph
 from masa.forms.making import make_form
 from masa.forms.reference import Sizes, forward
-from masa.forms.rounding import smoothed
+from masa.forms.rounding import smoothed, turn, turned
 from masa.forms.tokenizer import write_tokenizer
 from masa.forms.weights import read_model
 from masa.prompt import Segment
@@ -139,9 +139,8 @@ def test_every_constant_of_a_graph_is_read(tiny: Callable[[str], Artifact], tmp_
     assert {one.name for one in graph.initializer} <= {name for node in graph.node for name in node.input}
 
 
-@pytest.mark.parametrize("parts", [2, 5])
-def test_a_large_value_makes_only_its_part_of_a_token_coarse(
-    tiny: Callable[[str], Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int
+def test_a_large_channel_does_not_make_a_token_coarse(
+    tiny: Callable[[str], Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = read_model(tiny("llama"))
     weights = {}
@@ -153,18 +152,26 @@ def test_a_large_value_makes_only_its_part_of_a_token_coarse(
     uneven = model.changed(weights)
     tokens = list(range(40, 80))
     expected = forward(model, tokens, last=len(tokens) - 1)
+    write_tokenizer(tiny("llama").weights_path, tmp_path / "tokenizer.json")
 
-    def error(parts: int) -> float:
-        monkeypatch.setattr("masa.forms.graph._PARTS", parts)
+    def error() -> float:
         write_graph(uneven, "uint8", tmp_path / "model.onnx")
-        write_tokenizer(tiny("llama").weights_path, tmp_path / "tokenizer.json")
         backend = OnnxBackend.load(tmp_path / "model.onnx", threads=1, provider="cpu")
         found = logits(backend, tokens)
         backend.close()
         return float(np.abs(found - expected).mean())
 
-    assert FEED % 2 == 0 and FEED % 5, "what cannot be divided equally stays whole"
-    assert error(parts) < 0.8 * error(1) if parts == 2 else error(parts) == error(1)
+    turned_error = error()
+    monkeypatch.setattr("masa.forms.rounding._TURN", 1)
+    assert turned_error < 0.5 * error()
+
+
+@pytest.mark.parametrize(("width", "size"), [(576, 64), (96, 32), (63, 1)])
+def test_what_is_turned_twice_is_as_before(width: int, size: int) -> None:
+    matrix = np.random.default_rng(0).normal(size=(5, width)).astype(np.float32)
+    assert len(turn(width)) == size
+    assert np.abs(turned(turned(matrix)) - matrix).max() < 1e-5
+    assert np.abs(turned(matrix) @ turned(matrix).T - matrix @ matrix.T).max() < 1e-3
 
 
 def test_no_sum_saturates_in_the_form_for_this_cpu(tiny: Callable[[str], Artifact], tmp_path: Path) -> None:

@@ -19,11 +19,13 @@ from masa.manifest import MANIFEST_NAME
 MAX_KL = 0.005
 """The most that the next token's distribution may differ from the merged weights' (mean, in nats)."""
 MIN_SAME = 0.97
-"""The least share of tokens whose best successor is the merged weights'."""
+"""The least share of tokens whose best successor is the merged weights', near ties (`TIE`) aside."""
+TIE = 0.1
+"""Nats between two successors that any rounding may turn over."""
 
 CHECKS_NAME = "form.json"
 
-_VERSION = 4  # of what is written; another one is another folder
+_VERSION = 5  # of what is written; another one is another folder
 _TO_RUN, _TO_MAKE = ("onnxruntime", "tokenizers"), ("onnx", "gguf")
 
 

@@ -9,7 +9,7 @@
 
 Attention is ONNX Runtime's GroupQueryAttention (com.microsoft): it rotates, appends to the cache in place and attends,
 with a length for every sequence. Between attentions all tokens of a pass are rows of one matrix. In `int8` every row is
-rounded with scales of its own, so no token's result depends on its neighbours.
+turned (`masa.forms.rounding`) and rounded with a scale of its own, so no token's result depends on its neighbours.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from masa.backends.onnx import GRAPH
 from masa.errors import MissingExtraError
-from masa.forms.rounding import BLOCK, by_output, in_blocks
+from masa.forms.rounding import BLOCK, by_output, in_blocks, turn, turned
 from masa.forms.weights import Model
 
 if TYPE_CHECKING:
@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from masa.forms.weights import Array
 
 FORMS: Mapping[str, str] = {
-    "int8": "weights in 8 bits with a scale for every output, tokens rounded with a scale each, or for each half",
+    "int8": "weights in 8 bits with a scale for every output, tokens rounded with a scale each",
     "uint8": "as int8, with weights from 0 to 255: exact also where sums of signed ones saturate",
-    "int8-w8": "as int8, with the matrix that ends each layer in blocks",
     "w8": "weights in 8 bits in blocks of 32",
     "int4": "weights in 4 bits in blocks of 32, embedding and output layer in 8",
     "fp32": "as merged",
@@ -46,9 +45,6 @@ _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: activations may be rounded
 _END = 2**63 - 1
 _LAST = "last"
 _BITS = {"w8": 8, "int4": 4}
-_PARTS = 2
-"""In how many parts, with a scale each, a token is rounded before the matrix that ends a layer: there one value in a
-thousand is ten times as large as the others, and the others of its part become coarse."""
 
 
 def write_graph(model: Model, form: str, path: Path, notes: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -142,26 +138,26 @@ class _Graph:
         outputs = [info("logits", floats, ["batch", "wanted", vocabulary])]
         for local in {model.local(number) for number in range(model.layers)}:
             angles = np.outer(np.arange(model.context), model.frequencies(local=local))
-            for kind, turn in (("cos", np.cos), ("sin", np.sin)):
-                self._constant(_turn(kind, local), turn(angles).astype(np.float32))
+            for kind, of in (("cos", np.cos), ("sin", np.sin)):
+                self._constant(_angles(kind, local), of(angles).astype(np.float32))
         for name, value in (("one", 1.0), ("step", 1 / 127), ("least", 1e-9)):
             self._constant(name, np.float32(value))
         self._constant("middle", np.uint8(128))
         for name, numbers in (("rest", [-1]), ("end", [_END]), ("axis", [1])):
             self._constant(name, np.array(numbers, np.int64))
-        feed = model.layer(0, "ffn_down").shape[1]
         widths = {"flat": model.embedding.shape[1], "heads": model.heads * model.width, "head": model.width}
-        widths |= {"inner": feed, "part": feed // _parts(model), "by_part": _parts(model)}
+        widths["inner"] = model.layer(0, "ffn_down").shape[1]
+        blocks = {name: turn(widths[name]) for name in ("flat", "inner")}
+        for name, matrix in blocks.items():
+            self._constant(f"{name}.turn", matrix)
+            self._constant(f"{name}.blocks", np.array([-1, len(matrix)], np.int64))
         for name, width in widths.items():
             self._constant(name, np.array([-1, width], np.int64))
         batch = self._node("Shape", ["input_ids"], "shape")
         self._node("Concat", [batch, "rest"], "per_sequence", axis=0)
-        if self._form.startswith("int8"):
+        if self._form == "int8":
             count = self._node("Shape", [self._node("Reshape", ["input_ids", "rest"], "tokens")], "count")
             self._node("Expand", ["middle", count], "middles")
-        if self._form == "int8":
-            several = self._constant("parts", np.array([_parts(model)], np.int64))
-            self._node("Expand", ["middle", self._node("Mul", [count, several], "parts.count")], "parts.middles")
 
         hidden = self._embedded(model)
         x = self._node("SimplifiedLayerNormalization", [hidden, self._norm(model, 0, "attn_norm")], "x0",
@@ -259,6 +255,8 @@ class _Graph:
 
         place = f"layer{number}.attention"
         matrix, bias = model.projection(number)
+        if self._form == "int8":
+            x, matrix = self._turned(x, "flat", place), turned(matrix)
         projected = self._product(x, matrix, place, self._form)
         if bias is not None:
             projected = self._node("Add", [projected, self._constant(f"{place}.bias", bias)], f"{place}.biased")
@@ -276,7 +274,7 @@ class _Graph:
         self._nodes(
             "GroupQueryAttention",
             [*heads, *(f"past_key_values.{name}" for name in cache), "seqlens_k", "total_sequence_length",
-             _turn("cos", local), _turn("sin", local)],
+             _angles("cos", local), _angles("sin", local)],
             [f"{place}.heads", *(f"present.{name}" for name in cache)],
             domain=_MICROSOFT,
             num_heads=model.heads,
@@ -290,38 +288,19 @@ class _Graph:
 
     def _feed_forward(self, model: Model, number: int, x: str) -> str:
         place = f"layer{number}"
-        matrices = {part: model.layer(number, f"ffn_{part}") for part in ("gate", "up", "down")}
-        rounded = self._rounded(x, f"{place}.gate") if self._form.startswith("int8") else None
-        gate = self._product(x, matrices["gate"], f"{place}.gate", self._form, rounded)
-        if rounded is None or self._form != "int8":
-            up = self._product(x, matrices["up"], f"{place}.up", self._form, rounded)
-        else:
-            up = self._integers(rounded[0], matrices["up"], f"{place}.up")
-        inner = self._node("Mul", [self._gated(model, gate, place), up], f"{place}.inner")
-        if rounded is None or self._form != "int8":
-            form = "w8" if self._form == "int8-w8" else self._form
-            return self._product(inner, matrices["down"], f"{place}.down", form)
-        return self._in_parts(inner, rounded[1], matrices["down"], f"{place}.down", _parts(model))
-
-    def _in_parts(self, x: str, scale: str, matrix: Array, place: str, parts: int) -> str:
-        """The product with `x` times `scale` (rows x 1), every row rounded in so many parts."""
-        import numpy as np
-
-        rows = self._node("Reshape", [x, "part"], f"{place}.parts")
-        tokens, steps = self._rounded(rows, place, "parts.middles")
-        tokens = self._node("Reshape", [tokens, "inner"], f"{place}.whole")
-        # Rounding does not see the scale of a row, so it is multiplied in where a part is a single number.
-        steps = self._node(
-            "Mul", [self._node("Reshape", [steps, "by_part"], f"{place}.by_part"), scale], f"{place}.both"
-        )
-        places = [f"{place}.{number}" for number in range(parts)]
-        for name in (tokens, steps):
-            self._nodes("Split", [name], [f"{one}.{name}" for one in places], axis=1, num_outputs=parts)
-        products = [
-            self._node("Mul", [self._integers(f"{one}.{tokens}", columns, one), f"{one}.{steps}"], one)
-            for one, columns in zip(places, np.split(matrix, parts, axis=1), strict=True)
-        ]
-        return self._node("Sum", products, place)
+        gate, up, down = (model.layer(number, f"ffn_{part}") for part in ("gate", "up", "down"))
+        if self._form != "int8":
+            gated = self._gated(model, self._product(x, gate, f"{place}.gate", self._form), place)
+            inner = self._node("Mul", [gated, self._product(x, up, f"{place}.up", self._form)], f"{place}.inner")
+            return self._product(inner, down, f"{place}.down", self._form)
+        tokens, steps = self._rounded(self._turned(x, "flat", f"{place}.gate"), f"{place}.gate")
+        product = self._integers(tokens, turned(gate), f"{place}.gate")
+        gated = self._gated(model, self._node("Mul", [product, steps], f"{place}.gate"), place)
+        inner = self._node("Mul", [gated, self._integers(tokens, turned(up), f"{place}.up")], f"{place}.inner")
+        # Rounding does not see the scale of a row, so that of `up` is multiplied in at the end, into one number a row.
+        tokens, last = self._rounded(self._turned(inner, "inner", f"{place}.down"), f"{place}.down")
+        product = self._integers(tokens, turned(down), f"{place}.down")
+        return self._node("Mul", [product, self._node("Mul", [steps, last], f"{place}.both")], f"{place}.down")
 
     def _gated(self, model: Model, gate: str, place: str) -> str:
         if model.tanh:
@@ -339,12 +318,12 @@ class _Graph:
         )
         return made[0], total
 
-    def _product(self, x: str, matrix: Array, place: str, form: str, rounded: tuple[str, str] | None = None) -> str:
+    def _product(self, x: str, matrix: Array, place: str, form: str) -> str:
         if form == "fp32":
             return self._node("MatMul", [x, self._constant(f"{place}.weight", matrix.T)], place)
         if form in _BITS:
             return self._blocks(x, self._packed(matrix, place, _BITS[form]), matrix, place, _BITS[form])
-        tokens, steps = rounded or self._rounded(x, place)
+        tokens, steps = self._rounded(x, place)
         return self._node("Mul", [self._integers(tokens, matrix, place), steps], place)
 
     def _integers(self, tokens: str, matrix: Array, place: str) -> str:
@@ -377,21 +356,23 @@ class _Graph:
             accuracy_level=_INT8_ACTIVATIONS,
         )
 
-    def _rounded(self, x: str, place: str, middles: str = "middles") -> tuple[str, str]:
+    def _turned(self, x: str, width: str, place: str) -> str:
+        """The rows of `x`, whose width has that name, as `turned` turns those of a matrix."""
+        blocks = self._node("Reshape", [x, f"{width}.blocks"], f"{place}.blocks")
+        return self._node(
+            "Reshape", [self._node("MatMul", [blocks, f"{width}.turn"], f"{place}.turned"), width], f"{place}.whole"
+        )
+
+    def _rounded(self, x: str, place: str) -> tuple[str, str]:
         """The rows of `x` in 8 bits around 128, and the step of each row (rows x 1)."""
         absolute = self._node("Abs", [x], f"{place}.absolute")
         highest = self._node("ReduceMax", [absolute, "axis"], f"{place}.highest", keepdims=1)
         peak = self._node("Max", [highest, "least"], f"{place}.peak")
         steps = self._node("Mul", [peak, "step"], f"{place}.steps")
         flat = self._node("Reshape", [steps, "rest"], f"{place}.flat_steps")
-        return self._node("QuantizeLinear", [x, flat, middles], f"{place}.rounded", axis=0), steps
+        return self._node("QuantizeLinear", [x, flat, "middles"], f"{place}.rounded", axis=0), steps
 
 
-def _parts(model: Model) -> int:
-    """`_PARTS` where they are equal, else one."""
-    return _PARTS if model.layer(0, "ffn_down").shape[1] % _PARTS == 0 else 1
-
-
-def _turn(kind: str, local: bool) -> str:
+def _angles(kind: str, local: bool) -> str:
     """The name of the cosines or sines by position."""
     return f"{kind}_local" if local else kind

@@ -16,7 +16,7 @@ from masa.backends.onnx_tokenizer import TOKENIZER_NAME
 from masa.checksums import sha256_file
 from masa.errors import BackendError, MasaError
 from masa.files import make_folder, parse_json, read_bytes, write_atomic
-from masa.forms.finding import CHECKS_NAME, Check, form_folder
+from masa.forms.finding import CHECKS_NAME, TIE, Check, form_folder
 from masa.forms.graph import signed_saturates, write_graph
 from masa.forms.reference import Sizes, forward
 from masa.forms.rounding import smoothed
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Tell = Callable[[str], None]
 
 _GRAPH = "model.onnx"
-_FORMS = ("int8", "int8-w8", "w8")  # the one expected to be fastest first
+_FORMS = ("int8", "w8")  # the one expected to be fastest first
 _FORMS_IF_SATURATING = ("uint8", "w8")
 
 
@@ -100,7 +100,8 @@ def _check(
             found = _log_probabilities(session.step([(0, answer)], [len(answer)])[0])
             session.close()
             divergence.append((np.exp(wanted) * (wanted - found)).sum(-1))
-            same.append(wanted.argmax(-1) == found.argmax(-1))
+            chosen = np.take_along_axis(wanted, found.argmax(-1)[:, None], 1)[:, 0]
+            same.append(chosen >= wanted.max(-1) - TIE)
         seconds = time.perf_counter() - begun
     finally:
         backend.close()
@@ -185,6 +186,46 @@ _SAMPLES = (
             ("Finish", "Put the object where it was asked for, then say that you are done.", "At the end"),
         ),
         ("1 steps syntax", "2 keep", "3 merge-up", "+ warn undelivered"),
+    ),
+    (
+        {"family": "Llama 3.2", "parameter_count": "3B", "weaknesses": "invents actions that do not exist"},
+        (
+            ("Answer from the page", "Quote the sentence that answers; if none does, say that the page does not.", ""),
+            ("One search at a time", "Read all of a result before you search again.", "When looking something up"),
+            ("Short questions", "Search for names and years; leave out words like `please` and `tell me`.", ""),
+        ),
+        ("1 keep", "2 condition-action", "3 limit 1", "+ warn invalid-action"),
+    ),
+    (
+        {"family": "Qwen2.5-Coder", "parameter_count": "1.5B", "weaknesses": "learns by imitation"},
+        (
+            (
+                "Reminders",
+                "Put it on the list `home` unless work is named; times have the form 14:30.",
+                "For reminders",
+            ),
+            ("Events", "An event takes an hour if no end is given, and 09:00 if no start is given.", "For events"),
+            ("Messages", "Look the address up, then send; urgent ones have the priority `high`.", "For messages"),
+        ),
+        ("1 example", "2 keep", "3 first", "+ warn premature-stop"),
+    ),
+    (
+        {"family": "Phi-4-mini", "parameter_count": "3.8B", "weaknesses": "does the same thing again and again"},
+        (
+            ("Refunds", "Refund up to 40 euros at once; above that ask for the receipt, and never promise a date.", ""),
+            ("Tone", "Write in the customer's language. Apologise once, not twice.", "In every answer"),
+            ("Hand over", "If a customer asks for a person, hand over with a summary of two lines.", ""),
+            ("Close", "Ask whether anything is left before you close the ticket.", "At the end"),
+        ),
+        ("1 shorten emphasise", "2 keep", "3 keep", "4 drop", "+ warn revisiting"),
+    ),
+    (
+        {"family": "Gemma 3", "parameter_count": "270M", "architecture": "dense-transformer", "context_window": 8192},
+        (
+            ("Sort the table", "Sort by date, newest first, before you add rows; keep the header.", "For tables"),
+            ("Units", "Give weights in kg with one decimal, because the scale shows no more.", ""),
+        ),
+        ("1 limit 1", "2 merge-up", "+ warn wrong-object"),
     ),
 )
 """Cards, skills and plans of our own; only how exactly they are computed matters, not what they say."""

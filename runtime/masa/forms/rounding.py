@@ -5,6 +5,10 @@ A few channels of what enters a matrix are far larger than the others, and with 
 same (SmoothQuant, arXiv 2211.10438). Their size is the root mean square, not the peak: a text's first token and some
 line breaks have values a hundred times as large as other tokens' (arXiv 2402.17762), and weights with room for them are
 coarse for all.
+
+What is still large in a few channels is spread over 64 of them by `turned`: what enters a matrix and the matrix are
+multiplied by the same orthogonal matrix, a Hadamard matrix for every 64 channels, and the product stays (QuaRot, arXiv
+2404.00456). Values are turned where they are made, so that what the heads found needs no product of its own.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from masa.forms.weights import Array
 
 BLOCK = 32
+_TURN = 64  # channels that are turned together
 _SHARE = 0.5  # how much of a channel's size moves, on a logarithmic scale; what the paper takes
 
 
@@ -50,11 +55,12 @@ def smoothed(model: Model, sizes: Sizes) -> Model:
         shape = (model.kv_heads, group, model.width)
         size, width = (found.reshape(shape).max(1) for found in (sizes.attended[number], np.abs(output).max(0)))
         factor = _factor(size.ravel(), width.ravel())
-        changed[name("attn_output")] = output * np.repeat(factor.reshape(-1, 1, model.width), group, 1).ravel()
-        changed[name("attn_v")] = changed[name("attn_v")] / factor[:, None]
+        output = output * np.repeat(factor.reshape(-1, 1, model.width), group, 1).ravel()
+        changed[name("attn_output")] = turned(output, model.width)
+        changed[name("attn_v")] = turned((changed[name("attn_v")] / factor[:, None]).T, model.width).T
         bias = f"blk.{number}.attn_v.bias"
         if bias in model.weights:
-            changed[bias] = model.weights[bias] / factor
+            changed[bias] = turned((model.weights[bias] / factor)[None], model.width)[0]
     return model.changed(changed)
 
 
@@ -63,6 +69,23 @@ def _factor(sizes: Array, widths: Array) -> Array:
 
     factor = np.maximum(sizes, 1e-5) ** _SHARE / np.maximum(widths, 1e-5) ** (1 - _SHARE)
     found: Array = (factor / np.exp(np.log(factor).mean())).astype(np.float32)
+    return found
+
+
+def turn(width: int) -> Array:
+    """A Hadamard matrix, orthogonal and symmetric, of the largest size up to 64 that divides `width`."""
+    import numpy as np
+
+    found = np.ones((1, 1), np.float32)
+    while 2 * len(found) <= _TURN and width % (2 * len(found)) == 0:
+        found = np.block([[found, found], [found, -found]])
+    return found / np.float32(len(found) ** 0.5)
+
+
+def turned(matrix: Array, width: int = 0) -> Array:
+    """A matrix (outputs x inputs) with its inputs turned; blocks do not cross a multiple of `width`, if it is given."""
+    by = turn(width or matrix.shape[1])
+    found: Array = (matrix.reshape(len(matrix), -1, len(by)) @ by).reshape(matrix.shape)
     return found
 
 
