@@ -4,7 +4,7 @@
     python benchmarks/held_out.py bootstrap --groups 50
 
 The checkpoint is base and adapter of the artifact, merged in float32. Both are asked about the first groups of the data
-set's test split as `masa rewrite` asks, greedy and constrained. What differs is printed, with what the checkpoint
+set's split `test` as `masa rewrite` asks, greedy and constrained. What differs is printed, with what the checkpoint
 gives for its own token where both part, in nats: near 0 is a tie that any rounding turns over.
 """
 
@@ -76,6 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path, help="a folder of masa distill dataset")
     parser.add_argument("--artifact", default="smollm2-135m", help="default %(default)s")
+    parser.add_argument("--split", default="test", help="default %(default)s")
     parser.add_argument("--groups", type=int, default=50, help="default %(default)s")
     options = parser.parse_args()
     machine.print_facts(machine.facts())
@@ -83,7 +84,7 @@ def main() -> None:
     form = find_form(artifact)
     if form is None:
         sys.exit(f"{options.artifact}: has no form for this CPU; run masa pull {options.artifact}")
-    samples = list(read_samples(options.dataset / "test.jsonl"))[: options.groups]
+    samples = list(read_samples(options.dataset / f"{options.split}.jsonl"))[: options.groups]
     works = []
     for number, sample in enumerate(samples):
         group = replace(sample.request.group, task_type=f"group_{number:02}")

@@ -19,9 +19,9 @@ from masa.backends.onnx import OnnxBackend
 from masa.errors import BackendError, MissingExtraError
 from masa.forms.finding import choose_form, find_form, form_checks
 from masa.forms.graph import FORMS, signed_saturates, write_graph
-from masa.forms.making import make_form
+from masa.forms.making import make_form, same_best
 from masa.forms.reference import Sizes, forward
-from masa.forms.rounding import smoothed, turn, turned
+from masa.forms.rounding import hadamard, rotated, smoothed
 from masa.forms.tokenizer import write_tokenizer
 from masa.forms.weights import read_model
 from masa.prompt import Segment
@@ -161,17 +161,23 @@ def test_a_large_channel_does_not_make_a_token_coarse(
         backend.close()
         return float(np.abs(found - expected).mean())
 
-    turned_error = error()
-    monkeypatch.setattr("masa.forms.rounding._TURN", 1)
-    assert turned_error < 0.5 * error()
+    rotated_error = error()
+    monkeypatch.setattr("masa.forms.rounding._ROTATED", 1)
+    assert rotated_error < 0.5 * error()
 
 
 @pytest.mark.parametrize(("width", "size"), [(576, 64), (96, 32), (63, 1)])
-def test_what_is_turned_twice_is_as_before(width: int, size: int) -> None:
+def test_what_is_rotated_twice_is_as_before(width: int, size: int) -> None:
     matrix = np.random.default_rng(0).normal(size=(5, width)).astype(np.float32)
-    assert len(turn(width)) == size
-    assert np.abs(turned(turned(matrix)) - matrix).max() < 1e-5
-    assert np.abs(turned(matrix) @ turned(matrix).T - matrix @ matrix.T).max() < 1e-3
+    assert len(hadamard(width)) == size
+    assert np.abs(rotated(rotated(matrix)) - matrix).max() < 1e-5
+    assert np.abs(rotated(matrix) @ rotated(matrix).T - matrix @ matrix.T).max() < 1e-3
+
+
+def test_a_near_tie_is_no_difference_and_another_choice_is() -> None:
+    wanted = np.log(np.array([[0.50, 0.48, 0.02], [0.60, 0.38, 0.02], [0.60, 0.38, 0.02]]))
+    found = np.log(np.array([[0.48, 0.50, 0.02], [0.38, 0.60, 0.02], [0.50, 0.48, 0.02]]))
+    assert same_best(wanted, found).tolist() == [True, False, True]
 
 
 def test_no_sum_saturates_in_the_form_for_this_cpu(tiny: Callable[[str], Artifact], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@
 
 Attention is ONNX Runtime's GroupQueryAttention (com.microsoft): it rotates, appends to the cache in place and attends,
 with a length for every sequence. Between attentions all tokens of a pass are rows of one matrix. In `int8` every row is
-turned (`masa.forms.rounding`) and rounded with a scale of its own, so no token's result depends on its neighbours.
+rotated (`masa.forms.rounding`) and rounded with a scale of its own, so no token's result depends on its neighbours.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from masa.backends.onnx import GRAPH
 from masa.errors import MissingExtraError
-from masa.forms.rounding import BLOCK, by_output, in_blocks, turn, turned
+from masa.forms.rounding import BLOCK, by_output, hadamard, in_blocks, rotated
 from masa.forms.weights import Model
 
 if TYPE_CHECKING:
@@ -147,9 +147,9 @@ class _Graph:
             self._constant(name, np.array(numbers, np.int64))
         widths = {"flat": model.embedding.shape[1], "heads": model.heads * model.width, "head": model.width}
         widths["inner"] = model.layer(0, "ffn_down").shape[1]
-        blocks = {name: turn(widths[name]) for name in ("flat", "inner")}
+        blocks = {name: hadamard(widths[name]) for name in ("flat", "inner")}
         for name, matrix in blocks.items():
-            self._constant(f"{name}.turn", matrix)
+            self._constant(f"{name}.hadamard", matrix)
             self._constant(f"{name}.blocks", np.array([-1, len(matrix)], np.int64))
         for name, width in widths.items():
             self._constant(name, np.array([-1, width], np.int64))
@@ -256,7 +256,7 @@ class _Graph:
         place = f"layer{number}.attention"
         matrix, bias = model.projection(number)
         if self._form == "int8":
-            x, matrix = self._turned(x, "flat", place), turned(matrix)
+            x, matrix = self._rotated(x, "flat", place), rotated(matrix)
         projected = self._product(x, matrix, place, self._form)
         if bias is not None:
             projected = self._node("Add", [projected, self._constant(f"{place}.bias", bias)], f"{place}.biased")
@@ -293,13 +293,13 @@ class _Graph:
             gated = self._gated(model, self._product(x, gate, f"{place}.gate", self._form), place)
             inner = self._node("Mul", [gated, self._product(x, up, f"{place}.up", self._form)], f"{place}.inner")
             return self._product(inner, down, f"{place}.down", self._form)
-        tokens, steps = self._rounded(self._turned(x, "flat", f"{place}.gate"), f"{place}.gate")
-        product = self._integers(tokens, turned(gate), f"{place}.gate")
+        tokens, steps = self._rounded(self._rotated(x, "flat", f"{place}.gate"), f"{place}.gate")
+        product = self._integers(tokens, rotated(gate), f"{place}.gate")
         gated = self._gated(model, self._node("Mul", [product, steps], f"{place}.gate"), place)
-        inner = self._node("Mul", [gated, self._integers(tokens, turned(up), f"{place}.up")], f"{place}.inner")
+        inner = self._node("Mul", [gated, self._integers(tokens, rotated(up), f"{place}.up")], f"{place}.inner")
         # Rounding does not see the scale of a row, so that of `up` is multiplied in at the end, into one number a row.
-        tokens, last = self._rounded(self._turned(inner, "inner", f"{place}.down"), f"{place}.down")
-        product = self._integers(tokens, turned(down), f"{place}.down")
+        tokens, last = self._rounded(self._rotated(inner, "inner", f"{place}.down"), f"{place}.down")
+        product = self._integers(tokens, rotated(down), f"{place}.down")
         return self._node("Mul", [product, self._node("Mul", [steps, last], f"{place}.both")], f"{place}.down")
 
     def _gated(self, model: Model, gate: str, place: str) -> str:
@@ -356,12 +356,11 @@ class _Graph:
             accuracy_level=_INT8_ACTIVATIONS,
         )
 
-    def _turned(self, x: str, width: str, place: str) -> str:
-        """The rows of `x`, whose width has that name, as `turned` turns those of a matrix."""
+    def _rotated(self, x: str, width: str, place: str) -> str:
+        """The rows of `x`, whose width has that name, as `rotated` turns those of a matrix."""
         blocks = self._node("Reshape", [x, f"{width}.blocks"], f"{place}.blocks")
-        return self._node(
-            "Reshape", [self._node("MatMul", [blocks, f"{width}.turn"], f"{place}.turned"), width], f"{place}.whole"
-        )
+        product = self._node("MatMul", [blocks, f"{width}.hadamard"], f"{place}.rotated")
+        return self._node("Reshape", [product, width], f"{place}.whole")
 
     def _rounded(self, x: str, place: str) -> tuple[str, str]:
         """The rows of `x` in 8 bits around 128, and the step of each row (rows x 1)."""

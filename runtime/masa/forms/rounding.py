@@ -6,9 +6,9 @@ same (SmoothQuant, arXiv 2211.10438). Their size is the root mean square, not th
 line breaks have values a hundred times as large as other tokens' (arXiv 2402.17762), and weights with room for them are
 coarse for all.
 
-What is still large in a few channels is spread over 64 of them by `turned`: what enters a matrix and the matrix are
+What is still large in a few channels is spread over 64 of them by `rotated`: what enters a matrix and the matrix are
 multiplied by the same orthogonal matrix, a Hadamard matrix for every 64 channels, and the product stays (QuaRot, arXiv
-2404.00456). Values are turned where they are made, so that what the heads found needs no product of its own.
+2404.00456). Values are rotated where they are made, so that what the heads found needs no product of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from masa.forms.weights import Array
 
 BLOCK = 32
-_TURN = 64  # channels that are turned together
+_ROTATED = 64  # channels that are rotated together
 _SHARE = 0.5  # how much of a channel's size moves, on a logarithmic scale; what the paper takes
 
 
@@ -56,11 +56,11 @@ def smoothed(model: Model, sizes: Sizes) -> Model:
         size, width = (found.reshape(shape).max(1) for found in (sizes.attended[number], np.abs(output).max(0)))
         factor = _factor(size.ravel(), width.ravel())
         output = output * np.repeat(factor.reshape(-1, 1, model.width), group, 1).ravel()
-        changed[name("attn_output")] = turned(output, model.width)
-        changed[name("attn_v")] = turned((changed[name("attn_v")] / factor[:, None]).T, model.width).T
+        changed[name("attn_output")] = rotated(output, model.width)
+        changed[name("attn_v")] = rotated((changed[name("attn_v")] / factor[:, None]).T, model.width).T
         bias = f"blk.{number}.attn_v.bias"
         if bias in model.weights:
-            changed[bias] = turned((model.weights[bias] / factor)[None], model.width)[0]
+            changed[bias] = rotated((model.weights[bias] / factor)[None], model.width)[0]
     return model.changed(changed)
 
 
@@ -72,19 +72,19 @@ def _factor(sizes: Array, widths: Array) -> Array:
     return found
 
 
-def turn(width: int) -> Array:
+def hadamard(width: int) -> Array:
     """A Hadamard matrix, orthogonal and symmetric, of the largest size up to 64 that divides `width`."""
     import numpy as np
 
     found = np.ones((1, 1), np.float32)
-    while 2 * len(found) <= _TURN and width % (2 * len(found)) == 0:
+    while 2 * len(found) <= _ROTATED and width % (2 * len(found)) == 0:
         found = np.block([[found, found], [found, -found]])
     return found / np.float32(len(found) ** 0.5)
 
 
-def turned(matrix: Array, width: int = 0) -> Array:
-    """A matrix (outputs x inputs) with its inputs turned; blocks do not cross a multiple of `width`, if it is given."""
-    by = turn(width or matrix.shape[1])
+def rotated(matrix: Array, width: int = 0) -> Array:
+    """A matrix (outputs x inputs) with its inputs rotated; blocks cross no multiple of `width`, if it is given."""
+    by = hadamard(width or matrix.shape[1])
     found: Array = (matrix.reshape(len(matrix), -1, len(by)) @ by).reshape(matrix.shape)
     return found
 
