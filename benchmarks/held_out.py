@@ -24,7 +24,6 @@ import machine
 from masa.artifact import Artifact, load_artifact
 from masa.backends import open_backend
 from masa.checksums import sha256_file
-from masa.decoding import Sampling
 from masa.engine import Engine
 from masa.forms.finding import find_form
 from masa.forms.graph import write_graph
@@ -32,6 +31,7 @@ from masa.forms.weights import read_model
 from masa.group_rewrite import Work, prepare
 from masa.progress import Tracker
 from masa.prompt import Segment, render_prompt
+from masa.sampling import Sampling
 from masa_training.samples import read_samples
 
 

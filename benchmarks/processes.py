@@ -12,7 +12,8 @@ take the sides in turns. Peak memory is that of the process, from the kernel. Th
 - *one*: one group changed and the others cached, against the uncached whole. The goal is the changed group's share
   of the tokens that are read, times 1.2.
 - *large*: 800 skills in 60 groups against the bank: seconds a skill, and peak memory.
-- *memory*: peak memory against the size of the weights that ran.
+- *memory*: peak memory against the size of the weights that ran; of one more run, the most that was its own
+  (anonymous) and the most that was of files, which the kernel may drop: libraries, and the weights that stay mapped.
 """
 
 from __future__ import annotations
@@ -52,8 +53,18 @@ class Run:
     memory: float
 
 
-def rewrite(bank: Path, folder: Path, *, cache: Path | None = None, code: Path | None = None) -> Run:
-    """One process of `masa rewrite`, its result thrown away; `cache` keeps its rewrites, `code` is another checkout."""
+def rewrite(
+    bank: Path,
+    folder: Path,
+    *,
+    cache: Path | None = None,
+    code: Path | None = None,
+    watch: Callable[[int], object] = id,
+) -> Run:
+    """One process of `masa rewrite`, its result thrown away; `cache` keeps its rewrites, `code` is another checkout.
+
+    `watch` is called with its process number while it runs.
+    """
     command = [sys.executable, "-m", "masa.cli", "rewrite", str(bank), "--backbone", str(_CARD), "-q"]
     command += ["-o", str(folder / "out.json"), *([] if cache else ["--no-cache"])]
     # As installed: pip compiles modules once, and so does the first round here.
@@ -69,11 +80,28 @@ def rewrite(bank: Path, folder: Path, *, cache: Path | None = None, code: Path |
     (folder / "out.json").unlink(missing_ok=True)
     begun = time.perf_counter()
     process = subprocess.Popen(command, env=environment)
+    if watch is not None:
+        watch(process.pid)
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - begun
     if status:
         raise SystemExit(f"{' '.join(command)} ended with status {os.waitstatus_to_exitcode(status)}")
     return Run(seconds, usage.ru_maxrss * 1024 / 1e6)
+
+
+class Watch:
+    """The most memory that a process had of its own and of files, in MB, looked at every 10 ms until it ends."""
+
+    def __init__(self) -> None:
+        self.own = self.files = 0.0
+
+    def __call__(self, pid: int) -> None:
+        status = Path(f"/proc/{pid}/status")
+        while "RssAnon" in (text := status.read_text()):  # a process that has ended has none
+            held = {name: value for name, _, value in (line.partition(":") for line in text.splitlines())}
+            self.own = max(self.own, int(held["RssAnon"].split()[0]) * 1024 / 1e6)
+            self.files = max(self.files, int(held["RssFile"].split()[0]) * 1024 / 1e6)
+            time.sleep(0.01)
 
 
 def medians(sides: Mapping[str, Callable[[], Run]], repeats: int) -> dict[str, Run]:
@@ -178,6 +206,10 @@ def main() -> None:
                 "memory": run.memory,
             }
         told["memory"] = {"peak": whole.memory, "weights": weights, "times": whole.memory / weights}
+        if "memory" in rows:
+            watch = Watch()
+            rewrite(_BANK, folder, watch=watch)
+            told["memory"] |= {"its own": watch.own, "of files": watch.files}
     if options.json:
         print(json.dumps({"machine": found, "ran": ran.quantization, "rows": told}, indent=1))
         return

@@ -38,9 +38,9 @@ from sides import (
 from masa import load_bank, resolve_backbone
 from masa.artifact import Artifact, load_artifact
 from masa.cache import RewriteCache
-from masa.decoding import Sampling
 from masa.errors import MasaError
 from masa.forms.finding import find_form
+from masa.sampling import Sampling
 
 _ROOT = Path(__file__).resolve().parent.parent
 _BANK = _ROOT.parent / "shared" / "data" / "skillrl" / "alfworld.json"

@@ -26,11 +26,12 @@ from masa.backends.llama import LlamaBackend
 from masa.cache import RewriteCache
 from masa.cards import ModelCard
 from masa.constraint import Constraint
-from masa.decoding import Job, Sampling, decode, decode_apart
+from masa.decoding import Job, decode, decode_apart
 from masa.group_rewrite import TEXT_GROWTH, Work, prepare
 from masa.languages import PARALLEL, numbered, render_blocks
 from masa.prompt import Request, render_prompt
 from masa.rewriter import Rewriter
+from masa.sampling import Sampling
 from masa.skills import Group, SkillBank
 
 TASK = "put things where they belong"

@@ -12,11 +12,10 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from masa.errors import CardError, FormatError
+from masa.errors import CardError, FormatError, near_misses
 
 Value = str | int | bool | None
 
@@ -199,7 +198,7 @@ def find_shipped(name: str, cards: Mapping[str, ModelCard] | None = None) -> Mod
         if _key(card.name) == wanted:
             return card
     keys = {_key(card.name)[0]: card.name for card in cards.values()}
-    near = [keys[key] for key in get_close_matches(wanted[0], keys, n=3, cutoff=0.6)]
+    near = [keys[key] for key in near_misses(wanted[0], keys, most=3)]
     near += [server] if (server := meant_server(name)) else []
     hint = (
         f"did you mean {' or '.join(near)}?"

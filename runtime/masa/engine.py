@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masa.artifact import Artifact
-from masa.decoding import Completion, Job, Sampling, decode_apart
 from masa.errors import BackendError, MasaError
 from masa.group_rewrite import Work, accept, halves, joined, refuse
 from masa.languages import PARALLEL
 from masa.progress import Tracker
 from masa.prompt import render_prompt
 from masa.provenance import GroupResult
+from masa.sampling import Sampling
 
 if TYPE_CHECKING:
     from masa.backends import Backend, Session
     from masa.constraint import Constraint
+    from masa.decoding import Completion, Job
 
 
 _PART = 0.25
@@ -144,6 +145,8 @@ class Engine:
         finished: Callable[[Work, GroupResult], None],
     ) -> Generator[tuple[int, GroupResult], None, None]:
         """`run`, with the model open."""
+        from masa.decoding import Job, decode_apart  # a rewrite that the cache answers never pays for it
+
         shared: list[int] = []
         jobs: list[Job] = []
         pieces: list[tuple[int, int, Part]] = []  # (index into `works`, place among its parts, part) by job

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class MasaError(Exception):
     """Base of every error that masa raises on purpose. The CLI prints it as one sentence, exit code 1.
@@ -16,6 +18,13 @@ class MasaError(Exception):
 def one_line(text: str) -> str:
     """`text` with line ends and all else escaped that a terminal would obey or cannot show."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def near_misses(word: str, known: Iterable[str], most: int = 1) -> list[str]:
+    """The known words that `word` may have been meant to be, the likeliest first, at most so many."""
+    import difflib
+
+    return difflib.get_close_matches(word, list(known), n=most)
 
 
 class FormatError(MasaError):

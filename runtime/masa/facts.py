@@ -6,14 +6,13 @@ Facts are generated from an environment or written by the author of an agent; th
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from masa.errors import FormatError
+from masa.errors import FormatError, near_misses
 from masa.files import ParseError, parse_json, parse_yaml
 
 
@@ -122,7 +121,7 @@ def _mapping(value: Any, known: tuple[str, ...], where: str) -> Mapping[str, Any
         raise FormatError(f"{where}: found {_kind(value)} where a mapping with the keys {', '.join(known)} belongs")
     for key in value:
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
+            close = near_misses(str(key), known)
             advice = f"did you mean {close[0]!r}?" if close else f"the keys are {', '.join(known)}"
             raise FormatError(f"{where}: unknown key {key!r}; {advice}")
     return value

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from masa.errors import MasaError, one_line
+from masa.errors import MasaError, near_misses, one_line
 
 Segments = tuple[tuple[str, bool], ...]
 """Pieces of a prompt: (text, is_control). Only control text is tokenized with special tokens parsed."""
@@ -19,9 +19,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean "x"?` for a near miss, else the empty string."""
-    import difflib
-
-    close = difflib.get_close_matches(word, list(known), n=1)
+    close = near_misses(word, known)
     return f'; did you mean "{close[0]}"?' if close else ""
 
 

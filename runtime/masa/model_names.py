@@ -50,7 +50,7 @@ _HASH = re.compile(
     r"(?<![a-z0-9])(?:sha256[-_:].*"
     r"|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
     r"|(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{7,64})(?![a-z0-9])",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
 _SIZE = re.compile(r"(\d{1,4}(?:\.\d{1,3})?)([kmbt])")
 _UNITS = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}

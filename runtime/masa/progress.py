@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from masa.decoding import Tick
 from masa.provenance import GroupResult
+
+if TYPE_CHECKING:
+    from masa.decoding import Tick
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from masa.decoding import Sampling
 from masa.edits import EDITS, EditCall, Plan, PlanLine
 from masa.engine import Engine
 from masa.facts import Facts
@@ -17,6 +16,7 @@ from masa.languages import ParseError, parse_plan, render_plan
 from masa.progress import Tracker
 from masa.prompt import Request
 from masa.provenance import GroupResult, SkillFate
+from masa.sampling import Sampling
 from masa.skills import Group, Skill
 from masa.wording import DETERMINISTIC, LEAST_WORDS, OPERATIONS, must_survive
 

@@ -25,7 +25,6 @@ from masa import __version__, asynchronous
 from masa.artifact import Artifact, load_artifact
 from masa.cache import RewriteCache, cache_key
 from masa.card_calls import as_read
-from masa.decoding import Sampling
 from masa.edits import EDITS
 from masa.engine import Engine, Part, check_lent, check_options
 from masa.errors import BackendError, MasaError, UnknownNameError
@@ -37,6 +36,7 @@ from masa.progress import Progress, Tracker
 from masa.prompt import Request
 from masa.provenance import GroupResult, RewriteResult
 from masa.rewording import forced_plan, orders_of, plan_of, reword, with_rewordings
+from masa.sampling import Sampling
 from masa.skills import Group, SkillBank
 from masa.wording import OPERATIONS
 

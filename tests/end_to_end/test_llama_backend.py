@@ -15,11 +15,12 @@ import pytest
 from masa.backends.llama import LlamaBackend
 from masa.cards import ModelCard
 from masa.constraint import Constraint
-from masa.decoding import Job, Sampling, decode
+from masa.decoding import Job, decode
 from masa.errors import BackendError
 from masa.languages import numbered, render_blocks, text_pattern
 from masa.prompt import CHATML, Request, Segment, render_prompt
 from masa.rewriter import Rewriter
+from masa.sampling import Sampling
 from masa.skills import Group, Skill, SkillBank
 
 pytestmark = pytest.mark.model

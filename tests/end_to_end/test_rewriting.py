@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from masa.cards import ModelCard
-from masa.decoding import Sampling
 from masa.edits import PlannedGroup
 from masa.formats import load_bank
 from masa.formats.bank_json import dump_bank, loads_bank
 from masa.guard import check
 from masa.provenance import RewriteResult
 from masa.rewriter import Rewriter
+from masa.sampling import Sampling
 from masa.skills import SkillBank
 
 pytestmark = pytest.mark.model

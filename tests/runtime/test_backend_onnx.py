@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from masa.backends.onnx import OnnxBackend, OnnxSession, choose_provider
-from masa.decoding import Job, Sampling, decode
+from masa.decoding import Job, decode
 from masa.doctor import check_onnx
 from masa.engine import check_options
 from masa.errors import BackendError
+from masa.sampling import Sampling
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 VOCABULARY, CONTEXT = 300, 128

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.support import STOP, ScriptedBackend, byte_tokenizer
 
 from masa.constraint import Constraint
-from masa.decoding import Completion, Job, Sampling, Tick, decode, look_up, repeats
+from masa.decoding import Completion, Job, Tick, decode, look_up, repeats
+from masa.sampling import Sampling
 
 LETTERS = string.ascii_letters
 

@@ -18,7 +18,6 @@ from masa.cache import RewriteCache
 from masa.cards import ModelCard
 from masa.cli.progress import line
 from masa.cli.report import summary_text
-from masa.decoding import Sampling
 from masa.errors import BackendError, MasaError
 from masa.facts import ActionForm, Facts
 from masa.formats import load_bank, save_bank
@@ -27,6 +26,7 @@ from masa.languages import numbered, render_blocks
 from masa.manifest import TrainingData
 from masa.progress import Progress
 from masa.rewriter import Rewriter
+from masa.sampling import Sampling
 from masa.skills import GENERAL, Skill, SkillBank
 
 CARD = ModelCard(family="Qwen3", variant="4B", weaknesses="long instructions")

@@ -17,11 +17,12 @@ from masa.backends import Backend
 from masa.backends.llama import LlamaBackend
 from masa.cards import ModelCard
 from masa.constraint import Constraint
-from masa.decoding import Job, Sampling, decode
+from masa.decoding import Job, decode
 from masa.errors import BackendError
 from masa.group_rewrite import prepare
 from masa.languages import parse_plan
 from masa.prompt import CHATML, Request, render_prompt
+from masa.sampling import Sampling
 from masa.skills import Group, Skill, SkillBank
 from masa_training.bases import open_base
 from masa_training.checkpoint import BaseNote

@@ -19,7 +19,6 @@ from typing import Any
 
 from masa.artifact import Artifact, load_artifact
 from masa.backends import open_backend
-from masa.decoding import Sampling
 from masa.engine import Engine
 from masa.errors import FormatError, MasaError
 from masa.estimate import measure
@@ -30,6 +29,7 @@ from masa.languages import PARALLEL
 from masa.manifest import Manifest
 from masa.progress import Tracker
 from masa.prompt import Request
+from masa.sampling import Sampling
 from masa_export.errors import ExportError
 
 _CARD = {"family": "Sample", "parameter_count": "4B", "base_or_instruct": "instruct", "weaknesses": "skips steps"}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from masa.decoding import Sampling
 from masa.engine import Engine
 from masa.group_rewrite import Work, prepare
 from masa.progress import Tracker
 from masa.prompt import ChatTemplate, Prompt
 from masa.provenance import GroupResult, edit_distance
+from masa.sampling import Sampling
 from masa_export.verify.samples import Sample
 
 _TOGETHER = 8

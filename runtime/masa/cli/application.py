@@ -10,7 +10,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -18,7 +17,7 @@ import click
 
 from masa import __version__
 from masa.cli.output import clean
-from masa.errors import MasaError, MissingExtraError
+from masa.errors import MasaError, MissingExtraError, near_misses
 
 CANCELLED = 130
 BUG = 70
@@ -89,7 +88,7 @@ class Root(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            near = get_close_matches(args[0], _LISTED, n=1)
+            near = near_misses(args[0], _LISTED)
             hint = f"\nDid you mean {near[0]}?" if near else ""
             raise click.UsageError(error.message + hint, ctx) from error
 

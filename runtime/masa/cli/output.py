@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -14,13 +13,14 @@ import click
 
 from masa.errors import FormatError, MasaError
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\u202a-\u202e\u2066-\u2069]")
+_STEERS = (*range(9), *range(0x0B, 0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_CONTROL = dict.fromkeys(_STEERS, "�")
 _WIDEST = 110
 
 
 def clean(text: str) -> str:
     """`text` without what could steer a terminal: banks and cards are written by others."""
-    return _CONTROL.sub("�", text.replace("\r\n", "\n"))
+    return text.replace("\r\n", "\n").translate(_CONTROL)
 
 
 def width() -> int:

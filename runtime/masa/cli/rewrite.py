@@ -171,8 +171,8 @@ def command(
     result is stored as a variant beside it (`masa adapt BANK --status` lists them), or written to OUT. A broken
     SKILL.md is named and stays as it is. What the guard refuses keeps its original text, and the report says why.
     """
-    from masa.decoding import Sampling
     from masa.rewriter import check_request
+    from masa.sampling import Sampling
 
     original = load_bank_file(bank, strict=strict)
     tell_problems(original.bank)

@@ -7,10 +7,9 @@ an error, `variant: 3.10` stays "3.10", a date stays text, and quotes around a t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any
 
-from masa.errors import CardError
+from masa.errors import CardError, near_misses
 from masa.files import yaml_problem
 
 SOURCES = "sources"
@@ -62,7 +61,7 @@ def dump(values: Mapping[str, Value], sources: Mapping[str, str]) -> str:
 
 def suggest(word: str, known: tuple[str, ...]) -> str:
     """`did you mean "x"?` if something known is near, else the list of what is known."""
-    near = get_close_matches(word.strip().lower().replace("-", "_").replace(" ", "_"), known, n=1, cutoff=0.6)
+    near = near_misses(word.strip().lower().replace("-", "_").replace(" ", "_"), known)
     return f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}"
 
 

@@ -13,7 +13,6 @@ the original nor anything outside the copy.
 
 from __future__ import annotations
 
-import difflib
 import os
 import shutil
 import unicodedata
@@ -22,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from masa.errors import FormatError
+from masa.errors import FormatError, near_misses
 from masa.files import reason
 from masa.formats.skill_md_document import LINE_BREAK, BrokenFileError, Document, parse_document
 from masa.formats.skill_md_render import render_document
@@ -215,7 +214,7 @@ def _field_problems(document: Document, folder: str) -> Iterator[tuple[int, str]
         if key in CLIENT_FIELDS:
             continue
         if key not in _FIELDS:
-            near = difflib.get_close_matches(key, (*_FIELDS, *CLIENT_FIELDS), n=1)
+            near = near_misses(key, (*_FIELDS, *CLIENT_FIELDS))
             hint = f"did you mean {near[0]!r}?" if near else f"the specification has {', '.join(_FIELDS)}"
             yield line, f"unknown field {key!r} in the front matter; {hint}"
         elif key == "metadata":

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from masa.decoding import Sampling
 from masa.engine import Engine
 from masa.group_rewrite import Work, accept, prepare
 from masa.languages import ParseError, parse_plan
 from masa.progress import Tracker
 from masa.prompt import ChatTemplate, render_prompt
 from masa.provenance import GroupResult, edit_distance
+from masa.sampling import Sampling
 from masa.skills import Group
 from masa_training.encoding import with_fields
 from masa_training.samples import Sample
