@@ -7,10 +7,10 @@ understands others as well; this is for telling a person what to expect.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from masa.edits import EDITS
 
@@ -86,6 +86,15 @@ _SPELLINGS: Mapping[str, str] = MappingProxyType({
 SWITCHES = tuple(name for name, edit in EDITS.items() if name != "keep")
 """What `--without` switches off: every edit but `keep`; `warn` stands for all warnings."""
 
+OFF = ("emphasise", "warn")
+"""What a plan may use only where it is asked for (`also`): it harmed a model that we did not train, and helped none
+(`docs/results/evolution.md`)."""
+
+
+def switched_off(options: Mapping[str, Any]) -> frozenset[str]:
+    """The edits that a plan must not use, by the options `without` and `also` of a rewrite."""
+    return frozenset(options.get("without", ())) | (frozenset(OFF) - frozenset(options.get("also", ())))
+
 
 @dataclass(frozen=True, slots=True)
 class Calls:
@@ -151,18 +160,21 @@ _SIZES = ((1e9, "135M"), (5e9, "3B"), (float("inf"), "8B"))
 """Below how many parameters a reader counts as one of which size: the steps that the rules of training know."""
 
 
-def as_read(card: Mapping[str, str | int | bool]) -> dict[str, str | int | bool]:
+def as_read(card: Mapping[str, str | int | bool], off: Collection[str] = ()) -> dict[str, str | int | bool]:
     """The fields of a card that a rewriter reads which learned from rules: what decides nothing is left out.
 
     Weaknesses are in fixed words where they are known. The size counts where nothing else is said, in three steps. So a
-    plan hangs neither on how somebody spells a size, nor on the number of attention heads.
+    plan hangs neither on how somebody spells a size, nor on the number of attention heads. A weakness that asks for an
+    edit that is `off` would take the place of the others in a plan, so it is told only where it is the only one.
     """
     from masa.model_names import parse_size
 
     read = {name: card[name] for name in _DECIDING if name in card}
     for name in ("strengths", "weaknesses"):
         if name in read:
-            read[name] = "; ".join(dict.fromkeys(map(fixed_words, _parts(str(read[name])))))
+            said = list(dict.fromkeys(map(fixed_words, _parts(str(read[name])))))
+            answered = [words for words in said if _edit(words).split(" ")[0] not in off]
+            read[name] = "; ".join(answered if answered and name == "weaknesses" else said)
     size = parse_size(str(card.get("parameter_count", "")))
     if size and "weaknesses" not in read:
         read = {"parameter_count": next(label for most, label in _SIZES if size < most), **read}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from masa.card_calls import calls_of
 from masa.codec import skills_from_json, skills_to_json
-from masa.edits import apply_plan, available_edits
+from masa.edits import EditCall, Plan, apply_plan, available_edits
 from masa.languages import (
     MAX_WARNINGS,
     ParseError,
@@ -57,7 +57,7 @@ class Work:
     cautious: bool = False
     """Plan language: admit `CAUTIOUS_EDITS` only, and no warnings."""
     without: frozenset[str] = frozenset()
-    """Plan language: edits that are switched off."""
+    """Plan language: edits that are taken out of the plan. A rewriter that may not choose them would choose others."""
     worded: bool = False
     """Plan language: what `DETERMINISTIC` cannot do to a skill will be done in words, and is admitted."""
 
@@ -69,7 +69,7 @@ class Work:
     @property
     def warnings(self) -> int:
         """Plan language: how many warnings may be added."""
-        return 0 if self.cautious or self.counted or "warn" in self.without else MAX_WARNINGS
+        return 0 if self.cautious or self.counted else MAX_WARNINGS
 
     @functools.cached_property
     def allowed(self) -> tuple[tuple[str, ...], ...]:
@@ -84,10 +84,27 @@ class Work:
                 names = (*names, *(name for name in DETERMINISTIC if name not in names))
             # The first skill is at the front already and has none above it.
             useless: tuple[str, ...] = ("first", "merge-up") if place == 0 or self.counted else ()
-            useless = (*useless, *self.without, *(("drop",) if self.counted else ()))
+            useless = (*useless, *(("drop",) if self.counted else ()))
             chosen = (n for n in names if n not in useless and (not self.cautious or n in CAUTIOUS_EDITS))
             allowed.append(tuple(chosen))
         return tuple(allowed)
+
+    def plan(self, raw: str) -> tuple[Plan, tuple[str, ...]]:
+        """Plan language: the plan that was written without what is switched off, and the names of that.
+
+        Raises:
+            ParseError: if `raw` is no plan for this group.
+        """
+        plan = parse_plan(raw, self.allowed, warnings=self.warnings)
+        names = [call.name for line in plan.lines for call in line.edits] + ["warn" for _ in plan.warnings]
+        off = tuple(dict.fromkeys(name for name in names if name in self.without))
+        if not off:
+            return plan, ()
+        lines = []
+        for line in plan.lines:
+            left = tuple(call for call in line.edits if call.name not in off)
+            lines.append(replace(line, edits=left or (EditCall("keep"),)))
+        return Plan(tuple(lines), () if "warn" in off else plan.warnings), off
 
     def grammar(self) -> tuple[str, bool]:
         """The constraint of the output, and whether it is a regular expression (else a Lark grammar)."""
@@ -286,7 +303,7 @@ def accept(work: Work, raw: str, control_tokens: Sequence[str]) -> GroupResult:
     changed = order != sorted(order) or any(fate.status not in ("kept", "pinned", "fell back") for fate in fates)
     status: GroupStatus = "rewritten" if changed or added else "fell back" if violations else "kept"
     if status == "kept":
-        reason = _why_kept(work, fates)
+        reason = _why_kept(work, fates, raw)
     elif violations:
         what = (
             f"{len(refused)} of {len(work.whole)} skills stay as they were" if refused else "an added skill is left out"
@@ -387,11 +404,13 @@ def _told(violations: Sequence[Violation]) -> str:
     return "; ".join(dict.fromkeys(violation.message for violation in violations))
 
 
-def _why_kept(work: Work, fates: Sequence[SkillFate]) -> str:
+def _why_kept(work: Work, fates: Sequence[SkillFate], raw: str) -> str:
     """Why the group is as it was, though its rewrite was accepted."""
     tried = dict.fromkeys(edit for fate in fates for edit in fate.edits if edit != "keep")
     if tried:
         said = f"the edits that were chosen change nothing here ({', '.join(tried)})"
+    elif work.language == "plan" and (off := work.plan(raw)[1]):
+        return f"what was chosen is switched off ({', '.join(off)})"
     elif work.language == "plan":
         said = "the rewriter chose to keep every skill"
     else:
@@ -489,7 +508,7 @@ def _read(work: Work, raw: str) -> Draft:
         blocks = parse_blocks(raw, len(group))
         made = Group(group.task_type, skills_from_blocks(blocks, group, work.whole))
         return Draft(made, tuple(block.sources for block in blocks))
-    plan = parse_plan(raw, work.allowed, warnings=work.warnings)
+    plan, _ = work.plan(raw)
     planned = apply_plan(group, plan, work.request.facts)
     names = tuple(tuple(str(call) for call in line.edits) for line in plan.lines)
     return Draft(planned.group, planned.sources, names)

@@ -12,7 +12,7 @@ from masa.edits import EDITS, EditCall, Plan, PlanLine
 from masa.engine import Engine
 from masa.facts import Facts
 from masa.group_rewrite import Work, accept, prepare
-from masa.languages import ParseError, parse_plan, render_plan
+from masa.languages import ParseError, render_plan
 from masa.progress import Tracker
 from masa.prompt import Request
 from masa.provenance import GroupResult, SkillFate
@@ -73,7 +73,7 @@ def plan_of(work: Work, result: GroupResult) -> Plan | None:
     if result.status in ("fell back", "cancelled") or not result.raw:
         return None
     try:
-        return parse_plan(result.raw, work.allowed, warnings=work.warnings)
+        return work.plan(result.raw)[0]
     except ParseError:  # a group in parts has several
         return None
 

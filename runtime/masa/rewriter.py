@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from masa import __version__, asynchronous
 from masa.artifact import Artifact, load_artifact
 from masa.cache import RewriteCache, cache_key
-from masa.card_calls import as_read
+from masa.card_calls import OFF, as_read, switched_off
 from masa.edits import EDITS
 from masa.engine import Engine, Part, check_lent, check_options
 from masa.errors import BackendError, MasaError, UnknownNameError
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from masa.facts import Facts
 
 
-_RULES = 4
+_RULES = 5
 """Raised whenever the same output comes to mean another result, so that the cache does not answer by older rules."""
 
 
@@ -60,6 +60,7 @@ class Options(TypedDict, total=False):
         only: keys of the groups to rewrite (`general_skills` or task types); default all.
         pinned: ids of skills that must not be touched.
         without: names of edits that a plan must not use, such as `shorten`; `warn` stands for every warning.
+        also: names of edits that a plan may use although they are off by default (`masa.card_calls.OFF`).
         operation: one operation of `masa.wording.OPERATIONS` on every skill; no plan is asked for, and the card is not
             read.
         sampling: how tokens are chosen; greedy by default.
@@ -73,6 +74,7 @@ class Options(TypedDict, total=False):
     only: Collection[str] | None
     pinned: Collection[str]
     without: Collection[str]
+    also: Collection[str]
     operation: str
     sampling: Sampling | None
     on_progress: Callable[[Progress], None] | None
@@ -98,6 +100,9 @@ def check_request(bank: SkillBank, options: Mapping[str, Any]) -> None:
         if name not in EDITS or name == "keep":
             hint = did_you_mean(name, EDITS) or f"; there are: {', '.join(edit for edit in EDITS if edit != 'keep')}"
             raise UnknownNameError(f"without: no edit {name!r}{hint}")
+    for name in options.get("also", ()):
+        if name not in OFF:
+            raise UnknownNameError(f"also: {name!r} is no edit that is off; these are: {', '.join(OFF)}")
     operation = options.get("operation", "")
     if operation and (operation not in OPERATIONS or OPERATIONS[operation].sources > 1):
         names = [name for name, one in OPERATIONS.items() if one.sources == 1]
@@ -134,6 +139,7 @@ _TYPES: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "only": ("a list of group names, such as ['clean'], or None", lambda value: value is None or _texts(value)),
     "pinned": ("a list of skill ids, such as ['gen_001']", _texts),
     "without": ("a list of edits, such as ['shorten']", _texts),
+    "also": (f"a list of edits, such as {[OFF[0]]}", _texts),
     "operation": ("text", lambda value: isinstance(value, str)),
     "sampling": ("a Sampling or None", lambda value: value is None or isinstance(value, Sampling)),
     "on_progress": ("a function or None", lambda value: value is None or callable(value)),
@@ -496,9 +502,9 @@ class Rewriter:
         only = options.get("only")
         groups = [bank.group(key) for key in dict.fromkeys(only)] if only is not None else list(bank.groups())
         pinned = frozenset(options.get("pinned", ()))
-        without = frozenset(options.get("without", ()))
-        if without and self.language == "text":
-            raise MasaError("without goes with plans; a rewriter that writes text has no edits to switch off")
+        off = switched_off(options)
+        if self.language == "text" and (options.get("without") or options.get("also")):
+            raise MasaError("without and also go with plans; a rewriter that writes text has no edits to switch")
         request = Request(
             Group(None, ()),
             card.fields(),
@@ -507,7 +513,7 @@ class Rewriter:
             options.get("facts"),
         )
         if self.synthetic:  # no rule asks what task and environment are called, so their names must not decide
-            request = Request(Group(None, ()), as_read(card.fields()), facts=options.get("facts"))
+            request = Request(Group(None, ()), as_read(card.fields(), off), facts=options.get("facts"))
         operation = options.get("operation", "")
         if self.language == "wording" and not operation:
             raise MasaError(f"{self.artifact.name} words what a plan chooses; name an operation, or give it as words=")
@@ -519,7 +525,7 @@ class Rewriter:
                 pinned,
                 language,
                 cautious=self.cautious and not operation,
-                without=without,
+                without=off,
                 worded=self._worder is not None,
             )
             for group in groups

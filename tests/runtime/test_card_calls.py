@@ -12,7 +12,7 @@ from tests.runtime.artifact_samples import write_artifact
 from tests.support import ScriptedBackend
 
 from masa.artifact import Artifact, load_artifact
-from masa.card_calls import CALLS, SWITCHES, as_read, calls_of, fixed_words, kept_result, nothing_to_do
+from masa.card_calls import CALLS, OFF, SWITCHES, as_read, calls_of, fixed_words, kept_result, nothing_to_do
 from masa.cards import ModelCard
 from masa.errors import MasaError, UnknownNameError
 from masa.kinds import ENOUGH, rewrite_by_kind
@@ -81,12 +81,34 @@ def test_edits_are_switched_off_one_by_one(rewriter: Rewriter) -> None:
     assert rewriter.rewrite(small, CARD).groups[0].status == "rewritten"
     off = rewriter.rewrite(small, CARD, without=["steps"])
     assert not any("steps" in fate.edits for fate in off.groups[0].fates)
-    (work,) = rewriter.works(small, CARD, {"without": ["warn", "limit"]})
-    assert work.warnings == 0 and not any("limit" in allowed for allowed in work.allowed)
+    reason = off.groups[0].reason
+    assert off.groups[0].status == "kept" and reason == "what was chosen is switched off (steps)", (
+        "nothing else instead"
+    )
     with pytest.raises(UnknownNameError, match=r"no edit 'shortn'.*shorten"):
         rewriter.rewrite(small, CARD, without=["shortn"])
     with pytest.raises(MasaError, match="list of edits"):
         rewriter.rewrite(small, CARD, without="steps")
+
+
+def test_edits_that_harmed_are_left_out_unless_asked_for(artifact: Artifact) -> None:
+    def script(prompt: str) -> str:
+        return writes_steps(prompt).replace("steps", "steps emphasise").replace("keep", "emphasise") + "\n+ warn loop"
+
+    with Rewriter(artifact, lambda: ScriptedBackend(script)) as rewriter:
+        small = bank(1, 4)
+        (usual,) = rewriter.rewrite(small, CARD).groups
+        assert [fate.edits for fate in usual.fates] == [("keep",), ("steps",)] * 2 and not usual.added
+        (asked,) = rewriter.rewrite(small, CARD, also=["emphasise"]).groups
+        assert [fate.edits for fate in asked.fates] == [("emphasise",), ("steps", "emphasise")] * 2 and not asked.added
+        (everything,) = rewriter.rewrite(small, CARD, also=OFF).groups
+        assert len(everything.added) == 1 and everything.output.skills[1].principle.startswith("1. IMPORTANT")
+        (neither,) = rewriter.rewrite(small, CARD, also=OFF, without=OFF).groups
+        assert neither.output == usual.output, "without is the last word"
+        (none,) = rewriter.rewrite(small, CARD, without=["steps"]).groups
+        assert (none.status, none.reason) == ("kept", "what was chosen is switched off (emphasise, steps, warn)")
+        with pytest.raises(UnknownNameError, match="'steps' is no edit that is off; these are: emphasise, warn"):
+            rewriter.rewrite(small, CARD, also=["steps"])
 
 
 def test_a_large_bank_is_chosen_for_by_kind_as_if_it_were_read_whole(rewriter: Rewriter) -> None:
@@ -154,3 +176,11 @@ def test_how_a_card_is_spelled_does_not_change_what_a_rewriter_by_rules_reads(ar
                 rewriter.rewrite(bank, card, environment=environment, task=task)
     assert len(set(prompts)) == 1
     assert as_read(cards[0].fields()) == {"weaknesses": "skips steps"}
+
+
+def test_a_weakness_whose_edit_is_off_does_not_hide_the_others() -> None:
+    three = {"weaknesses": "ignores instructions; skips steps; hallucinates tools", "parameter_count": "1B"}
+    assert as_read(three, OFF) == {"weaknesses": "skips steps"}
+    assert as_read(three, ["warn"]) == {"weaknesses": "overlooks instructions; skips steps"}
+    alone = {"weaknesses": "ignores instructions", "parameter_count": "1B"}
+    assert as_read(alone, OFF) == {"weaknesses": "overlooks instructions"}, "a card that says nothing is read otherwise"

@@ -15,6 +15,7 @@ from tests.support import Script, ScriptedBackend, unopened_artifact
 
 from masa.artifact import Artifact
 from masa.cache import RewriteCache
+from masa.card_calls import OFF
 from masa.cards import ModelCard
 from masa.cli.progress import line
 from masa.cli.report import summary_text
@@ -25,7 +26,7 @@ from masa.guard import check
 from masa.languages import numbered, render_blocks
 from masa.manifest import TrainingData
 from masa.progress import Progress
-from masa.rewriter import Rewriter
+from masa.rewriter import Options, Rewriter
 from masa.sampling import Sampling
 from masa.skills import GENERAL, Skill, SkillBank
 
@@ -87,15 +88,15 @@ def test_a_warning_stands_once_in_a_prompt(make: Make) -> None:
         return f"{keep_all(prompt)}\n+ warn loop"
 
     rewriter, _ = make(warn)
-    result = rewriter.rewrite(BANK, CARD)
+    result = rewriter.rewrite(BANK, CARD, also=OFF)
     general, clean = result.groups
     assert [skill.skill_id for skill in general.output.skills[3:]] == ["warn_loop"] and general.added == (3,)
     assert clean.output is clean.source and (clean.status, clean.added) == ("kept", ())
     assert "stands in the general skills" in clean.reason and result.bank.task_specific == BANK.task_specific
-    assert [len(group.added) for group in rewriter.stream(BANK, CARD)] == [1, 1], "a stream cannot know"
-    alone = rewriter.rewrite(BANK, CARD, only=["clean"]).groups[0]
+    assert [len(group.added) for group in rewriter.stream(BANK, CARD, also=OFF)] == [1, 1], "a stream cannot know"
+    alone = rewriter.rewrite(BANK, CARD, also=OFF, only=["clean"]).groups[0]
     assert [skill.skill_id for skill in alone.output.skills[2:]] == ["warn_loop"]
-    again = rewriter.rewrite(result.bank, CARD, only=["clean"]).groups[0]
+    again = rewriter.rewrite(result.bank, CARD, also=OFF, only=["clean"]).groups[0]
     assert again.output is again.source
 
 
@@ -106,7 +107,7 @@ def test_what_else_a_group_got_stays_where_its_warning_goes(make: Make) -> None:
         return "1 emphasise\n+ warn loop\n+ warn verbosity"
 
     rewriter, _ = make(warn)
-    clean = rewriter.rewrite(BANK, CARD, pinned=["cle_002"]).groups[1]
+    clean = rewriter.rewrite(BANK, CARD, also=OFF, pinned=["cle_002"]).groups[1]
     assert clean.status == "rewritten" and clean.added == (2,)
     assert [skill.skill_id for skill in clean.output.skills] == ["cle_001", "cle_002", "warn_verbosity"]
     assert [fate.outputs for fate in clean.fates] == [(0,), (1,)]
@@ -114,7 +115,7 @@ def test_what_else_a_group_got_stays_where_its_warning_goes(make: Make) -> None:
 
 def test_a_plan_is_applied_and_every_skill_is_accounted_for(make: Make) -> None:
     rewriter, _ = make(lambda p: "1 keep\n2 merge-up\n3 shorten\n+ warn loop" if "General" in p else "1 steps\n2 drop")
-    result = rewriter.rewrite(BANK, CARD)
+    result = rewriter.rewrite(BANK, CARD, also=OFF)
     general = result.groups[0]
     assert statuses(result) == {GENERAL: ["merged", "merged", "edited"], "clean": ["edited", "dropped"]}
     assert [fate.edits for fate in general.fates] == [("keep",), ("merge-up",), ("shorten",)]
@@ -260,7 +261,7 @@ def test_a_skill_that_does_not_fit_keeps_its_text_and_the_others_go_on(make: Mak
     long = Skill("g", "Long", "Walk on. " * 500)
     bank = SkillBank((long, *BANK.general), {"clean": BANK.task_specific["clean"]})
     rewriter, _ = make(emphasise_all, context_length=3000)
-    result = rewriter.rewrite(bank, CARD)
+    result = rewriter.rewrite(bank, CARD, also=OFF)
     assert statuses(result) == {GENERAL: ["fell back", *["edited"] * 3], "clean": ["edited"] * 2}
     general = result.groups[0]
     assert general.status == "rewritten" and result.bank.general[0] == long
@@ -295,6 +296,7 @@ def test_a_group_longer_than_the_context_is_rewritten_part_by_part(make: Make, t
         blocks = own[own.index("## [1]") : own.index("Reader")].strip()
         return blocks.replace(", because it is closed", "") + "\n\n## [+] More\nWhen:\nNever repeat what has failed."
 
+    also: Options = {"also": OFF} if language == "plan" else {}
     bank = long_skill(60, tmp_path)
     pinned = bank.task_specific["long"][7]
     longest = []
@@ -302,7 +304,7 @@ def test_a_group_longer_than_the_context_is_rewritten_part_by_part(make: Make, t
         bank = long_skill(sections, tmp_path)
         rewriter, backend = make(script, language=language, context_length=6000)
         seen: list[Progress] = []
-        result = rewriter.rewrite(bank, CARD, pinned=[pinned.skill_id], on_progress=seen.append)
+        result = rewriter.rewrite(bank, CARD, pinned=[pinned.skill_id], on_progress=seen.append, **also)
         (group,) = result.groups
         assert group.status == "rewritten" and len(group.fates) == sections + 1
         assert [fate.number for fate in group.fates] == list(range(1, sections + 2))
@@ -332,21 +334,22 @@ def test_a_long_group_goes_on_from_its_finished_parts(make: Make, tmp_path: Path
     cancelled = rewriter.rewrite(
         bank,
         CARD,
+        also=OFF,
         on_progress=seen.append,
         cancel=lambda: bool(seen) and seen[-1].prompt_tokens > estimate.prompt_tokens / 2,
         sampling=Sampling(parallel=1),
     )
     assert cancelled.cancelled and cancelled.bank == bank
     again, _ = make(emphasise_all, context_length=6000, cache=cache)
-    result = again.rewrite(bank, CARD, on_progress=seen.append)
+    result = again.rewrite(bank, CARD, also=OFF, on_progress=seen.append)
     assert seen[-1].prompt_tokens < estimate.prompt_tokens and not result.cancelled
     assert {fate.status for fate in result.groups[0].fates} == {"edited"}
     whole, _ = make(emphasise_all, context_length=6000)
-    figures = whole.rewrite(bank, CARD).groups[0]
+    figures = whole.rewrite(bank, CARD, also=OFF).groups[0]
     assert figures.output == result.groups[0].output and figures.fates == result.groups[0].fates
     assert figures.prompt_tokens == estimate.prompt_tokens and figures.tokens <= estimate.most_tokens
     third, backend = make(emphasise_all, cache=cache)
-    assert third.rewrite(bank, CARD).bank == result.bank and not backend.sessions
+    assert third.rewrite(bank, CARD, also=OFF).bank == result.bank and not backend.sessions
 
 
 def test_pinned_skills_never_reach_the_model(make: Make) -> None:

@@ -14,7 +14,7 @@ import click
 
 from masa.checksums import sha256_file
 from masa.cli import adapt_report as report
-from masa.cli.loading import backbone_options, facts_option, read_facts, resolve_card, rewriter_option, without_option
+from masa.cli.loading import backbone_options, edit_options, facts_option, read_facts, resolve_card, rewriter_option
 from masa.cli.output import check_page, clean, count, write_json
 from masa.cli.progress import RewriteProgress, interrupts, tell_time
 from masa.cli.report import card_text
@@ -66,7 +66,7 @@ _ACTIONS = ("apply", "undo", "status", "adopt", "diff")
     metavar="N",
     help="Most tokens of each description. What for and when stay.",
 )
-@without_option
+@edit_options
 @click.option("--every", is_flag=True, help="Let the rewriter read every section, not some of each kind.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads. [default: all cores]")
 @click.option("--no-cache", is_flag=True, help="Neither read nor keep finished rewrites.")
@@ -166,7 +166,7 @@ def _adapt(where: Sequence[str], key: dict[str, Any], options: dict[str, Any], *
     counter = backbone_counter(key["backbone"], model=key["model"])
     made = adapt(chosen, result, counter, budget=options["budget"], description=options["descriptions"])
     outcomes: list[Outcome] = []
-    names = ("budget", "descriptions", "without")
+    names = ("budget", "descriptions", "without", "also")
     settings = {name: options[name] for name in names if options[name]}
     if facts is not None:
         settings["facts"] = {"file": options["facts"], "sha256": sha256_file(Path(options["facts"]))}
@@ -186,7 +186,7 @@ def _adapt(where: Sequence[str], key: dict[str, Any], options: dict[str, Any], *
         report.outcome_text(outcomes, refused, quiet=quiet, as_json=as_json)
     if options["html"] is not None:
         done = outcomes if options["apply"] else None
-        page = report.plan_html(made, found, card, counter, result, done, options["without"])
+        page = report.plan_html(made, found, card, counter, result, done, options)
         write_atomic(options["html"], page.encode("utf-8"))
     if refused or not all(outcome.done for outcome in outcomes):
         click.get_current_context().exit(1)
@@ -201,7 +201,7 @@ def _rewrite(
 
     rewriter = Rewriter.load(options["rewriter"], threads=options["threads"], cache=not options["no_cache"])
     if not quiet:
-        click.echo(card_text(card, options["without"]), err=True)
+        click.echo(card_text(card, options), err=True)
     if nothing_to_do(card, rewriter.artifact):
         return kept_result(bank, card, rewriter.artifact, rewriter.language)
     progress = RewriteProgress(quiet=quiet)
@@ -209,14 +209,14 @@ def _rewrite(
 
     def before(read: SkillBank) -> None:
         if not quiet:
-            tell_time(rewriter, read, card, {"without": options["without"], "facts": facts})
+            tell_time(rewriter, read, card, {"without": options["without"], "also": options["also"], "facts": facts})
 
     enough = sys.maxsize if options["every"] else ENOUGH
     try:
         with rewriter, interrupts() as cancel:
             return rewrite_by_kind(
                 rewriter, bank, card, enough=enough, before=before,
-                on_progress=progress, cancel=cancel, without=options["without"], facts=facts,
+                on_progress=progress, cancel=cancel, without=options["without"], also=options["also"], facts=facts,
             )  # fmt: skip
     finally:
         progress.close()

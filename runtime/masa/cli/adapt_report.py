@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,7 +165,7 @@ def plan_html(
     counter: TokenCounter,
     result: RewriteResult | None,
     outcomes: Sequence[Outcome] | None,
-    without: Sequence[str],
+    options: Mapping[str, Any],
 ) -> str:
     """The same as one page, every section before and after. `outcomes` are None where nothing was to be written."""
     from masa.html_report import Table, render_page
@@ -179,7 +179,7 @@ def plan_html(
     ]
     head = ("skill", "always", "on use", "on demand", "changes")
     told = {outcome.file: outcome for outcome in outcomes or ()}
-    lines = [*card_text(card, without).splitlines(), *_totals(made, card, counter, result)]
+    lines = [*card_text(card, options).splitlines(), *_totals(made, card, counter, result)]
     lines += [] if outcomes is not None else ["Nothing was written."]
     lines += [f"{problem.severity}: {_short(problem)}" for problem in found.problems]
     sections = [_html_section(one, told.get(one.source.skill.real)) for one in made]

@@ -160,10 +160,17 @@ def read_facts(path: str | None) -> Facts | None:
     return load_facts(path)
 
 
-def without_option(function: Function) -> Function:
-    """`--without`."""
-    from masa.card_calls import SWITCHES
+def edit_options(function: Function) -> Function:
+    """`--without` and `--also`."""
+    from masa.card_calls import OFF, SWITCHES
 
+    function = click.option(
+        "--also",
+        multiple=True,
+        type=click.Choice(OFF),
+        metavar="EDIT",
+        help=f"Switch an edit on that is off, since it harmed a model that was tried: {', '.join(OFF)}.",
+    )(function)
     return click.option(
         "--without",
         multiple=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -62,17 +62,18 @@ def summary_text(result: RewriteResult) -> str:
     return "\n".join(lines)
 
 
-def card_text(card: ModelCard, without: Sequence[str] = ()) -> str:
+def card_text(card: ModelCard, options: Mapping[str, Any]) -> str:
     """What the card says of its backbone and which edits that calls for; where it says nothing, what would."""
-    from masa.card_calls import calls_of
+    from masa.card_calls import OFF, calls_of, switched_off
 
-    calls = calls_of(card.weaknesses)
+    out, calls = switched_off(options), calls_of(card.weaknesses)
     if not calls.weaknesses:
         advice = "`masa profile MODEL --probe` measures them, docs/write-a-card.md says how to write them"
         return wrap(f"{card.name}: its card names no weaknesses, so nothing calls for an edit; {advice}.", "", "  ")
     lines = [f"{card.name}, as its card says:"]
     for words, edit in calls.weaknesses:
-        off = ", switched off" if edit and edit.split()[0] in without else ""
+        name = edit.split(" ")[0]
+        off = "" if name not in out else f", off without --also {name}" if name in OFF else ", switched off"
         answer = f"{edit}{off}" if edit else "no edit is known to answer this; the rewriter decides"
         lines.append(f"  {words} → {answer}")
     return "\n".join(wrap(line, "", "    ") for line in lines)

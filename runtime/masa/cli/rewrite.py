@@ -18,6 +18,7 @@ from masa.cli.loading import (
     backbone_options,
     bank_argument,
     complete_group,
+    edit_options,
     facts_option,
     load_bank_file,
     problems_json,
@@ -26,7 +27,6 @@ from masa.cli.loading import (
     rewriter_option,
     strict_option,
     tell_problems,
-    without_option,
 )
 from masa.cli.output import check_page, clean, wrap, write_json
 from masa.cli.progress import RewriteProgress, interrupts, tell_time
@@ -94,7 +94,7 @@ class _Written:
     type=click.Choice(["safe", "all"]),
     help="Plan language: what may be chosen. safe keeps every statement. [default: all, safe if untrained]",
 )
-@without_option
+@edit_options
 @click.option(
     "--only",
     multiple=True,
@@ -185,6 +185,7 @@ def command(
         "only": only or None,
         "pinned": pin,
         "without": options["without"],
+        "also": options["also"],
         "operation": options["operation"] or "",
         "sampling": Sampling(
             temperature=options["temperature"],
@@ -205,7 +206,7 @@ def command(
                 write_json(report.estimate_json(estimate))
             else:
                 if not options["operation"]:
-                    click.echo(report.card_text(model_card, options["without"]), err=True)
+                    click.echo(report.card_text(model_card, options), err=True)
                 click.echo(report.estimate_text(estimate))
             return
         result = _rewrite(rewriter, original, model_card, request, quiet=quiet)
@@ -274,7 +275,7 @@ def _rewrite(
     if not quiet:
         from masa.cli import report
 
-        click.echo(report.card_text(card, request["without"]), err=True)
+        click.echo(report.card_text(card, request), err=True)
     if (
         not request["operation"]
         and nothing_to_do(card, rewriter.artifact)
