@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from masa.backends.llama_library import give_memory_back
 from masa.backends.tokenizing import grammar_vocabulary, text_but
 from masa.errors import BackendError, MasaError, MissingExtraError
 from masa.files import read_text
@@ -58,7 +59,7 @@ class JsonTokenizer:
             MissingExtraError: without the library.
             BackendError: if the file is no tokenizer.
         """
-        self._json, tokenizer = parsed or parse_tokenizer(path)
+        text, tokenizer = parsed or parse_tokenizer(path)
         from tokenizers import decoders
 
         tokenizer.no_truncation()
@@ -72,6 +73,7 @@ class JsonTokenizer:
         self._controls = {token.content: number for number, token in sorted(added) if token.special}
         self._special = frozenset(self._controls.values())
         self._by_bytes = isinstance(tokenizer.decoder, decoders.ByteLevel)
+        self._json = "" if self._by_bytes else text
         # llguidance marks special tokens by this byte, which is in no UTF-8, and spells the byte itself as nothing.
         byte = tokenizer.token_to_id("ÿ" if self._by_bytes else "<0xFF>")
         self._byte_ff = None if byte in self._special else byte
@@ -119,9 +121,12 @@ class JsonTokenizer:
         except ImportError:
             raise MissingExtraError("constrained decoding", "onnx") from None
         if self._by_bytes:
-            return grammar_vocabulary(self._spellings(), self._special, self._eos, self._encode)
-        plain = LLTokenizer(self._json, n_vocab=self._vocabulary, eos_token=self._eos, slices=[])
-        return text_but(self._special, plain, self._encode)
+            made = grammar_vocabulary(self._spellings(), self._special, self._eos, self._encode)
+        else:
+            plain = LLTokenizer(self._json, n_vocab=self._vocabulary, eos_token=self._eos, slices=[])
+            made = text_but(self._special, plain, self._encode)
+        give_memory_back()  # of spelling the vocabulary
+        return made
 
     def _spellings(self) -> tuple[bytes, ...]:
         """The bytes of every token, where a character of a token stands for a byte.

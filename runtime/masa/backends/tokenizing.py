@@ -52,7 +52,10 @@ def grammar_vocabulary(
 
     # Slices make masks of free text cheaper, but take as long to make as everything else here; a mask is rarely asked
     # for (`Constraint`).
-    return LLTokenizer(TokenizerWrapper(Vocabulary()), slices=[])
+    vocabulary = Vocabulary()
+    made = LLTokenizer(TokenizerWrapper(vocabulary), slices=[])
+    vocabulary.tokens = ()  # read once; it would keep tens of thousands of texts
+    return made
 
 
 class Tokenizing:
