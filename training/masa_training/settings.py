@@ -6,7 +6,6 @@ what two fields ask of each other. Every mistake becomes one sentence that says 
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import re
@@ -19,7 +18,7 @@ from typing import Annotated, Any, TypeVar, dataclass_transform
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from masa.errors import FormatError
+from masa.errors import FormatError, near_misses
 from masa.files import ParseError, parse_yaml, read_text
 from masa_training.errors import TrainingError
 
@@ -223,5 +222,5 @@ def _classes(hint: Any) -> list[Any]:
 
 def nearest(name: str, names: Sequence[str], how: str) -> str:
     """What was meant by an unknown name, or all known ones: the second half of a sentence."""
-    close = difflib.get_close_matches(name, names, n=1)
+    close = near_misses(name, names)
     return f"did you mean {close[0]!r}?" if close else f"{how} are {', '.join(names)}"

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from difflib import get_close_matches
 
+from masa.errors import near_misses
 from masa.languages import parse_blocks
 from masa.skills import Group
 from masa_training.dataset.cells import EvolvedCell, Omissions, describe
@@ -177,7 +177,7 @@ def _check_names(name: str, holdout: Holdout, cells: Sequence[EvolvedCell]) -> N
         for value in getattr(holdout, key):
             if value not in there:
                 names = list(dict.fromkeys(there))
-                near = get_close_matches(value, names, n=1)
+                near = near_misses(value, names)
                 hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names) or 'none'}"
                 raise TrainingError(f"holdouts.{name}.{key}: no cell has {value!r}; {hint}")
 

@@ -6,7 +6,6 @@ makes an object from keyword options.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import keyword
 import re
@@ -16,7 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from masa.errors import MissingExtraError
+from masa.errors import MissingExtraError, near_misses
 from masa_training.environments.protocol import Environment
 from masa_training.errors import TrainingError
 
@@ -74,7 +73,7 @@ def _maker(name: str) -> Callable[..., Any]:
         return found
     foreign = _foreign()
     if name not in foreign:
-        close = difflib.get_close_matches(name, environment_names(), n=1)
+        close = near_misses(name, environment_names())
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(environment_names())}"
         raise TrainingError(f"no environment is called {name!r}; {hint}")
     try:

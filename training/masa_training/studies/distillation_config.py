@@ -11,13 +11,13 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from masa.errors import near_misses
 from masa_training.distill.config import DistillConfig, load_config
 from masa_training.errors import TrainingError
 from masa_training.settings import CONFIGS, Amount, Positive, find_config, make, read_yaml, settings
@@ -141,7 +141,7 @@ class Study:
         names = [cell.name for cell in self.cells]
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
-                near = get_close_matches(pattern, names, n=1)
+                near = near_misses(pattern, names)
                 hint = f"did you mean {near[0]}?" if near else f"its cells are {', '.join(names)}"
                 raise TrainingError(f"--only {pattern}: the study {self.config.name} has no such cell; {hint}")
         return tuple(c for c in self.cells if not patterns or any(fnmatchcase(c.name, p) for p in patterns))
@@ -188,7 +188,7 @@ def _cells(config: StudyConfig, where: str) -> tuple[StudyCell, ...]:
                 f"{where}: the cell {text!r} is not written as ROW/SEED, such as {config.rows[0].name}/0"
             )
         if name not in rows:
-            near = get_close_matches(name, rows, n=1)
+            near = near_misses(name, rows)
             hint = f"did you mean {near[0]}?" if near else f"the rows are {', '.join(rows)}"
             raise TrainingError(f"{where}: the cell {text} is of no row; {hint}")
         found.append(StudyCell(rows[name], int(seed)))
