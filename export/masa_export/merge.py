@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from masa.formats.gguf_header import GgufHeader, TensorInfo
+from masa.formats.gguf_header import GgufHeader, TensorInfo, retyped
 from masa_export.adapter import match_layers, permute, rotary_heads, tensor_names
 from masa_export.errors import ExportError
 from masa_export.quantizer import FILE_TYPES
@@ -70,7 +70,8 @@ def merge_into_gguf(
     file is not written atomically. `progress` is called with the number of tensors done and that of all.
 
     Raises:
-        ExportError: if the base is damaged, split over several files, or a number is too large for `kind`.
+        ExportError: if the base is split over several files, or a number is too large for `kind`.
+        FormatError: if it is damaged.
         OSError: if the file cannot be written.
     """
     count = header.metadata.get("split.count", 0)
@@ -78,18 +79,17 @@ def merge_into_gguf(
         raise ExportError(f"{header.path}: is one of {count} parts; join them with llama-gguf-split --merge")
     types = {tensor.name: _type(tensor, kind, tensor.name in changes) for tensor in header.tensors}
     with header.path.open("rb") as base, target.open("wb") as out:
-        alignment = int(str(header.metadata.get("general.alignment", 32)))
-        out.write(_changed_header(header, base.read(header.data_offset), types, kind, alignment))
+        out.write(_changed_header(header, types, kind))
         for number, tensor in enumerate(header.tensors):
             progress(number, len(header.tensors))
-            out.write(bytes(-out.tell() % alignment))
+            out.write(bytes(-out.tell() % header.alignment))
             change = changes.get(tensor.name)
             if change is None and types[tensor.name] == tensor.type:
                 _copy(header, tensor, base, out)
             else:
                 for values in _merged(_rows_of(header, tensor), tensor.shape[::-1], change):
                     out.write(encode(values, _name(types[tensor.name]), tensor.name).tobytes())
-        out.write(bytes(-out.tell() % alignment))
+        out.write(bytes(-out.tell() % header.alignment))
         out.flush()
         os.fsync(out.fileno())
 
@@ -296,35 +296,14 @@ def _name(type_: int) -> str:
     return str(gguf.GGMLQuantizationType(type_).name)
 
 
-def _changed_header(header: GgufHeader, start: bytes, types: Mapping[str, int], kind: str, alignment: int) -> bytes:
-    """The base's header with other types and offsets in its list of tensors.
-
-    That list ends the header, so where it begins is found by what it must look like.
-    """
-    old = b"".join(_info(tensor, tensor.type, tensor.offset) for tensor in header.tensors)
-    begin = start.rfind(old)
-    if begin < 0:
-        raise ExportError(f"{header.path}: its list of tensors is not where it must be; fetch the base again")
-    new, offset = b"", 0
-    for tensor in header.tensors:
-        new += _info(tensor, types[tensor.name], offset)
-        size = TensorInfo(tensor.name, tensor.shape, types[tensor.name], 0).bytes
-        if size is None:
-            raise ExportError(f"{header.path}: {tensor.name} has a type that this masa does not know; upgrade masa")
-        offset += size + -size % alignment
-    metadata = bytearray(start[:begin])
+def _changed_header(header: GgufHeader, types: Mapping[str, int], kind: str) -> bytes:
+    """The base's header with other types of tensors, and `kind` as that of the file."""
+    start = bytearray(retyped(header, types)[0])
     key = struct.pack("<Q", len(_FILE_TYPE)) + _FILE_TYPE + struct.pack("<I", _UINT32)
-    at = metadata.find(key)
+    at = start.find(key)
     if at >= 0:
-        struct.pack_into("<I", metadata, at + len(key), FILE_TYPES[kind])
-    whole = bytes(metadata) + new
-    return whole + bytes(-len(whole) % alignment)
-
-
-def _info(tensor: TensorInfo, kind: int, offset: int) -> bytes:
-    name = tensor.name.encode("utf-8")
-    shape = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
-    return struct.pack("<Q", len(name)) + name + shape + struct.pack("<IQ", kind, offset)
+        struct.pack_into("<I", start, at + len(key), FILE_TYPES[kind])
+    return bytes(start)
 
 
 def _copy(header: GgufHeader, tensor: TensorInfo, base: BinaryIO, out: BinaryIO) -> None:

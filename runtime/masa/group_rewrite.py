@@ -45,6 +45,10 @@ CAUTIOUS_EDITS = ("keep", "condition-action", "steps", "syntax", "example", "emp
 """Edits that keep every statement of a skill: all that a rewriter may choose that was not trained to choose."""
 
 
+_NUMBERING = frozenset(("first", "merge-up", "drop", "warn"))
+"""Edits after which not every skill is one skill at its place."""
+
+
 @dataclass(frozen=True)
 class Work:
     """A group to rewrite: `whole` as it stands in the bank, `request.group` without its pinned skills."""
@@ -57,7 +61,7 @@ class Work:
     cautious: bool = False
     """Plan language: admit `CAUTIOUS_EDITS` only, and no warnings."""
     without: frozenset[str] = frozenset()
-    """Plan language: edits that are taken out of the plan. A rewriter that may not choose them would choose others."""
+    """Plan language: edits that are taken out of the plan. A trained rewriter that may not write them writes others."""
     worded: bool = False
     """Plan language: what `DETERMINISTIC` cannot do to a skill will be done in words, and is admitted."""
 
@@ -67,9 +71,14 @@ class Work:
         return any(skill.extra.get(COUNTED) for skill in self.whole.skills)
 
     @property
+    def off(self) -> frozenset[str]:
+        """Plan language: what is taken out of the plan."""
+        return self.without | _NUMBERING if self.counted else self.without
+
+    @property
     def warnings(self) -> int:
         """Plan language: how many warnings may be added."""
-        return 0 if self.cautious or self.counted else MAX_WARNINGS
+        return 0 if self.cautious else MAX_WARNINGS
 
     @functools.cached_property
     def allowed(self) -> tuple[tuple[str, ...], ...]:
@@ -83,8 +92,7 @@ class Work:
             if self.worded and len(skill.principle.split()) >= LEAST_WORDS:
                 names = (*names, *(name for name in DETERMINISTIC if name not in names))
             # The first skill is at the front already and has none above it.
-            useless: tuple[str, ...] = ("first", "merge-up") if place == 0 or self.counted else ()
-            useless = (*useless, *(("drop",) if self.counted else ()))
+            useless = ("first", "merge-up") if place == 0 else ()
             chosen = (n for n in names if n not in useless and (not self.cautious or n in CAUTIOUS_EDITS))
             allowed.append(tuple(chosen))
         return tuple(allowed)
@@ -97,7 +105,7 @@ class Work:
         """
         plan = parse_plan(raw, self.allowed, warnings=self.warnings)
         names = [call.name for line in plan.lines for call in line.edits] + ["warn" for _ in plan.warnings]
-        off = tuple(dict.fromkeys(name for name in names if name in self.without))
+        off = tuple(dict.fromkeys(name for name in names if name in self.off))
         if not off:
             return plan, ()
         lines = []

@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from masa import __version__, asynchronous
 from masa.artifact import Artifact, load_artifact
 from masa.cache import RewriteCache, cache_key
-from masa.card_calls import OFF, as_read, switched_off
+from masa.card_calls import OFF, SWITCHES, as_read, switched_off
 from masa.edits import EDITS
 from masa.engine import Engine, Part, check_lent, check_options
 from masa.errors import BackendError, MasaError, UnknownNameError
 from masa.estimate import Estimate, GroupEstimate, measure, seconds
-from masa.group_rewrite import Work, from_cache, prepare, refuse, to_cache, without_repeats
+from masa.group_rewrite import CAUTIOUS_EDITS, Work, from_cache, prepare, refuse, to_cache, without_repeats
 from masa.json_fields import did_you_mean
 from masa.languages import LANGUAGES, PARALLEL
 from masa.progress import Progress, Tracker
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from masa.facts import Facts
 
 
-_RULES = 5
+_RULES = 6
 """Raised whenever the same output comes to mean another result, so that the cache does not answer by older rules."""
 
 
@@ -503,6 +503,9 @@ class Rewriter:
         groups = [bank.group(key) for key in dict.fromkeys(only)] if only is not None else list(bank.groups())
         pinned = frozenset(options.get("pinned", ()))
         off = switched_off(options)
+        if self.cautious and self.trained:
+            # What was trained to write an edit writes another one where it may not.
+            off |= frozenset(SWITCHES) - frozenset(CAUTIOUS_EDITS)
         if self.language == "text" and (options.get("without") or options.get("also")):
             raise MasaError("without and also go with plans; a rewriter that writes text has no edits to switch")
         request = Request(
@@ -524,7 +527,7 @@ class Rewriter:
                 replace(request, group=group, operation=operation),
                 pinned,
                 language,
-                cautious=self.cautious and not operation,
+                cautious=self.cautious and not self.trained and not operation,
                 without=off,
                 worded=self._worder is not None,
             )

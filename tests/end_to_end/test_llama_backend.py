@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import platform
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +51,7 @@ def quantized(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
         path = folder / f"{name}.gguf"
         if not path.exists():
             params = llama_cpp.llama_model_quantize_default_params()
-            params.ftype = {"Q8_0": 7, "Q4_0": 2}[name]
+            params.ftype = {"Q8_0": 7, "Q4_0": 2, "Q5_0": 8}[name]
             params.allow_requantize = True
             assert llama_cpp.llama_model_quantize(str(smollm2).encode(), str(path).encode(), ctypes.byref(params)) == 0
         return path
@@ -117,6 +118,20 @@ def test_a_shared_prefix_gives_the_same_logits_as_the_whole_prompt(backend: Llam
     assert np.array_equal(rows[0], rows[1]), "the same computation in another stream"
     assert rows[0].argmax() == rows[2].argmax()
     assert np.abs(rows[0] - rows[2]).max() < 1.0, "another split of the prompt rounds otherwise, no more"
+
+
+def test_five_bits_multiplied_as_eight_give_the_same_logits(
+    quantized: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = []
+    for machine in (platform.machine(), "unknown"):
+        monkeypatch.setattr(platform, "machine", lambda machine=machine: machine)
+        backend = LlamaBackend.load(quantized("Q5_0"))
+        session = backend.session(slots=1, length=256)
+        rows.append(session.begin(0, backend.tokenize([Segment("Take the object to the sink.")])).copy())
+        session.close()
+        backend.close()
+    assert np.abs(rows[0] - rows[1]).max() < 1e-3
 
 
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_0"])

@@ -91,6 +91,16 @@ def test_edits_are_switched_off_one_by_one(rewriter: Rewriter) -> None:
         rewriter.rewrite(small, CARD, without="steps")
 
 
+def test_safe_edits_are_what_is_left_of_a_trained_rewriters_plan(artifact: Artifact) -> None:
+    with Rewriter(artifact, lambda: ScriptedBackend(lambda _: "1 drop\n2 keep\n3 keep"), cautious=True) as rewriter:
+        (group,) = rewriter.rewrite(bank(1, 3), CARD).groups
+    assert [fate.edits for fate in group.fates] == [("keep",), ("keep",), ("keep",)], "nothing else instead"
+    assert group.reason.startswith("what was chosen is switched off (drop")
+    with Rewriter(artifact, lambda: ScriptedBackend(lambda _: "1 drop\n2 steps"), cautious=True) as rewriter:
+        (group,) = rewriter.rewrite(bank(1, 2), CARD).groups
+    assert [fate.edits for fate in group.fates] == [("keep",), ("steps",)]
+
+
 def test_edits_that_harmed_are_left_out_unless_asked_for(artifact: Artifact) -> None:
     def script(prompt: str) -> str:
         return writes_steps(prompt).replace("steps", "steps emphasise").replace("keep", "emphasise") + "\n+ warn loop"

@@ -4,6 +4,7 @@ import os
 import struct
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from masa.errors import FormatError
 from masa.formats import gguf_header
-from masa.formats.gguf_header import LONG_ARRAY, ArrayInfo, is_gguf, read_header
+from masa.formats.gguf_header import LONG_ARRAY, ArrayInfo, is_gguf, read_header, retyped
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +240,22 @@ def test_the_real_smollm2_has_the_numbers_that_llama_cpp_prints(smollm2: Path) -
     assert header.metadata["tokenizer.ggml.tokens"] == ArrayInfo("string", 49152)
     assert header.elements == 134_515_008
     assert header.expected_size == header.size
+
+
+def test_other_types_change_the_list_of_tensors_alone(sample: Path) -> None:
+    header = read_header(sample)
+    start, same = retyped(header, {})
+    assert start == sample.read_bytes()[: header.data_offset] and same == header.tensors
+    start, others = retyped(header, {"a.weight": 0})
+    assert [tensor.type for tensor in others] == [0, 2] and others[1].offset == 64
+    assert start[: len(start) // 2] == sample.read_bytes()[: len(start) // 2] and len(start) == header.data_offset
+
+
+def test_other_types_need_the_file_that_was_read(sample: Path, tmp_path: Path) -> None:
+    header = read_header(sample)
+    with pytest.raises(FormatError, match="a type that this masa does not know"):
+        retyped(header, {"a.weight": 999})
+    other = tmp_path / "other.gguf"
+    other.write_bytes(bytes(header.data_offset))
+    with pytest.raises(FormatError, match="list of tensors is not where it must be"):
+        retyped(replace(header, path=other), {})

@@ -67,6 +67,7 @@ def test_no_edit_drops_merges_moves_or_adds_a_tool(tmp_path: Path) -> None:
             result = rewriter.rewrite(load_bank(path), ModelCard(family="F"))
         assert [len(group.output) for group in result.groups if group.key != "general_skills"] == [1, 1]
         assert not any(group.added for group in result.groups)
+        assert {group.status for group in result.groups} == {"kept"}, "no other edit instead"
         assert [tool["name"] for tool in json.loads(dump(result.bank))] == ["a", "b"]
 
 

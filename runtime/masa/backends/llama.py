@@ -7,6 +7,7 @@ runs beside it. The shared prefix lives in stream 0 and is copied, not recompute
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masa.backends.llama_library import library, quiet
+from masa.backends.llama_wide import widened
 from masa.cpu import usable_cores
 from masa.errors import BackendError, MissingExtraError
 
@@ -260,9 +262,10 @@ class LlamaBackend:
         params = llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocab_only
-        with quiet(llama) as messages:
+        wide = contextlib.nullcontext(str(path)) if vocab_only or gpu_layers else widened(Path(path))
+        with wide as file, quiet(llama) as messages:
             llama.llama_backend_init()
-            model = llama.llama_model_load_from_file(str(path).encode(), params)
+            model = llama.llama_model_load_from_file(file.encode(), params)
         if not model:
             why = next((line for line in messages if "error" in line.lower() or "invalid" in line.lower()), "")
             raise BackendError(

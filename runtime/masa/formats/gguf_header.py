@@ -12,7 +12,7 @@ import re
 import shlex
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
@@ -114,6 +114,11 @@ class GgufHeader:
             return None
         return self.data_offset + max(known) if known else 0
 
+    @property
+    def alignment(self) -> int:
+        """What the offset of every tensor's data is a multiple of, in bytes."""
+        return int(str(self.metadata.get("general.alignment", 32)))
+
     def text(self, key: str) -> str | None:
         """The string under `key`, stripped; None where it is missing, empty or of another type."""
         value = self.metadata.get(key)
@@ -147,6 +152,40 @@ def read_header(path: str | os.PathLike[str], *, check_size: bool = True) -> Ggu
         if advice is None:
             raise
         raise FormatError(f"{path}: one part of a file that was cut into pieces; {advice}") from None
+
+
+def retyped(header: GgufHeader, types: Mapping[str, int]) -> tuple[bytes, tuple[TensorInfo, ...]]:
+    """The bytes before the tensor data of a copy in which tensors have other ggml types, and its tensors in order.
+
+    `types` are ggml's numbers by tensor name; all else stays as it is, to the byte.
+
+    Raises:
+        FormatError: if a type is unknown, or the file is not what `header` was read from.
+        OSError: if it cannot be read.
+    """
+    with header.path.open("rb") as file:
+        start = file.read(header.data_offset)
+    old = b"".join(map(_stored_info, header.tensors))
+    # The list of tensors ends the header.
+    begin = start.rfind(old)
+    if begin < 0:
+        raise FormatError(f"{header.path}: its list of tensors is not where it must be; download the file again")
+    tensors: list[TensorInfo] = []
+    offset = 0
+    for tensor in header.tensors:
+        new = replace(tensor, type=types.get(tensor.name, tensor.type), offset=offset)
+        if new.bytes is None:
+            raise FormatError(f"{header.path}: {new.name} has a type that this masa does not know; upgrade masa")
+        tensors.append(new)
+        offset += new.bytes + -new.bytes % header.alignment
+    whole = start[:begin] + b"".join(map(_stored_info, tensors))
+    return whole + bytes(-len(whole) % header.alignment), tuple(tensors)
+
+
+def _stored_info(tensor: TensorInfo) -> bytes:
+    name = tensor.name.encode("utf-8")
+    shape = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
+    return struct.pack("<Q", len(name)) + name + shape + struct.pack("<IQ", tensor.type, tensor.offset)
 
 
 def join_parts(path: Path) -> str | None:
