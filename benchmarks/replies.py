@@ -57,10 +57,11 @@ def record(chosen: argparse.Namespace) -> list[list[dict[str, Any]]]:
             model.close()
 
     bank = load_bank(BANKS / chosen.environment / f"{chosen.bank}.json")
-    agent = AgentConfig(constrain=True, give_up=2, max_tokens=chosen.max_tokens)
+    world = open_environment(chosen.environment)
+    tools = bool(getattr(world, "tools", tuple)())
+    agent = AgentConfig(constrain=tools, give_up=2, max_tokens=chosen.max_tokens)
     arms = {"a": Arm(name="a", bank=bank)}
     spec = WorkerSpec(environment=chosen.environment, split="val", model="", arms=arms, agent=agent)
-    world = open_environment(chosen.environment)
     tasks = [task for task in world.tasks("val") if not chosen.type or task.type in chosen.type]
     tasks = sorted(choose_tasks(tasks, chosen.tasks), key=lambda task: task.type)
     with opened(spec, Kept()) as player:

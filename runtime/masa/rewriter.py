@@ -37,7 +37,7 @@ from masa.prompt import Request
 from masa.provenance import GroupResult, RewriteResult
 from masa.rewording import forced_plan, orders_of, plan_of, reword, with_rewordings
 from masa.sampling import Sampling
-from masa.skills import Group, SkillBank
+from masa.skills import GENERAL, Group, SkillBank
 from masa.wording import OPERATIONS
 
 if TYPE_CHECKING:
@@ -520,6 +520,8 @@ class Rewriter:
         operation = options.get("operation", "")
         if self.language == "wording" and not operation:
             raise MasaError(f"{self.artifact.name} words what a plan chooses; name an operation, or give it as words=")
+        # A task is read with the general skills and those of its type: an example of another type misleads.
+        typed = not operation and any(len(group) for group in bank.groups() if group.key != GENERAL)
         # A forced operation is a plan that nobody has to write.
         language = "plan" if operation else self.language
         return [
@@ -528,7 +530,7 @@ class Rewriter:
                 pinned,
                 language,
                 cautious=self.cautious and not self.trained and not operation,
-                without=off,
+                without=off | {"example"} if typed and group.key == GENERAL else off,
                 worded=self._worder is not None,
             )
             for group in groups
