@@ -418,7 +418,7 @@ def _why_kept(work: Work, fates: Sequence[SkillFate], raw: str) -> str:
     if tried:
         said = f"the edits that were chosen change nothing here ({', '.join(tried)})"
     elif work.language == "plan" and (off := work.plan(raw)[1]):
-        return f"what was chosen is switched off ({', '.join(off)})"
+        return f"what was chosen is left out ({', '.join(off)})"
     elif work.language == "plan":
         said = "the rewriter chose to keep every skill"
     else:

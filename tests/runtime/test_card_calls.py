@@ -15,6 +15,7 @@ from masa.artifact import Artifact, load_artifact
 from masa.card_calls import CALLS, OFF, SWITCHES, as_read, calls_of, fixed_words, kept_result, nothing_to_do
 from masa.cards import ModelCard
 from masa.errors import MasaError, UnknownNameError
+from masa.facts import Facts
 from masa.kinds import ENOUGH, rewrite_by_kind
 from masa.manifest import TrainingData
 from masa.rewriter import Rewriter
@@ -82,9 +83,7 @@ def test_edits_are_switched_off_one_by_one(rewriter: Rewriter) -> None:
     off = rewriter.rewrite(small, CARD, without=["steps"])
     assert not any("steps" in fate.edits for fate in off.groups[0].fates)
     reason = off.groups[0].reason
-    assert off.groups[0].status == "kept" and reason == "what was chosen is switched off (steps)", (
-        "nothing else instead"
-    )
+    assert off.groups[0].status == "kept" and reason == "what was chosen is left out (steps)", "nothing else instead"
     with pytest.raises(UnknownNameError, match=r"no edit 'shortn'.*shorten"):
         rewriter.rewrite(small, CARD, without=["shortn"])
     with pytest.raises(MasaError, match="list of edits"):
@@ -95,10 +94,24 @@ def test_safe_edits_are_what_is_left_of_a_trained_rewriters_plan(artifact: Artif
     with Rewriter(artifact, lambda: ScriptedBackend(lambda _: "1 drop\n2 keep\n3 keep"), cautious=True) as rewriter:
         (group,) = rewriter.rewrite(bank(1, 3), CARD).groups
     assert [fate.edits for fate in group.fates] == [("keep",), ("keep",), ("keep",)], "nothing else instead"
-    assert group.reason.startswith("what was chosen is switched off (drop")
+    assert group.reason.startswith("what was chosen is left out (drop")
     with Rewriter(artifact, lambda: ScriptedBackend(lambda _: "1 drop\n2 steps"), cautious=True) as rewriter:
         (group,) = rewriter.rewrite(bank(1, 2), CARD).groups
     assert [fate.edits for fate in group.fates] == [("keep",), ("steps",)]
+
+
+def test_examples_go_to_the_types_whose_tasks_they_show(artifact: Artifact) -> None:
+    def script(prompt: str) -> str:
+        return re.sub(r"steps|keep", "example", writes_steps(prompt))
+
+    facts = Facts("shop", examples=("Request: Find a mug.\n\nfind mug",))
+    general = bank(1, 2).group("g0").skills
+    with Rewriter(artifact, lambda: ScriptedBackend(script)) as rewriter:
+        both = rewriter.rewrite(SkillBank(general, {"find": general}), CARD, facts=facts)
+        alone = rewriter.rewrite(SkillBank(general, {}), CARD, facts=facts)
+    assert [[fate.edits for fate in group.fates] for group in both.groups] == [[("keep",)] * 2, [("example",)] * 2]
+    assert both.groups[0].reason == "what was chosen is left out (example)"
+    assert [fate.edits for fate in alone.groups[0].fates] == [("example",)] * 2, "every task reads all of this bank"
 
 
 def test_edits_that_harmed_are_left_out_unless_asked_for(artifact: Artifact) -> None:
@@ -116,7 +129,7 @@ def test_edits_that_harmed_are_left_out_unless_asked_for(artifact: Artifact) -> 
         (neither,) = rewriter.rewrite(small, CARD, also=OFF, without=OFF).groups
         assert neither.output == usual.output, "without is the last word"
         (none,) = rewriter.rewrite(small, CARD, without=["steps"]).groups
-        assert (none.status, none.reason) == ("kept", "what was chosen is switched off (emphasise, steps, warn)")
+        assert (none.status, none.reason) == ("kept", "what was chosen is left out (emphasise, steps, warn)")
         with pytest.raises(UnknownNameError, match="'steps' is no edit that is off; these are: emphasise, warn"):
             rewriter.rewrite(small, CARD, also=["steps"])
 
