@@ -411,9 +411,7 @@ def server(smollm2: Path) -> Iterator[Model]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # Both write with flash attention, or a close call may end otherwise.
     command = ["-m", "llama_cpp.server", "--model", str(smollm2), "--port", str(port), "--n_ctx", "2048"]
-    command += ["--flash_attn", "true"]
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         # This server punishes repetition unless told otherwise; greedy is greedy only without it.
@@ -495,7 +493,7 @@ def test_episodes_are_the_same_behind_a_server(smollm2: Path, server: Model) -> 
         model="",
         options={"max_steps": 3},
         arms={"concise": rollouts.Arm(name="concise", bank=load_bank(BANKS / "lookup" / "concise.json"))},
-        agent=AgentConfig(max_tokens=8),  # flash attention rounds by what is in the cache: long texts part at ties
+        agent=AgentConfig(max_tokens=8),
         slots=1,
     )
     jobs = [rollouts.Job("concise", task, 0) for task in ("val-000-direct_retrieval", "val-003-comparison")]

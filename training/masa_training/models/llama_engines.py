@@ -3,7 +3,8 @@
 Candidates need sequences that share cells, which llama.cpp offers only inside one cache; attention then looks at all
 cells of that cache. So every slot has a context with a cache of its own: a pass costs what its own conversation costs,
 and cells lie the same whoever runs beside it, which makes results repeatable to the bit. Free text is written by all
-slots in passes of one cache: a pass over the weights costs nearly the same for one token as for several.
+slots in passes of one context, each in a stream of its own: a pass over the weights costs nearly the same for one token
+as for several, and attention looks at a sequence's own cells.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ _TREE = 1024
 
 _PREFIXES = 16
 _SHARED = 2
-"""Prefixes kept in a cache that all sequences share: attention looks at all its cells."""
+"""Prefixes kept beside conversations that write; each takes as much memory as a slot."""
+
+_CELLS = 256
+"""llama.cpp rounds a stream's cells to a multiple of this."""
 
 CACHE_TYPES = {"f32": 0, "f16": 1}  # ggml's numbers
 
@@ -185,9 +189,9 @@ class LlamaTrees:
 
 
 class LlamaTexts:
-    """An `Engine` for free text, which takes no trees: all sequences share one cache and its passes.
+    """An `Engine` for free text, which takes no trees: all sequences are computed in the same passes.
 
-    A prefix that is kept costs its cells once, and a pass may hold one token of one sequence and many of another.
+    A pass may hold one token of one sequence and many of another; llama.cpp cuts it into pieces of equal length.
     """
 
     exact = False
@@ -202,8 +206,9 @@ class LlamaTexts:
         self._prefixes: OrderedDict[tuple[int, ...], int] = OrderedDict()
         self._free = list(range(slots, slots + _SHARED))
         self._batch = self._llama.llama_batch_init(batch, 0, 1)
-        cells, kind = length * (slots + 1), CACHE_TYPES["f16"]
-        self._context = _open_context(backend, slots + _SHARED, cells, batch, kind, flash=True)
+        streams, kind = slots + _SHARED, CACHE_TYPES["f16"]
+        cells = -(-length // _CELLS) * _CELLS * streams
+        self._context = _open_context(backend, streams, cells, batch, kind, unified=False)
         self._memory = self._llama.llama_get_memory(self._context)
 
     def start(self, slot: int, prefix: Sequence[int]) -> bool:
@@ -218,7 +223,9 @@ class LlamaTexts:
 
     def keep(self, slot: int, prefix: Sequence[int]) -> None:
         if not self._free:
-            self._drop()
+            _, sequence = self._prefixes.popitem(last=False)
+            self._llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+            self._free.append(sequence)
         sequence = self._free.pop()
         self._llama.llama_memory_seq_cp(self._memory, slot, sequence, -1, -1)
         self._prefixes[tuple(prefix)] = sequence
@@ -234,8 +241,8 @@ class LlamaTexts:
             pass
 
     def run(self, asks: Sequence[Ask]) -> Iterator[NDArray[np.float32]]:
-        # The shortest first: most sequences then need one pass, however long the others' prompts are.
-        order = sorted(range(len(asks)), key=lambda i: len(asks[i].tokens))
+        # llama.cpp computes neighbouring streams together where they come in order.
+        order = sorted(range(len(asks)), key=lambda i: asks[i].slot)
         found = dict(zip(order, self._passes([asks[i] for i in order]), strict=True))
         for i in range(len(asks)):
             yield found[i].reshape(1, -1)
@@ -269,20 +276,12 @@ class LlamaTexts:
                 batch.n_seq_id[i] = 1
                 batch.seq_id[i][0] = slot
                 batch.logits[i] = wanted
-            while (code := self._llama.llama_decode(self._context, batch)) == 1 and self._prefixes:
-                self._drop()
-            if code:
+            if code := self._llama.llama_decode(self._context, batch):
                 raise BackendError(f"llama.cpp could not compute {len(piece)} tokens (code {code})")
             for i, (*_, wanted) in enumerate(piece):
                 if wanted:
                     pointer = self._llama.llama_get_logits_ith(self._context, i)
                     yield np.ctypeslib.as_array(pointer, (self._backend.vocabulary,)).copy()
-
-    def _drop(self) -> None:
-        """Forget the prefix that was unused for longest; what sequences have of it stays theirs."""
-        _, sequence = self._prefixes.popitem(last=False)
-        self._llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
-        self._free.append(sequence)
 
     def _open_still(self) -> None:
         if not self._context:
@@ -290,12 +289,11 @@ class LlamaTexts:
 
 
 def _open_context(
-    backend: LlamaBackend, sequences: int, cells: int, batch: int, cache: int, *, flash: bool = False
+    backend: LlamaBackend, sequences: int, cells: int, batch: int, cache: int, *, unified: bool = True
 ) -> Any:
-    """A context whose sequences share one cache of so many cells.
+    """A context of so many cells, which its sequences share, or else divide among them in equal streams.
 
-    On a CPU flash attention passes over the cells of other sequences, but makes a sequence's numbers depend on what
-    is computed beside it.
+    On a CPU flash attention is slower than none, and makes a sequence's numbers depend on what is computed beside it.
     """
     llama = backend.library
     params = llama.llama_context_default_params()
@@ -303,13 +301,12 @@ def _open_context(
     params.n_ctx = cells
     params.n_batch = params.n_ubatch = batch
     params.n_threads = params.n_threads_batch = backend.threads
-    params.kv_unified = True
+    params.kv_unified = unified
     params.type_k = params.type_v = cache
     # A cache of sliding layers would forget cells that a shorter conversation needs again.
     params.swa_full = True
     if not backend.on_gpu:
-        kind = "ENABLED" if flash else "DISABLED"
-        params.flash_attn_type = getattr(llama, f"LLAMA_FLASH_ATTN_TYPE_{kind}")
+        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.no_perf = True
     with quiet(llama) as messages:
         context = llama.llama_init_from_model(backend.model, params)
