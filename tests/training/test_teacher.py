@@ -86,12 +86,19 @@ def test_success_and_missing_episodes_show_nothing_and_do_not_count() -> None:
     assert attribute([won, missing]) == {}
 
 
-def test_every_symptom_has_remedies_and_the_first_one_is_tried_first() -> None:
+def test_every_symptom_has_remedies_which_are_tried_in_order_marks_and_warnings_last() -> None:
     assert set(REMEDIES) == set(SYMPTOMS)
     for symptom in ("loop", "revisiting"):
         asked = Asked(group=GROUP, original=GROUP, environment="household", seen=(CASES[symptom],))
         rewrite = OperatorTeacher(together=1).rewrite(asked)
-        assert rewrite.plan is not None and rewrite.plan.warnings == (symptom,)
+        assert rewrite.plan is not None and not rewrite.plan.warnings
+        assert "steps" in {call.name for line in rewrite.plan.lines for call in line.edits}
+        off = [
+            bool(made.plan.warnings) or any(call.name == "emphasise" for line in made.plan.lines for call in line.edits)
+            for made in everything(asked)
+            if made.plan
+        ]
+        assert any(off) and off == sorted(off)
         assert rewrite.attribution[symptom] == 1.0
         assert f"{symptom} in 100%" in rewrite.note
 
@@ -144,10 +151,8 @@ def test_after_rewrites_that_the_backbone_did_not_mind_comes_the_one_least_like_
     """Few edits take hold of a numbered list: not all that leave it as it is come before the one that cuts it."""
     numbered = Group("heat", tuple(EDITS["steps"].apply(skill) for skill in GROUP.skills))
     asked = Asked(group=numbered, original=numbered, environment="household", seen=(CASES["premature-stop"],))
-    refused: list[tuple[Group, str]] = []
-    for _ in range(2):
-        rewrite = OperatorTeacher(together=1).rewrite(Asked(**{**_fields(asked), "refused": tuple(refused)}))
-        refused.append((rewrite.group, "indecisive"))
+    first = OperatorTeacher(together=1).rewrite(asked)
+    refused = [(first.group, "indecisive")]
     tried = {" ".join(skill.principle for skill in group.skills) for group, _ in refused}
     minded, inert = (
         OperatorTeacher(together=1).rewrite(Asked(**{**_fields(asked), "refused": tuple(refused), "inert": inert}))

@@ -1,9 +1,9 @@
 """The offline teacher: edits and operations in words, chosen from what the failures show. No key, no network.
 
-It tries what the card calls for first, then what a symptom calls for, then other wordings, one at a time and then two
-together, on the group at hand and on the one that the search began with, and never what was tried before. Where the
-backbone did not mind the latest rewrites at all, it now and then takes the one that is least like what was tried. Its
-plans are recorded, and are what a plan rewriter learns from.
+It tries what the card calls for first, then what a symptom calls for, then other wordings, and marks and warnings last;
+one at a time and then two together, on the group at hand and on the one that the search began with, and never what was
+tried before. Where the backbone did not mind the latest rewrites at all, it now and then takes the one that is least
+like what was tried. Its plans are recorded, and are what a plan rewriter learns from.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from masa.card_calls import calls_of
+from masa.card_calls import OFF, calls_of
 from masa.cards import ModelCard
 from masa.edits import EDITS, EditCall, Plan, PlanLine, apply_plan, available_edits
 from masa.edits.additions import chosen_example, shared_words
@@ -179,7 +179,7 @@ def _warned(group: Group, kind: str) -> bool:
 
 
 def _ranked(found: Mapping[str, float], card: Mapping[str, Any]) -> list[EditCall]:
-    """Edits that the card calls for, in its order; then by how much the failures call for them.
+    """Edits that the card calls for, in its order; then by how much the failures call for them; those of `OFF` last.
 
     A symptom's later remedies count for less than its first.
     """
@@ -192,6 +192,8 @@ def _ranked(found: Mapping[str, float], card: Mapping[str, Any]) -> list[EditCal
         weights.setdefault(wording, -float(place + 1))
     called = calls_of(card.get("weaknesses")).edits
     names = [*called, *sorted(set(weights) - set(called), key=lambda name: (-weights[name], name))]
+    # What harmed a real model and never helped one costs its episodes last.
+    names.sort(key=lambda name: name.split(" ")[0] in OFF)
     return [EditCall(*name.split(" ", 1)) for name in names]
 
 
