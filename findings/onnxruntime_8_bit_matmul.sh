@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # ONNX Runtime 1.32.0 on the CPU: MatMulNBits with 8-bit weights is only fast with accuracy_level 4. With its default
 # (0, float32 activations) it spells the whole matrix out in float32 at every call: one row takes as long as 64,
-# 30 to 40 times what the same node takes with 4-bit weights, which have a kernel that does not. So a model whose weights go
+# 30 times what the same node takes with 4-bit weights, which have a kernel that does not. So a model whose weights go
 # from 4 to 8 bits with nothing else changed can write tens of times more slowly.
 # Exits 0 while that holds, 1 once it has changed.
 set -euo pipefail

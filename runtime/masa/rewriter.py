@@ -502,8 +502,9 @@ class Rewriter:
         only = options.get("only")
         groups = [bank.group(key) for key in dict.fromkeys(only)] if only is not None else list(bank.groups())
         pinned = frozenset(options.get("pinned", ()))
+        operation = options.get("operation", "")
         off = switched_off(options)
-        if self.cautious and self.trained:
+        if self.cautious and self.trained and not operation:
             # What was trained to write an edit writes another one where it may not.
             off |= frozenset(SWITCHES) - frozenset(CAUTIOUS_EDITS)
         if self.language == "text" and (options.get("without") or options.get("also")):
@@ -517,7 +518,6 @@ class Rewriter:
         )
         if self.synthetic:  # no rule asks what task and environment are called, so their names must not decide
             request = Request(Group(None, ()), as_read(card.fields(), off), facts=options.get("facts"))
-        operation = options.get("operation", "")
         if self.language == "wording" and not operation:
             raise MasaError(f"{self.artifact.name} words what a plan chooses; name an operation, or give it as words=")
         # A task is read with the general skills and those of its type: an example of another type misleads.

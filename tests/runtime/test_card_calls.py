@@ -207,3 +207,12 @@ def test_a_weakness_whose_edit_is_off_does_not_hide_the_others() -> None:
     assert as_read(three, ["warn"]) == {"weaknesses": "overlooks instructions; skips steps"}
     alone = {"weaknesses": "ignores instructions", "parameter_count": "1B"}
     assert as_read(alone, OFF) == {"weaknesses": "overlooks instructions"}, "a card that says nothing is read otherwise"
+
+
+def test_an_operation_asked_for_by_name_is_done_whatever_edits_are_safe(artifact: Artifact) -> None:
+    wordy = Skill("a", "Look", "It is worth noting that in many cases you should look at the mug. Please take it.")
+    results = []
+    for cautious in (True, False):
+        with Rewriter(artifact, lambda: ScriptedBackend(writes_steps), cautious=cautious) as rewriter:
+            results.append(rewriter.rewrite(SkillBank((wordy,), {}), CARD, operation="shorten").bank)
+    assert results[0] == results[1] != SkillBank((wordy,), {})
