@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,13 @@ from tests.support import ScriptedBackend, unopened_artifact
 from masa.cache import RewriteCache
 from masa.cards import ModelCard
 from masa.errors import MasaError
+from masa.group_rewrite import Work, accept, refuse
 from masa.languages import ParseError
+from masa.progress import Tracker
+from masa.provenance import GroupResult
+from masa.rewording import Order, reword
 from masa.rewriter import Rewriter
+from masa.sampling import Sampling
 from masa.skills import Skill, SkillBank
 from masa.wording import OPERATIONS, losses, must_survive, parse_wording
 
@@ -75,6 +80,45 @@ def test_a_second_attempt_is_told_what_the_first_one_lost(tmp_path: Path) -> Non
     made, prompts = rewriter(tmp_path, words, "1 shorten\n2 keep\n3 keep")
     group = made.rewrite(BANK, CARD).groups[0]
     assert len(prompts) == 2 and group.output.skills[0].principle == GOOD
+
+
+class TakesTurns:
+    """An engine whose model gives one answer a run; None stands for a run that was cancelled."""
+
+    def __init__(self, *answers: str | None) -> None:
+        self.answers = list(answers)
+        self.drawn: list[tuple[float, int]] = []
+
+    def run(
+        self, works: Sequence[Work], sampling: Sampling, tracker: Tracker, cancel: Callable[[], bool]
+    ) -> Iterator[tuple[int, GroupResult]]:
+        for index, work in enumerate(works):
+            answer = self.answers.pop(0)
+            self.drawn.append((sampling.temperature, sampling.seed))
+            yield index, refuse(work, "", "cancelled") if answer is None else accept(work, answer, ())
+
+
+def turns(*answers: str | None, text: str = PUMP) -> tuple[GroupResult, list[tuple[float, int]]]:
+    engine = TakesTurns(*answers)
+    order = Order((Skill("a", "Rule", text),), "shorten")
+    (result,) = reword(engine, [order], Sampling(seed=7), Tracker(1, None), lambda: False)  # type: ignore[arg-type]
+    return result, engine.drawn
+
+
+def test_what_greedy_attempts_cannot_word_is_drawn_a_few_times() -> None:
+    bad = "Run the pump for 10 minutes."
+    result, drawn = turns(bad, bad, bad, GOOD)
+    assert result.status == "rewritten" and result.output.skills[0].principle == GOOD
+    assert [heat > 0 for heat, _ in drawn] == [False, False, True, True]
+    assert len({seed for _, seed in drawn[2:]}) == 2  # the second draw is another one
+    result, drawn = turns(*[bad] * 5)
+    assert result.status == "fell back" and result.output.skills[0].principle == PUMP
+
+
+def test_a_second_attempt_that_is_cancelled_leaves_the_first_one() -> None:
+    text = "Write the meter reading down each evening, which pleases suppliers, and lock the cupboard."
+    result, drawn = turns("Note the meter each evening, lock cupboard.", None, text=text)
+    assert result.status == "rewritten" and len(drawn) == 2
 
 
 @pytest.mark.parametrize(

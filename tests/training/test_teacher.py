@@ -217,7 +217,7 @@ def test_every_worked_example_is_shown_once_by_the_skill_that_it_fits() -> None:
     assert plan_of(shown, [EditCall("example")], facts) is None
 
 
-def test_what_the_card_calls_for_is_tried_first() -> None:
+def test_what_the_card_calls_for_is_tried_first_then_what_searches_accepted() -> None:
     facts = facts_with_examples(open_environment("filing"), 1)
     group = part(load_bank(BANKS / "filing" / "concise.json"), WHOLE)
 
@@ -228,4 +228,5 @@ def test_what_the_card_calls_for_is_tried_first() -> None:
         return {call.name for line in plan.lines for call in line.edits}
 
     assert first(weaknesses="learns by imitation; overlooks instructions") == {"example", "keep"}
-    assert "example" not in first()
+    assert first() == {"example", "keep"}
+    assert "example" not in first(weaknesses="does things in the wrong order")

@@ -1,7 +1,7 @@
 """The offline teacher: edits and operations in words, chosen from what the failures show. No key, no network.
 
-It tries what the card calls for first, then what a symptom calls for, then other wordings, and marks and warnings last;
-one at a time and then two together, on the group at hand and on the one that the search began with, and never what was
+It tries what the card calls for first, then what searches on real models accepted, then what a symptom calls for, then
+other wordings, and marks and warnings last; one at a time and then two together, on the group at hand and on the one that the search began with, and never what was
 tried before. Where the backbone did not mind the latest rewrites at all, it now and then takes the one that is least
 like what was tried. Its plans are recorded, and are what a plan rewriter learns from.
 """
@@ -38,7 +38,10 @@ REMEDIES: Mapping[str, tuple[str, ...]] = {
 }
 """What is tried for a symptom, the likeliest first. These are guesses; the search decides."""
 
-WORDINGS = ("shorten", "steps", "condition-action", "limit 2", "emphasise", "limit 1", "example", "syntax")
+ACCEPTED = ("example",)
+"""What searches on models that we did not train have accepted; nothing else so far (`studies/evolution/NOTES.md`)."""
+
+WORDINGS = ("shorten", "steps", "condition-action", "limit 2", "emphasise", "limit 1", "syntax")
 """What is tried where failures show nothing, or what they call for was tried."""
 
 
@@ -179,7 +182,7 @@ def _warned(group: Group, kind: str) -> bool:
 
 
 def _ranked(found: Mapping[str, float], card: Mapping[str, Any]) -> list[EditCall]:
-    """Edits that the card calls for, in its order; then by how much the failures call for them; those of `OFF` last.
+    """Edits that the card calls for, in its order; `ACCEPTED`; by how much the failures call for them; those of `OFF`.
 
     A symptom's later remedies count for less than its first.
     """
@@ -190,7 +193,7 @@ def _ranked(found: Mapping[str, float], card: Mapping[str, Any]) -> list[EditCal
             weights[remedy] = weights.get(remedy, 0.0) + told / (place + 1)
     for place, wording in enumerate(WORDINGS):
         weights.setdefault(wording, -float(place + 1))
-    called = calls_of(card.get("weaknesses")).edits
+    called = list(dict.fromkeys((*calls_of(card.get("weaknesses")).edits, *ACCEPTED)))
     names = [*called, *sorted(set(weights) - set(called), key=lambda name: (-weights[name], name))]
     # What harmed a real model and never helped one costs its episodes last.
     names.sort(key=lambda name: name.split(" ")[0] in OFF)
