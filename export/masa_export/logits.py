@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from masa.backends.llama import LlamaBackend
 from masa.backends.tokenizing import Tokenizer
 from masa.prompt import Request, Segment, render_prompt
+from masa.rewording import wording_request
 from masa.skills import Group, Skill
 from masa_export.errors import ExportError
 from masa_export.source import Source
@@ -30,7 +31,7 @@ POSITIONS = 48
 _LENGTH = 128
 """Only the ends of the prompts are computed: equality does not hang on what was read, and F32 is slow."""
 
-_PROMPTS = (
+_PROMPTS: tuple[Request, ...] = (
     Request(
         Group(None, (Skill("a", "Look first", "Read the whole page before you act on it.", "A page is new"),)),
         {"family": "Sample", "parameter_count": "0.1B", "weaknesses": "repeats actions that failed"},
@@ -48,6 +49,12 @@ _PROMPTS = (
         task="repair a lamp",
     ),
 )
+
+_ANSWERS = {
+    "plan": "1 shorten\n2 steps",
+    "text": "## [1] Look first\nRead it.",
+    "wording": "1. Read the page.\n2. Act",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +149,13 @@ def rms(values: NDArray[np.float32]) -> float:
 
 def sample_prompts(checkpoint: Checkpoint, tokenizer: Tokenizer) -> list[list[int]]:
     """The ends of the sample prompts with the beginning of an answer, as token ids."""
-    answer = Segment("1 shorten\n2 steps" if checkpoint.language == "plan" else "## [1] Look first\nRead it.")
+    answer = Segment(_ANSWERS[checkpoint.language])
+    requests = _PROMPTS
+    if checkpoint.language == "wording":
+        requests = tuple(wording_request(request.group.skills[:1], "steps") for request in requests)
     rendered = (
         render_prompt(request, checkpoint.language, checkpoint.template, version=checkpoint.prompt_version)
-        for request in _PROMPTS
+        for request in requests
     )
     return [tokenizer.tokenize((*prompt.shared, *prompt.own, answer))[-_LENGTH:] for prompt in rendered]
 

@@ -35,8 +35,8 @@ from masa.errors import MasaError
 from masa.skills import Group, Skill
 
 LANGUAGES = ("plan", "text", "wording")
-PARALLEL = {"plan": 3, "text": 8, "wording": 8}
-"""Groups written side by side: a plan is so short that more of them cost memory and save no time."""
+PARALLEL = {"plan": 3, "text": 8, "wording": 16}
+"""Groups or skills written side by side: a plan is so short that more of them cost memory and save no time."""
 MAX_EDITS_PER_LINE = 3
 MAX_WARNINGS = 2
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from masa.checksums import sha256_file
+from masa.languages import LANGUAGES
 from masa_export import adapter
 from masa_export.adapter import write_adapter
 from masa_export.adapter_export import export_adapter
 from masa_export.errors import ExportError
 from masa_export.logit_check import Parity, check, measure
-from masa_export.logits import Likeness
+from masa_export.logits import Likeness, sample_prompts
 from masa_export.source import Source, open_source
+from tests.support import ScriptedBackend
 
-from .checkpoint_samples import notes
+from .checkpoint_samples import notes, random_lora, write_base, write_checkpoint
 
 GEMMA = "gemma-3-270m-q4_k_m.gguf"
 
@@ -44,6 +47,16 @@ def test_the_measured_figures_pass_and_worse_ones_say_what_is_wrong() -> None:
         with pytest.raises(ExportError) as caught:
             check(worse, "f16", "c")
         assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_rewriter_of_each_language_is_asked_as_it_was_trained(tmp_path: Path, language: str) -> None:
+    folder = write_checkpoint(tmp_path / "checkpoint", write_base(tmp_path / "base.gguf"), random_lora())
+    checkpoint = replace(open_source(folder).checkpoint, language=language)
+    prompts = sample_prompts(checkpoint, ScriptedBackend(lambda prompt: ""))
+    assert len(prompts) == 2 and all(prompts)
+    asked = bytes(token for token in prompts[0] if token < 256).decode()
+    assert ("Operation: steps." in asked) == (language == "wording")
 
 
 @pytest.fixture(scope="module")

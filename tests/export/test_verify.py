@@ -297,6 +297,21 @@ def test_messages_without_requests_and_the_shipped_example_are_samples_too(made:
     assert report.passed and report.likeness is not None and report.likeness.positions > 4, "the checkpoint's own words"
 
 
+def test_a_rewriter_of_words_is_asked_for_operations(made: Path, tmp_path: Path) -> None:
+    checkpoint = shutil.copytree(made / "checkpoint", tmp_path / "checkpoint")
+    notes = json.loads((checkpoint / "masa.json").read_text())
+    (checkpoint / "masa.json").write_text(json.dumps({**notes, "language": "wording"}))
+    export_adapter(checkpoint, artifact=tmp_path / "words", verify=False)
+    settings = Settings(limit=3, wrong_cards=1, threads=1)
+    (plan,) = make_checks([str(tmp_path / "words")], checkpoint, settings)
+    assert {sample.request.operation for sample in plan.samples.chosen if sample.request} <= {"steps", "explain"}
+    (report,) = verify_all([plan])
+    assert report.outputs is not None and report.outputs.groups == 3 and not report.problems
+    assert report.resources is not None and report.resources.groups > 0
+    with pytest.raises(ExportError, match="no sample for a rewriter that writes wording"):
+        make_checks([str(tmp_path / "words")], checkpoint, replace(settings, prompts=made / "held-out.jsonl"))
+
+
 def test_a_dry_run_loads_no_model(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from masa.backends.llama import LlamaBackend
 

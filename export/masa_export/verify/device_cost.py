@@ -29,6 +29,7 @@ from masa.languages import PARALLEL
 from masa.manifest import Manifest
 from masa.progress import Tracker
 from masa.prompt import Request
+from masa.rewording import Order
 from masa.sampling import Sampling
 from masa_export.errors import ExportError
 
@@ -121,10 +122,13 @@ def _measure_here(job: Mapping[str, Any]) -> dict[str, Any]:
     groups = [group for group in load_bank(job["bank"]).groups() if len(group)]
     if not groups:
         raise FormatError(f"{job['bank']}: has no skills to rewrite; give another bank")
-    works = [
-        prepare(Request(group, _CARD), frozenset(), artifact.language, cautious=not artifact.trained)
-        for group in groups
-    ]
+    if artifact.language == "wording":
+        works = [Order((skill,), "steps").work() for group in groups for skill in group.skills]
+    else:
+        works = [
+            prepare(Request(group, _CARD), frozenset(), artifact.language, cautious=not artifact.trained)
+            for group in groups
+        ]
     prompt_speed, decode_speed = measure(backend, min(PARALLEL[artifact.language], len(works)))
     engine = Engine(artifact, lambda: backend, artifact.language, keep_warm=False)
     begun = time.perf_counter()
@@ -139,7 +143,7 @@ def _measure_here(job: Mapping[str, Any]) -> dict[str, Any]:
         "decode_speed": decode_speed,
         "first_seconds": first or whole,
         "bank_seconds": whole,
-        "groups": len(works),
+        "groups": len(groups),
         "memory": _peak_memory(),
     }
 

@@ -65,7 +65,8 @@ def make_checks(artifacts: Sequence[str], checkpoint: Path, settings: Settings) 
             artifact with a damaged file is no error here: that is a finding.
     """
     reference = find_reference(checkpoint, settings.base)
-    samples = read_samples(settings.prompts, limit=settings.limit, seed=settings.seed)
+    language = reference.language or read_manifest(find_artifact(artifacts[0])).language
+    samples = read_samples(settings.prompts, limit=settings.limit, seed=settings.seed, language=language)
     given = parse_thresholds(settings.thresholds)
     plans = []
     for artifact in artifacts:

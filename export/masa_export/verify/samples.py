@@ -19,6 +19,7 @@ from masa.facts import load_facts
 from masa.files import parse_json, read_text
 from masa.languages import LANGUAGES
 from masa.prompt import ChatTemplate, Prompt, Request, Segment, render_prompt
+from masa.rewording import wording_request
 from masa_export.errors import ExportError
 from masa_training.samples import card_key, request_from_json
 
@@ -81,14 +82,17 @@ class Samples:
         return found
 
 
-def read_samples(given: Path | None, *, limit: int, seed: int = 0) -> Samples:
+def read_samples(given: Path | None, *, limit: int, seed: int = 0, language: str | None = None) -> Samples:
     """At most `limit` samples of what is `given`, drawn by `seed`; of the shipped example if None.
 
+    `language` is what the checkpoint writes, if that is known.
+
     Raises:
-        ExportError: if there is no sample in it, a line is none, or there is no shipped example here.
+        ExportError: if there is no sample in it, a line is none or for a rewriter of another kind, or there is no
+            shipped example here.
     """
     if given is None:
-        every = _default()
+        every = _default_wordings() if language == "wording" else _default()
         digest = hashlib.sha256(repr(every).encode()).hexdigest()
         where = "the shipped example bank and cards"
     else:
@@ -99,6 +103,13 @@ def read_samples(given: Path | None, *, limit: int, seed: int = 0) -> Samples:
             raise ExportError(str(error)) from None
         lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
         every = [_sample(line, f"{path}, line {number}") for number, line in lines]
+        # A plan and a text are asked for the same groups, a rewording is not.
+        strange = [s for s in every if language and s.request and bool(s.request.operation) != (language == "wording")]
+        if strange:
+            raise ExportError(
+                f"{path}: {strange[0].id} is no sample for a rewriter that writes {language}; give the data set that "
+                "it was trained on, or leave --prompts away"
+            )
         digest, where = hashlib.sha256(text.encode("utf-8")).hexdigest(), str(path)
         if not every:
             raise ExportError(
@@ -154,18 +165,33 @@ def _default() -> Sequence[Sample]:
     from masa.cards import find_shipped
     from masa.formats import load_bank
 
-    bank_file, facts_file = EXAMPLES / "banks" / "household.json", EXAMPLES / "facts" / "household.yaml"
-    if not bank_file.is_file() or not facts_file.is_file():
-        raise ExportError(
-            f"{EXAMPLES}: this installation has no examples; give held-out samples with --prompts, or run from a "
-            "checkout of masa"
-        )
-    facts = load_facts(facts_file)
+    facts = load_facts(_example("facts/household.yaml"))
     found = []
     for name, weakness in zip(_DEFAULT_CARDS, _DEFAULT_WEAKNESSES, strict=True):
         card: dict[str, object] = dict(find_shipped(name).fields())
         if weakness is not None:
             card["weaknesses"] = weakness
-        for group in load_bank(bank_file).groups():
+        for group in load_bank(_example("banks/household.json")).groups():
             found.append(Sample(f"{group.key} for {name}", Request(group, card, facts=facts), "", "", None, None))
     return found
+
+
+def _default_wordings() -> Sequence[Sample]:
+    """Every skill of the example bank in steps, and explained."""
+    from masa.formats import load_bank
+
+    skills = [skill for group in load_bank(_example("banks/household.json")).groups() for skill in group.skills]
+    return [
+        Sample(f"{skill.skill_id}/{operation}", wording_request([skill], operation), "", "", None, None)
+        for operation in ("steps", "explain")
+        for skill in skills
+    ]
+
+
+def _example(name: str) -> Path:
+    if not (EXAMPLES / name).is_file():
+        raise ExportError(
+            f"{EXAMPLES}: this installation has no examples; give held-out samples with --prompts, or run from a "
+            "checkout of masa"
+        )
+    return EXAMPLES / name
