@@ -1,7 +1,6 @@
-"""Carrying out operations in words: each skill a sequence of its own, side by side, checked, and tried again.
+"""Carrying out operations in words: each skill a sequence of its own, side by side, checked, and tried twice.
 
-What an answer lost is named in a second attempt. Where that is refused too, a few more are drawn at random; the skill
-stays as it was where none of them passes.
+What an answer lost is named in a second attempt. Where that fails too the skill stays as it was.
 """
 
 from __future__ import annotations
@@ -20,9 +19,6 @@ from masa.provenance import GroupResult, SkillFate
 from masa.sampling import Sampling
 from masa.skills import Group, Skill
 from masa.wording import DETERMINISTIC, LEAST_WORDS, OPERATIONS, must_survive
-
-_DRAWN = 3  # attempts at random for what greedy ones could not word
-_TEMPERATURE = 0.7  # of these
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +46,13 @@ def reword(
     results: dict[int, GroupResult] = {}
     for index, result in engine.run([order.work() for order in orders], sampling, tracker, cancel):
         results[index] = result
-
-    def attempt(again: Sequence[int], sampling: Sampling) -> None:
-        works = [orders[index].work(_lost(results[index])) for index in again]
-        for place, result in engine.run(works, sampling, tracker, cancel):
-            before = results[again[place]]
-            better = min((result, before), key=lambda one: (one.status not in ("rewritten", "kept"), len(_lost(one))))
-            tokens, steps = before.tokens + result.tokens, before.steps + result.steps
-            results[again[place]] = replace(better, tokens=tokens, steps=steps)
-
-    attempt([index for index, result in sorted(results.items()) if _lost(result)], sampling)
-    for number in range(1, _DRAWN + 1):
-        drawn = replace(sampling, temperature=sampling.temperature or _TEMPERATURE, seed=sampling.seed + number)
-        attempt([index for index, result in sorted(results.items()) if result.status == "fell back"], drawn)
+    again = [index for index, result in sorted(results.items()) if _lost(result)]
+    works = [orders[index].work(_lost(results[index])) for index in again]
+    for place, result in engine.run(works, sampling, tracker, cancel):
+        first = results[again[place]]
+        better = min((result, first), key=lambda one: (one.status not in ("rewritten", "kept"), len(_lost(one))))
+        tokens, steps = first.tokens + result.tokens, first.steps + result.steps
+        results[again[place]] = replace(better, tokens=tokens, steps=steps)
     return [results[index] for index in range(len(orders))]
 
 

@@ -87,38 +87,21 @@ class TakesTurns:
 
     def __init__(self, *answers: str | None) -> None:
         self.answers = list(answers)
-        self.drawn: list[tuple[float, int]] = []
 
     def run(
         self, works: Sequence[Work], sampling: Sampling, tracker: Tracker, cancel: Callable[[], bool]
     ) -> Iterator[tuple[int, GroupResult]]:
         for index, work in enumerate(works):
             answer = self.answers.pop(0)
-            self.drawn.append((sampling.temperature, sampling.seed))
             yield index, refuse(work, "", "cancelled") if answer is None else accept(work, answer, ())
-
-
-def turns(*answers: str | None, text: str = PUMP) -> tuple[GroupResult, list[tuple[float, int]]]:
-    engine = TakesTurns(*answers)
-    order = Order((Skill("a", "Rule", text),), "shorten")
-    (result,) = reword(engine, [order], Sampling(seed=7), Tracker(1, None), lambda: False)  # type: ignore[arg-type]
-    return result, engine.drawn
-
-
-def test_what_greedy_attempts_cannot_word_is_drawn_a_few_times() -> None:
-    bad = "Run the pump for 10 minutes."
-    result, drawn = turns(bad, bad, bad, GOOD)
-    assert result.status == "rewritten" and result.output.skills[0].principle == GOOD
-    assert [heat > 0 for heat, _ in drawn] == [False, False, True, True]
-    assert len({seed for _, seed in drawn[2:]}) == 2  # the second draw is another one
-    result, drawn = turns(*[bad] * 5)
-    assert result.status == "fell back" and result.output.skills[0].principle == PUMP
 
 
 def test_a_second_attempt_that_is_cancelled_leaves_the_first_one() -> None:
     text = "Write the meter reading down each evening, which pleases suppliers, and lock the cupboard."
-    result, drawn = turns("Note the meter each evening, lock cupboard.", None, text=text)
-    assert result.status == "rewritten" and len(drawn) == 2
+    engine = TakesTurns("Note the meter each evening, lock cupboard.", None)
+    order = Order((Skill("a", "Rule", text),), "shorten")
+    (result,) = reword(engine, [order], Sampling(), Tracker(1, None), lambda: False)  # type: ignore[arg-type]
+    assert result.status == "rewritten" and not engine.answers
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """The offline teacher: edits and operations in words, chosen from what the failures show. No key, no network.
 
 It tries what the card calls for first, then what searches on real models accepted, then what a symptom calls for, then
-other wordings, and marks and warnings last; one at a time and then two together, on the group at hand and on the one that the search began with, and never what was
-tried before. Where the backbone did not mind the latest rewrites at all, it now and then takes the one that is least
-like what was tried. Its plans are recorded, and are what a plan rewriter learns from.
+other wordings, and marks and warnings last; one at a time and then two together, on the group at hand and on the one
+that the search began with, and never what was tried before. Where the backbone did not mind the latest rewrites at all,
+it now and then takes the one that is least like what was tried. Its plans are recorded, and are what a plan rewriter
+learns from.
 """
 
 from __future__ import annotations
