@@ -15,8 +15,8 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import machine
@@ -28,30 +28,31 @@ from masa.engine import Engine
 from masa.forms.finding import find_form
 from masa.forms.graph import write_graph
 from masa.forms.weights import read_model
-from masa.group_rewrite import Work, prepare
-from masa.progress import Tracker
-from masa.prompt import Segment, render_prompt
-from masa.sampling import Sampling
-from masa_training.samples import read_samples
+from masa.prompt import Segment
+from masa_export.verify.outputs import write_outputs
+from masa_export.verify.samples import Sample, parse_sample
 
 
-def plans(artifact: Artifact, works: list[Work]) -> tuple[list[str], float]:
-    """What the artifact writes for each group, and seconds."""
-    engine = Engine(artifact, lambda: open_backend(artifact), artifact.language, keep_warm=False)
-    engine.backend()
-    begun = time.perf_counter()
-    found = dict(engine.run(works, Sampling(), Tracker(len(works), None), lambda: False))
-    seconds = time.perf_counter() - begun
-    engine.close()
-    return [(found[number].raw or "").strip() for number in range(len(works))], seconds
+def plans(artifact: Artifact, samples: Sequence[Sample]) -> tuple[dict[str, str], float]:
+    """What the artifact writes for each sample, by its id, and seconds."""
+    with closing(open_backend(artifact)) as backend:
+        engine = Engine(artifact, lambda: backend, artifact.language, keep_warm=False)
+        begun = time.perf_counter()
+        found = write_outputs(
+            engine, artifact.chat_template, artifact.prompt_version, artifact.language, samples, cautious=False
+        )
+        seconds = time.perf_counter() - begun
+        engine.close()
+    return {name: written.text.strip() for name, written in found.items()}, seconds
 
 
-def preference(artifact: Artifact, work: Work, own: str, other: str) -> float:
+def preference(artifact: Artifact, sample: Sample, own: str, other: str) -> float:
     """By how many nats the artifact prefers what it wrote, at the first token where the other plan differs."""
     with closing(open_backend(artifact)) as backend:
-        asked = render_prompt(work.request, artifact.language, artifact.chat_template, version=artifact.prompt_version)
+        asked = sample.prompt(artifact.language, artifact.chat_template, artifact.prompt_version, None)
         prompt = backend.tokenize((*asked.shared, *asked.own))
         stop = backend.token_id(artifact.chat_template.stop[0])
+        assert stop is not None
         mine, theirs = ([*backend.tokenize((Segment(text),)), stop] for text in (own, other))
         same = next(place for place, pair in enumerate(zip(mine, theirs, strict=False)) if pair[0] != pair[1])
         session = backend.session(slots=1, length=len(prompt) + same + 1)
@@ -84,27 +85,22 @@ def main() -> None:
     form = find_form(artifact)
     if form is None:
         sys.exit(f"{options.artifact}: has no form for this CPU; run masa pull {options.artifact}")
-    samples = list(read_samples(options.dataset / f"{options.split}.jsonl"))[: options.groups]
-    works = []
-    for number, sample in enumerate(samples):
-        group = replace(sample.request.group, task_type=f"group_{number:02}")
-        works.append(prepare(replace(sample.request, group=group), frozenset(), artifact.language))
+    path = options.dataset / f"{options.split}.jsonl"
+    lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()][: options.groups]
+    samples = [parse_sample(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
     with tempfile.TemporaryDirectory(prefix="masa-benchmark-") as name:
         exact = checkpoint(artifact, form, Path(name))
-        expected, slow = plans(exact, works)
-        found, fast = plans(form, works)
-        for number, (sample, work, left, right) in enumerate(
-            zip(samples, works, expected, found, strict=True), start=1
-        ):
+        expected, slow = plans(exact, samples)
+        found, fast = plans(form, samples)
+        for sample in samples:
+            left, right = expected[sample.id], found[sample.id]
             if left != right:
-                nats = preference(exact, work, left, right)
-                print(f"{number}. {sample.id}, {nats:.3f} nats\n  checkpoint: {left.splitlines()}")
-                print(f"  form:       {right.splitlines()}")
-    same = sum(left == right for left, right in zip(expected, found, strict=True))
-    both = zip(expected, found, strict=True)
+                print(f"{sample.id}, {preference(exact, sample, left, right):.3f} nats")
+                print(f"  checkpoint: {left.splitlines()}\n  form:       {right.splitlines()}")
+    both = [(expected[sample.id], found[sample.id]) for sample in samples]
     pairs = [pair for left, right in both for pair in zip(left.splitlines(), right.splitlines(), strict=False)]
     print(
-        f"{form.quantization}: {same} of {len(works)} groups as the checkpoint plans them, "
+        f"{form.quantization}: {sum(a == b for a, b in both)} of {len(both)} groups as the checkpoint plans them, "
         f"{sum(a == b for a, b in pairs)} of {len(pairs)} lines; {fast:.1f} and {slow:.1f} s"
     )
 

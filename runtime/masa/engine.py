@@ -116,6 +116,7 @@ class Engine:
     ) -> Generator[tuple[int, GroupResult], None, None]:
         """Yield (index into `works`, result) as groups finish; what is cancelled or does not fit too.
 
+        The works are asked in one setting (environment, task, facts), which is read once for all of them.
         Where a group takes several parts, `known` may have the result of one from an earlier run, and `finished` gets
         each when it is there.
         """
@@ -152,7 +153,10 @@ class Engine:
         pieces: list[tuple[int, int, Part]] = []  # (index into `works`, place among its parts, part) by job
         results: list[list[GroupResult | None]] = []
         for index, work in enumerate(works):
+            before = shared
             shared, parts = self.parts(work)
+            if before not in ([], shared):
+                raise ValueError(f"{work.whole.key}: works of one run have their setting in common")
             results.append([None] * len(parts))
             for place, part in enumerate(parts):
                 if part.problem:

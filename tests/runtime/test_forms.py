@@ -21,7 +21,7 @@ from masa.forms.finding import choose_form, find_form, form_checks
 from masa.forms.graph import FORMS, signed_saturates, write_graph
 from masa.forms.making import make_form, same_best
 from masa.forms.reference import Sizes, forward
-from masa.forms.rounding import hadamard, rotated, smoothed
+from masa.forms.rounding import hadamard, in_blocks, rotated, smoothed
 from masa.forms.tokenizer import write_tokenizer
 from masa.forms.weights import read_model
 from masa.prompt import Segment
@@ -164,6 +164,25 @@ def test_a_large_channel_does_not_make_a_token_coarse(
     rotated_error = error()
     monkeypatch.setattr("masa.forms.rounding._ROTATED", 1)
     assert rotated_error < 0.5 * error()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_blocks_hold_the_weights_and_what_a_base_in_q8_0_has_to_the_bit(bits: int) -> None:
+    rng = np.random.default_rng(0)
+    scales = rng.uniform(0.5, 2, size=(40, 3, 1)).astype(np.float16).astype(np.float32)
+    values = rng.integers(-127, 128, size=(40, 3, 32))
+    values[..., 0] = 127  # as Q8_0 makes them: the largest of a block is 127 steps
+    matrix = (scales * values).astype(np.float32).reshape(40, 96)
+    packed, found, zeros = in_blocks(matrix, bits)
+    if bits == 8:
+        assert zeros is None and np.array_equal(packed.astype(int) - 128, values)
+        assert np.allclose(found, scales[..., 0], rtol=1e-6)
+    else:
+        low, high = packed & 15, packed >> 4
+        stored = np.stack([low, high], -1).reshape(40, 3, 32).astype(np.float32)
+        nibbles = np.stack([zeros & 15, zeros >> 4], -1).reshape(40, -1)[:, :3, None]
+        assert np.abs((stored - nibbles) * found[..., None] - matrix.reshape(40, 3, 32)).max() < np.abs(found).max()
+    assert in_blocks(np.zeros((2, 40), np.float32), bits)[1].shape == (2, 2)
 
 
 @pytest.mark.parametrize(("width", "size"), [(576, 64), (96, 32), (63, 1)])

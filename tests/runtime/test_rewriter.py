@@ -19,13 +19,16 @@ from masa.card_calls import OFF
 from masa.cards import ModelCard
 from masa.cli.progress import line
 from masa.cli.report import summary_text
+from masa.engine import Engine
 from masa.errors import BackendError, MasaError
 from masa.facts import ActionForm, Facts
 from masa.formats import load_bank, save_bank
+from masa.group_rewrite import prepare
 from masa.guard import check
 from masa.languages import numbered, render_blocks
 from masa.manifest import TrainingData
-from masa.progress import Progress
+from masa.progress import Progress, Tracker
+from masa.prompt import Request
 from masa.rewriter import Options, Rewriter
 from masa.sampling import Sampling
 from masa.skills import GENERAL, Skill, SkillBank
@@ -59,6 +62,20 @@ def shorten_all(prompt: str) -> str:
 @pytest.fixture
 def artifact(tmp_path: Path) -> Artifact:
     return unopened_artifact(tmp_path)
+
+
+def test_works_of_one_run_are_asked_in_one_setting(artifact: Artifact) -> None:
+    engine = Engine(artifact, lambda: ScriptedBackend(keep_all), "plan", keep_warm=False)
+
+    def asked(*environments: str) -> list[str]:
+        requests = [Request(BANK.group("clean"), {}, environment=name) for name in environments]
+        works = [prepare(request, frozenset(), "plan") for request in requests]
+        return [found.raw for _, found in engine.run(works, Sampling(), Tracker(len(works), None), lambda: False)]
+
+    assert asked("a kitchen", "a kitchen") == ["1 keep\n2 keep"] * 2
+    with pytest.raises(ValueError, match="have their setting in common"):
+        asked("a kitchen", "an office")
+    engine.close()
 
 
 Make = Callable[..., tuple[Rewriter, ScriptedBackend]]

@@ -102,7 +102,7 @@ def read_samples(given: Path | None, *, limit: int, seed: int = 0, language: str
         except FormatError as error:
             raise ExportError(str(error)) from None
         lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-        every = [_sample(line, f"{path}, line {number}") for number, line in lines]
+        every = [parse_sample(line, f"{path}, line {number}") for number, line in lines]
         # A plan and a text are asked for the same groups, a rewording is not.
         strange = [s for s in every if language and s.request and bool(s.request.operation) != (language == "wording")]
         if strange:
@@ -130,7 +130,12 @@ def _file(given: Path) -> Path:
     )
 
 
-def _sample(line: str, where: str) -> Sample:
+def parse_sample(line: str, where: str) -> Sample:
+    """One line of a data set; `where` it is, for errors.
+
+    Raises:
+        ExportError: if it is no sample.
+    """
     try:
         value = parse_json(line)
         texts = {message["role"]: _text(message["content"]) for message in value["messages"]}

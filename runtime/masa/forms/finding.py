@@ -25,7 +25,7 @@ TIE = 0.1
 
 CHECKS_NAME = "form.json"
 
-_VERSION = 5  # of what is written; another one is another folder
+_VERSION = 6  # of what is written; another one is another folder
 _TO_RUN, _TO_MAKE = ("onnxruntime", "tokenizers"), ("onnx", "gguf")
 
 

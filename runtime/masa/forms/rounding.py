@@ -100,7 +100,7 @@ def by_output(matrix: Array) -> tuple[NDArray[np.int8], Array]:
 
 
 def in_blocks(matrix: Array, bits: int = 8) -> tuple[NDArray[np.uint8], Array, NDArray[np.uint8] | None]:
-    """A matrix (outputs x inputs) in blocks along its inputs, by ONNX Runtime's kernel.
+    """A matrix (outputs x inputs) in blocks along its inputs.
 
     Returns what MatMulNBits takes: outputs x blocks x bytes; scales, outputs x blocks; and for 4 bits zero points,
     outputs x blocks, two a byte (8 bits are symmetric). A number is scale * (stored - zero point), where the zero point
@@ -109,16 +109,22 @@ def in_blocks(matrix: Array, bits: int = 8) -> tuple[NDArray[np.uint8], Array, N
 
     import numpy as np
 
-    # What onnxruntime.quantization.matmul_nbits_quantizer calls; that module also needs onnx_ir and sets up logging.
-    from onnxruntime.capi._pybind_state import quantize_matmul_4bits, quantize_matmul_8bits
-
     columns, rows = matrix.shape
     blocks = -(-rows // BLOCK)
-    padded = np.zeros((blocks * BLOCK, columns), np.float32)
-    padded[:rows] = matrix.T
-    packed = np.zeros((columns, blocks, BLOCK * bits // 8), np.uint8)
+    padded = np.zeros((columns, blocks * BLOCK), np.float32)
+    padded[:, :rows] = matrix
+    if bits == 8:
+        # As Q8_0 rounds, so that a base in Q8_0 stays what it is; ONNX Runtime's kernel takes steps of a 128th, and
+        # would move every output by an error of its own.
+        values = padded.reshape(columns, blocks, BLOCK)
+        scales = np.abs(values).max(2) / np.float32(127)
+        scales[scales == 0] = 1
+        return (np.round(values / scales[..., None]) + 128).astype(np.uint8), scales, None
+    # What onnxruntime.quantization.matmul_nbits_quantizer calls; that module also needs onnx_ir and sets up logging.
+    from onnxruntime.capi._pybind_state import quantize_matmul_4bits
+
+    packed = np.zeros((columns, blocks, BLOCK // 2), np.uint8)
     scales = np.zeros((columns, blocks), np.float32)
-    zeros = np.zeros((columns, -(-blocks * bits // 8)), np.uint8)
-    kernel = quantize_matmul_4bits if bits == 4 else quantize_matmul_8bits
-    kernel(packed, padded, scales, zeros, BLOCK, columns, rows, bits == 8)
-    return packed, scales, zeros if bits == 4 else None
+    zeros = np.zeros((columns, -(-blocks // 2)), np.uint8)
+    quantize_matmul_4bits(packed, np.ascontiguousarray(padded.T), scales, zeros, BLOCK, columns, rows, False)
+    return packed, scales, zeros
