@@ -10,15 +10,9 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from masa.edits import EDITS
-
-if TYPE_CHECKING:
-    from masa.artifact import Artifact
-    from masa.cards import ModelCard
-    from masa.provenance import GroupResult, RewriteResult
-    from masa.skills import Group, SkillBank
 
 NO_WEAKNESSES = "this card has no weaknesses, so that nothing calls for an edit"
 
@@ -112,38 +106,13 @@ def calls_of(weaknesses: str | None) -> Calls:
     return Calls(tuple((words, _edit(words)) for words in _parts(weaknesses or "")))
 
 
-def nothing_to_do(card: ModelCard, artifact: Artifact) -> bool:
-    """Whether nothing in a card calls for an edit: no weakness is known, and it was not pre-trained only.
+def nothing_to_do(card: Mapping[str, object]) -> bool:
+    """Whether nothing in a card's fields calls for an edit: no weakness is known, and it was not pre-trained only.
 
     Holds for rewriters that learned from stated rules (`docs/write-a-card.md` has the figures of the shipped one);
     what another makes of such a card only it can tell.
     """
-    by_rules = artifact.trained and bool(artifact.training_data and artifact.training_data.synthetic)
-    return by_rules and not card.weaknesses and card.base_or_instruct != "base"
-
-
-def kept_result(bank: SkillBank, card: ModelCard, artifact: Artifact, language: str) -> RewriteResult:
-    """What a rewrite comes to where nothing is to be done: every group as it is, and no model asked."""
-    from masa.provenance import GroupResult, RewriteResult, unchanged_fates
-
-    def kept(group: Group) -> GroupResult:
-        fates = unchanged_fates(group, "kept", frozenset())
-        return GroupResult(group.key, group, group, "kept", NO_WEAKNESSES, (), fates, (), "", 0, 0, 0, 0.0)
-
-    return RewriteResult(
-        bank=bank,
-        groups=tuple(kept(group) for group in bank.groups() if len(group)),
-        artifact=artifact.name,
-        artifact_fingerprint=artifact.fingerprint,
-        trained=artifact.trained,
-        synthetic=True,
-        language=language,
-        card=card.name,
-        card_fingerprint=card.fingerprint,
-        seconds=0.0,
-        tokens=0,
-        read=0,
-    )
+    return not card.get("weaknesses") and card.get("base_or_instruct") != "base"
 
 
 def fixed_words(weakness: str) -> str:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from masa import __version__, asynchronous
 from masa.artifact import Artifact, load_artifact
 from masa.cache import RewriteCache, cache_key
-from masa.card_calls import OFF, SWITCHES, as_read, switched_off
+from masa.card_calls import NO_WEAKNESSES, OFF, SWITCHES, as_read, nothing_to_do, switched_off
 from masa.edits import EDITS
 from masa.engine import Engine, Part, check_lent, check_options
 from masa.errors import BackendError, MasaError, UnknownNameError
@@ -564,6 +564,9 @@ class Rewriter:
     def _lookup(self, work: Work, sampling: Sampling, *, part: bool = False) -> GroupResult | None:
         if not work.request.group.skills:
             return refuse(work, "every skill is pinned", "kept")
+        by_rules = self.synthetic and self.language == "plan" and not work.request.operation
+        if by_rules and nothing_to_do(work.request.card):
+            return refuse(work, NO_WEAKNESSES, "kept")
         value = self._cache.get(self._key(work, sampling, part)) if self._cache else None
         return from_cache(work, value) if value is not None else None
 

@@ -12,7 +12,16 @@ from tests.runtime.artifact_samples import write_artifact
 from tests.support import ScriptedBackend
 
 from masa.artifact import Artifact, load_artifact
-from masa.card_calls import CALLS, OFF, SWITCHES, as_read, calls_of, fixed_words, kept_result, nothing_to_do
+from masa.card_calls import (
+    CALLS,
+    NO_WEAKNESSES,
+    OFF,
+    SWITCHES,
+    as_read,
+    calls_of,
+    fixed_words,
+    nothing_to_do,
+)
 from masa.cards import ModelCard
 from masa.errors import MasaError, UnknownNameError
 from masa.facts import Facts
@@ -67,14 +76,16 @@ def test_the_words_of_a_card_are_told_with_the_edits_they_ask_for() -> None:
     assert {edit.split()[0] for edit in CALLS.values()} <= set(SWITCHES)
 
 
-def test_nothing_is_to_do_for_a_card_without_weaknesses_by_a_rewriter_of_rules(artifact: Artifact) -> None:
+def test_nothing_is_to_do_for_a_card_without_weaknesses_by_a_rewriter_of_rules(rewriter: Rewriter) -> None:
     bare = replace(CARD, weaknesses=None)
-    assert nothing_to_do(bare, artifact)
-    assert not nothing_to_do(CARD, artifact)
-    assert not nothing_to_do(replace(bare, base_or_instruct="base"), artifact)
-    assert not nothing_to_do(bare, replace(artifact, training_data=TrainingData()))
-    result = kept_result(bank(), bare, artifact, "plan")
-    assert {group.status for group in result.groups} == {"kept"} and result.bank == bank() and result.read == 0
+    assert nothing_to_do(bare.fields()) and not nothing_to_do(CARD.fields())
+    assert not nothing_to_do(replace(bare, base_or_instruct="base").fields())
+    for only in (None, ["g1"]):
+        result = rewriter.rewrite(bank(), bare, only=only)
+        assert {(group.status, group.reason) for group in result.groups} == {("kept", NO_WEAKNESSES)}
+        assert result.bank == bank() and result.tokens == 0 and len(result.groups) == (1 if only else 6)
+    assert rewriter.pending(bank(), bare) == []
+    assert [group.status for group in rewriter.stream(bank(), bare)] == ["kept"] * 6
 
 
 def test_edits_are_switched_off_one_by_one(rewriter: Rewriter) -> None:

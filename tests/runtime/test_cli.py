@@ -537,6 +537,11 @@ def test_card_prints_explains_lists_and_writes(cli: Cli, here: Path) -> None:
     content = json.loads(cli("card", "card.yaml", "--json").stdout)
     assert content["card"]["num_layers"] == 4 and content["card"]["strengths"] is None
     assert cli("card", "card.yaml", "-o", "copy.yaml").exit_code == 0
+    assert cli("card", "card.yaml", "-o", "copy.yaml").exit_code == 0, "the same again"
+    filled = (here / "copy.yaml").read_text() + "# filled in by hand\n"
+    (here / "mine.yaml").write_text(filled)
+    one_error(cli("card", "card.yaml", "-o", "mine.yaml"), "mine.yaml: already exists, and says something else")
+    assert (here / "mine.yaml").read_text() == filled
     assert json.loads(cli("card", "copy.yaml", "--json").stdout)["fingerprint"] == content["fingerprint"]
     assert "Qwen3-4B" in cli("card", "--list").stdout
     assert "Qwen3-4B" in json.loads(cli("card", "--list", "--json").stdout)
@@ -700,6 +705,11 @@ def test_a_rewrite_is_shown_as_one_page(rewrite: Cli, here: Path) -> None:
     page = (here / "report.html").read_text("utf-8")
     assert "Title of g2" in page and "edited: steps" in page and "<ins>1. </ins>" in page and "<script" not in page
     one_error(rewrite("--html", "nowhere/report.html"), "nowhere")
+    assert rewrite("--html", "report.html", "-q").exit_code == 0, "a page takes the place of a page"
+    kept = Path(here / "mine.md")
+    kept.write_text("# Mine\n")
+    one_error(rewrite("--html", "mine.md"), "mine.md: is no HTML page, and is not overwritten")
+    assert kept.read_text() == "# Mine\n"
     one_error(rewrite("--html", "."), "is no file")
 
 

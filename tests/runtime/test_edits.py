@@ -195,6 +195,11 @@ def test_arguments_are_checked() -> None:
         ("Read the label. Read the whole label. Read the whole label.", "Read the label. Read the whole label."),
         ("Compare both dates. This prevents wrong answers.", "Compare both dates."),
         ("Make sure to check the price first.", "Check the price first."),
+        ("Close the lid to save time.", "Close the lid."),
+        ("Close the door to reduce noise.", "Close the door."),
+        ("Read the meter, saving time.", "Read the meter."),
+        ("Carry the cup with you, allowing you to use it anywhere.", "Carry the cup with you."),
+        ("Mark each place to avoid premature or unsupported answers.", "Mark each place."),
         ("To avoid loops, mark each place you searched.", "Mark each place you searched."),
         ("Open the first result—it is usually right.", "Open the first result."),
         ("You should always carefully read the whole page.", "Always carefully read the whole page."),
@@ -241,6 +246,27 @@ def test_shorten_keeps_the_command_and_drops_the_rest(before: str, after: str) -
         "This is NOT a failed hypothesis - this is a wrong architecture.",
         "Ask the team to avoid wasted time.",
         "Tell whether it fails because the disk is full.",
+        # a reason within a message
+        "Write to the customer that the delivery is late, because the truck broke down.",
+        "Reply that the shop is closed, since the owner is ill.",
+        "Report to the team that the test failed because the disk was full.",
+        "Let the customer know that it is late, because the truck broke down.",
+        "Inform the customer that it is late (because the truck broke down).",
+        # a purpose with an object or a target of its own, or what a thing is used for
+        "Use the meter tool to save energy readings to the archive.",
+        "Use the filter to reduce noise.",
+        "To reduce noise, use the filter.",
+        "Lower the sampling rate to reduce the noise level to a whisper.",
+        "Lower the rate to reduce noise to a whisper.",
+        "Open the log to save time stamps.",
+        "Open the log to save outdated records.",
+        "Press the button to save work.",
+        "Write a script to reduce noise.",
+        "Aim to reduce noise.",
+        "To save energy readings to the archive, open the meter.",
+        "Read the meter, saving the readings to the archive.",
+        "Close the ticket, giving the customer a receipt.",
+        "Wait, allowing the paint to dry.",
         # what follows points back
         "Read the whole page, because the thing is often already named in it. If it is, act.",
         "Read the page. This helps the reader. Otherwise stop.",
@@ -389,6 +415,31 @@ def test_condition_action_stands_above_a_list() -> None:
             "Always work from the file, never from memory, because it changes. Report what you find.",
             "1. Always work from the file, never from memory, because it changes.\n2. Report what you find.",
         ),
+        ("Ask Dana for her approval, then run the migration.", "1. Ask Dana for her approval.\n2. Run the migration."),
+        ("Open the log, and check if it failed.", "1. Open the log.\n2. Check if it failed."),
+        # an order keeps the condition, place or message that it hangs on
+        (
+            "Log in as admin, run `df -h`, note the result, and, if the disk is above 90 %, delete the logs. "
+            "Then log out.",
+            "1. Log in as admin, run `df -h`, note the result, and, if the disk is above 90 %, delete the logs.\n"
+            "2. Then log out.",
+        ),
+        (
+            "Open the door; if it is locked, use the key, and call Dana; take the cup.",
+            "1. Open the door.\n2. If it is locked, use the key, and call Dana; take the cup.",
+        ),
+        (
+            "Then, on Windows, install Python, and set the path. Log out.",
+            "1. Then, on Windows, install Python, and set the path.\n2. Log out.",
+        ),
+        (
+            "Open the app, tell the user to save the file, close the editor, and restart the machine. Log out.",
+            "1. Open the app, tell the user to save the file, close the editor, and restart the machine.\n2. Log out.",
+        ),
+        (
+            "Log in. Never do any of these: Open the lid. Take the cup.",
+            "1. Log in.\n2. Never do any of these: Open the lid. Take the cup.",
+        ),
     ],
 )
 def test_steps_numbers_what_there_is_to_do(before: str, after: str) -> None:
@@ -412,6 +463,26 @@ def test_steps_numbers_what_there_is_to_do(before: str, after: str) -> None:
         "Now:\n3. Find it.\n4. Take it.",
         "Cup\n: Find it. Take it.",
         "✅ Find it.\n❌ Take it.",
+        # a place, a time or a condition that may hold for all of the sentence
+        "On Windows, install Python with winget, and set the path with `setx`.",
+        "Once the customer has agreed in writing, delete the account, and drop the tables.",
+        "After the customer has agreed, delete the account, and drop the tables.",
+        "On production, ask Dana for her approval, then run the migration",
+        "At the first error, stop the job, and send the log to ops",
+        "Only then, delete the account, and drop the tables.",
+        "Under load, stop the job; send the log to ops.",
+        "To delete the account, open the settings, and click the button.",
+        "Note the result and if the disk is above 90 %, delete the logs.",
+        "Stop the job, delete the logs, and drop the tables once Dana has agreed.",
+        # what somebody else is to do, and lists behind a colon
+        "Tell the user to save the file, close the editor, and restart the machine.",
+        "Tell the user to save the file; close the editor; restart the machine.",
+        "Ask the user to save the file, close the editor, and restart the machine.",
+        "Remind Dana to save the file, then close the editor.",
+        "Open it, let the user save the file, close the editor, and restart the machine.",
+        "Write a script to copy the file, zip the copy, and send it to ops.",
+        "Run all steps in parallel: build the docs, run the tests, and lint the code.",
+        "Run all steps in parallel: build the docs; run the tests; lint the code.",
     ],
 )
 def test_steps_leaves_alone_what_is_no_sequence(text: str) -> None:
@@ -512,6 +583,32 @@ def test_limit_keeps_what_a_kept_sentence_speaks_of_and_numbers_that_are_spoken_
     assert edited("limit", text, argument="1") == "Find it. Look around. If so, run `x`."
     listed = "1. Find it.\n2. Take it.\n3. Go back to step 1."
     assert edited("limit", listed, argument="1") == "1. Find it.\n3. Go back to step 1."
+
+
+@pytest.mark.parametrize(
+    ("lead", "below"),
+    [
+        ("Never run this on production:", "```\nrm x\n```"),
+        ("**Never run this on production:**", "```\nrm x\n```"),
+        ("Never run this on production.", "```\nrm x\n```"),
+        ("Never say one of these:", "- 'go to desk 1'"),
+        ("Never do this:", "Run `x`."),
+    ],
+)
+def test_limit_keeps_the_sentence_that_leads_in_to_what_stays(lead: str, below: str) -> None:
+    text = f"Take the dump. Look around. Make a backup of the disk. Say when the copy is done. {lead}\n\n{below}"
+    result = edited("limit", text, argument="1")
+    assert result.startswith("Take the dump. ")
+    assert result.endswith(f"{lead}\n\n{below}")
+    assert "Look around" not in result
+
+
+def test_limit_keeps_a_lead_in_within_a_paragraph() -> None:
+    assert edited("limit", "Find it. Wait. Look. Never do X: Run `x`. Go.", argument="1") == (
+        "Find it. Never do X: Run `x`."
+    )
+    text = "Find it. Wait. Never do any of the following: Open the lid. Run `y`."
+    assert edited("limit", text, argument="1") == "Find it. Never do any of the following: Open the lid. Run `y`."
 
 
 def test_one_step_that_is_left_of_a_list_is_no_list() -> None:

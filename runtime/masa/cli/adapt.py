@@ -195,15 +195,12 @@ def _adapt(where: Sequence[str], key: dict[str, Any], options: dict[str, Any], *
 def _rewrite(
     bank: SkillBank, card: ModelCard, facts: Facts | None, options: dict[str, Any], *, quiet: bool
 ) -> RewriteResult:
-    from masa.card_calls import kept_result, nothing_to_do
     from masa.kinds import ENOUGH, rewrite_by_kind
     from masa.rewriter import Rewriter
 
     rewriter = Rewriter.load(options["rewriter"], threads=options["threads"], cache=not options["no_cache"])
     if not quiet:
         click.echo(card_text(card, options), err=True)
-    if nothing_to_do(card, rewriter.artifact):
-        return kept_result(bank, card, rewriter.artifact, rewriter.language)
     progress = RewriteProgress(quiet=quiet)
     progress.message(f"Adapting {count(len(bank.task_specific), 'skill')} for {card.name} …")
 

@@ -54,9 +54,13 @@ def command(
     found = resolve_card(backbone, backbone_model, card, api_key_env)
     if output is not None:
         from masa.cards import dump_card
-        from masa.files import write_atomic
+        from masa.errors import MasaError
+        from masa.files import read_bytes, write_atomic
 
-        write_atomic(Path(output), dump_card(found).encode("utf-8"))
+        text = dump_card(found).encode("utf-8")
+        if Path(output).is_file() and read_bytes(Path(output)) != text:  # perhaps filled in by hand
+            raise MasaError(f"{output}: already exists, and says something else; give -o a new file")
+        write_atomic(Path(output), text)
     if as_json:
         _json(found)
     elif output is not None:

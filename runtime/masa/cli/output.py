@@ -112,3 +112,12 @@ def check_page(html: str | None) -> None:
         raise FormatError(f"{html!r}: is no file; give --html the path of a file")
     if not target.absolute().parent.is_dir():
         raise MasaError(f"{target}: the folder {target.absolute().parent} does not exist; create it first")
+    if target.is_file() and not _is_page(target):
+        raise MasaError(f"{target}: is no HTML page, and is not overwritten with one; give --html another file")
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file is one that a page may replace: another page, or nothing yet."""
+    with path.open("rb") as file:
+        head = file.read(64).lstrip().lower()
+    return not head or head.startswith(b"<!doctype html")

@@ -269,20 +269,11 @@ def _load_rewriter(options: dict[str, Any]) -> Rewriter:
 def _rewrite(
     rewriter: Rewriter, original: BankFile, card: ModelCard, request: dict[str, Any], *, quiet: bool
 ) -> RewriteResult:
-    from masa.card_calls import kept_result, nothing_to_do
-
     progress = RewriteProgress(quiet=quiet)
     if not quiet:
         from masa.cli import report
 
         click.echo(report.card_text(card, request), err=True)
-    if (
-        not request["operation"]
-        and nothing_to_do(card, rewriter.artifact)
-        and rewriter.language == "plan"
-        and request["only"] is None
-    ):
-        return kept_result(original.bank, card, rewriter.artifact, rewriter.language)
     try:
         if not quiet:
             form = rewriter.form.quantization if rewriter.form else None

@@ -65,6 +65,13 @@ _MODAL = re.compile(
 _OPENING = re.compile(r"(?:[^\w<\[({'\"“‘„«`$@#/\\-]|[-–—_](?=[^\w-])|_(?=\w)|\(?\d{1,3}[.)]\s|\[[ xX]\]\s)*")
 _MARKS = re.compile(r"(?<=\w)[*_~]+(?=\s|$)|(?<=\s)[*_~]+(?=\w)")
 
+LED = re.compile(
+    r"(?:\b(?:never|not|avoid|cannot|these|those|following|one of|any of|parallel)\b|n['’]t\b)"
+    r"[^:.]*:[*_]*\s+(?-i:[A-Z])",
+    re.IGNORECASE,
+)
+"""`Never do any of these: Open it. …`: what a colon leads in to may go on in the sentences behind it."""
+
 BACK_REFERENCE = re.compile(
     r"\b(?:it|its|itself|they|them|their|this|that|these|those|so|such|same|otherwise|either|neither|both|one|ones"
     r"|others?|another|else|instead|again|also|too|likewise|similarly|however|but|yet|still|therefore|thus|hence|here"

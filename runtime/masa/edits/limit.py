@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import re
 
-from masa.edits.english import BACK_REFERENCE
+from masa.edits.english import BACK_REFERENCE, LED
 from masa.markdown import Block, blocks, join, protected_ranges, sentences
 
 _MARKER = re.compile(r"(?P<indent>\s*)(?P<number>\d{1,9})(?P<dot>[.)])(?P<space>\s+)\Z")
+
+_LEADS_IN = re.compile(r":[*_~\"'”’)]*\s*\Z")
+_OF_THE_CODE = re.compile(
+    r"\b(?:never|not|avoid|cannot|only|following|below|this|these|instead|wrong|bad)\b|n['’]t\b", re.IGNORECASE
+)
+"""Words of a sentence right above a code block without which the code could read as an order."""
 
 _STEP = re.compile(r"\b(?:steps?|items?|points?|numbers?|rules?) \(?\d", re.IGNORECASE)
 
@@ -23,8 +29,10 @@ def limited(text: str, count: int) -> str:
     """
     parts = blocks(text)
     kept: list[Block | None] = []
+    before: list[int] = []  # how many sentences and items stand above each part
     taken = 0
     for part in parts:
+        before.append(taken)
         if not part.prose:
             kept.append(part)
         elif part.kind == "item":
@@ -33,7 +41,7 @@ def limited(text: str, count: int) -> str:
         else:
             shorter, taken = _first_sentences(part, taken, count)
             kept.append(shorter)
-    _keep_parents(parts, kept)
+    _keep_parents(parts, kept, before, count)
     if all(part is None or part.kind == "other" for part in kept):
         return text
     if list(kept) == list(parts):
@@ -45,40 +53,57 @@ def limited(text: str, count: int) -> str:
     return body.rstrip() + text[len(text.rstrip()) :]
 
 
-def _first_sentences(part: Block, taken: int, count: int) -> tuple[Block | None, int]:
+def _first_sentences(part: Block, taken: int, count: int, introduces: bool = False) -> tuple[Block | None, int]:
+    """What stays of a paragraph; its last sentence does if it introduces what stays below."""
     pieces = sentences(part.text)
     stays: list[bool] = []
     for piece in pieces:
-        leads = piece.rstrip().endswith(":")
+        leads = _LEADS_IN.search(piece) is not None
         if not leads:
             taken += 1
         stays.append(taken < count + (0 if leads else 1) or bool(protected_ranges(piece)))
+    stays[-1] = stays[-1] or introduces
     for index in range(len(pieces) - 1, 0, -1):
+        led = next((place for place in range(index - 1, -1, -1) if _leads(pieces[place])), None)
+        if stays[index] and led is not None:  # "Never do this: Run `x`." without its lead-in would be an order
+            stays[led] = True
         if stays[index] and BACK_REFERENCE.search(" ".join(pieces[index].split()[:4])):
             stays[index - 1] = True
     keep = [piece for piece, kept in zip(pieces, stays, strict=True) if kept]
     if len(keep) == len(pieces):
         return part, taken
-    while keep and len(keep) > 1 and keep[-1].rstrip().endswith(":"):
+    while not introduces and len(keep) > 1 and _LEADS_IN.search(keep[-1]):
         keep.pop()
     return (part.with_text("".join(keep).rstrip().removesuffix("\\")) if keep else None), taken
 
 
-def _keep_parents(parts: tuple[Block, ...], kept: list[Block | None]) -> None:
-    """Bring back a paragraph that leads in to something kept, and an item with something kept below it."""
+def _keep_parents(parts: tuple[Block, ...], kept: list[Block | None], before: list[int], count: int) -> None:
+    """Bring back the sentence that leads in to something kept, and an item with something kept below it."""
     below: Block | None = None
     for index in range(len(parts) - 1, -1, -1):
         part = parts[index]
         if part.kind == "other" and not part.raw.strip():
             continue
-        if kept[index] is None and below is not None and below.kind not in ("heading", "rule"):
+        if part.prose and kept[index] != part and below is not None and below.kind not in ("heading", "rule"):
             nested = part.kind == "item" and (below.kind == "inner" or _indent(below) > _indent(part))
-            if nested or part.text.rstrip().endswith(":"):
+            if nested or (part.kind == "item" and _LEADS_IN.search(part.text)):
                 kept[index] = part
+            elif part.kind != "item" and _introduces(part.text, below):
+                kept[index] = _first_sentences(part, before[index], count, introduces=True)[0]
         if kept[index] is not None:
             below = part
         elif part.kind in ("paragraph", "item"):
             below = below if part.kind == "item" and below is not None and _indent(below) < _indent(part) else None
+
+
+def _leads(sentence: str) -> bool:
+    return _LEADS_IN.search(sentence) is not None or LED.search(sentence) is not None
+
+
+def _introduces(text: str, below: Block) -> bool:
+    if _LEADS_IN.search(text):
+        return True
+    return below.kind == "code" and _OF_THE_CODE.search(sentences(text)[-1]) is not None
 
 
 def _indent(part: Block) -> int:

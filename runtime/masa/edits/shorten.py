@@ -41,20 +41,31 @@ _GOES_ON = re.compile(
 _BLOCKING = re.compile(r"\b(?:if|when|whether|that|which|who|whom|whose|what|why|how|where|while|until|unless)\b", re.I)
 _DENIES = re.compile(r"\b(?:no|not|never|none|nothing|only|just|merely|simply|cannot|avoid|without)\b|n['’]t\b", re.I)
 
-_WASTE = (
-    r"(?:wast(?:e|ing|ed)|los(?:e|ing|t|s)|sav(?:e|ing)|miss(?:ed|ing)|repeat(?:ed|ing)|unnecessary|needless|redundant"
-    r"|duplicated?|outdated|incorrect|wrong|irrelevant|stale|premature|unsupported|hallucinations?|aimless|costly"
-    r"|extra|time|effort|work|energy|trips?|steps?|confusion|errors?|mistakes?|loops?|surprises?|delays?"
-    r"|rework|frustration|noise|clutter)"
+_BAD = (
+    r"(?:wasted|lost|missed|repeated|unnecessary|needless|redundant|duplicated?|outdated|incorrect|wrong|irrelevant"
+    r"|stale|premature|unsupported|aimless|costly|extra|additional|accidental|endless|infinite|more|any|some)"
 )
-_PURPOSE = rf"(?:in order )?to (?:avoid|prevent|save|reduce|minimi[sz]e|cut down on) (?:[a-z]+ )?{_WASTE}\b[^,;:]*"
+_TIME = r"(?:time|effort|energy|trips?|steps?)"
+_WASTE = (
+    rf"(?:{_TIME}|waste|work|confusion|errors?|mistakes?|loops?|surprises?|delays?|rework|frustration|noise|clutter"
+    r"|hallucinations?|loss)"
+)
+_NOUN = r"(?!(?:to|into|onto|in|inside|on|at|as|by|for|from|of|under|below|over|above|with|within|per|than)\b)[a-z-]+"
+_PURPOSE = (
+    rf"(?:in order )?to (?:save (?:{_BAD} )?{_TIME}"
+    rf"|(?:avoid|prevent|reduce|minimi[sz]e|cut down on) (?:(?:wasting|losing|repeating) (?:{_BAD} )?{_WASTE}"
+    rf"|(?:{_BAD} ){{0,2}}{_WASTE}(?: of (?:it|them))?|{_BAD}(?: (?:and|or) {_BAD})?(?: {_NOUN}){{1,2}}))"
+    rf"(?: (?:and|or) (?:{_BAD} )?{_WASTE})?\b(?=[,.;:!]|$)"
+)
+"""Bare purposes. One with an object or a target of its own, `to save readings to disk`, is part of the order."""
 _TAILS = (
     re.compile(r",? because (?!of\b)(?P<reason>[^,;:]+)", re.IGNORECASE),
     re.compile(r", (?:since|so that) (?P<reason>[^,;:]+)", re.IGNORECASE),
     re.compile(r", so (?:you|it|they|we|the [a-z]+) (?P<reason>(?:can|will|is|are|stays?) [^,;:]+)", re.IGNORECASE),
     re.compile(r", which (?P<reason>[^,;:]+)", re.IGNORECASE),
     re.compile(
-        r", (?:thus |thereby |hence )?(?:allowing|enabling|helping|saving|improving|giving|making it) "
+        rf", (?:thus |thereby |hence )?(?:(?:allowing|enabling|helping|giving) (?=(?:you|us)\b)"
+        rf"|saving (?={_TIME}\.?$)|improving |making it )"
         r"(?P<reason>[^,;:]+)",
         re.IGNORECASE,
     ),
@@ -174,7 +185,10 @@ def _tails(body: str, following: list[str]) -> Iterator[Range]:
         for match in pattern.finditer(body, 0, end):
             main = body[: match.start()]
             comma = match[0].startswith((",", ";", "—", " —"))
-            if match.end() != end or not _commands(main) or _PAIR.search(main):
+            if match.end() != end or not _commands(main) or _PAIR.search(main) or _REPORTS.search(main):
+                continue
+            aim = re.match(r"(?:in order )?to ", match["reason"], re.IGNORECASE)
+            if aim and (_USE.search(main) or (not comma and (_TAKES_AIM.search(main) or len(main.split()) < 2))):
                 continue
             if _DENIES.search(main) and not match[0].lower().startswith(", because"):
                 continue
@@ -193,10 +207,30 @@ _PAIR = re.compile(r"\s[—–-]\s|—|:|\b(?:need|sure|careful|try|care|job|abl
 """What stands before a reason that the sentence is about: `Be careful to avoid …`, `Ask the team to avoid …`."""
 
 
+_REPORTS = re.compile(
+    r"(?<!the )(?<!a )(?<!an )\b(?:write|say|reply|report|answer|respond|announce|explain|inform|notify|warn|remind"
+    r"|promise|advise|instruct|mention|state|tell|e-?mail|message)\b"
+    r"|\b(?:note|record|log|document|comment|confirm|claim|argue|assume|add|think)\b.* (?:that|why)\b"
+    r"|\blet .* know\b",
+    re.IGNORECASE,
+)
+"""What says something to somebody: the reason behind it may belong to the message."""
+_USE = re.compile(r"\b(?:use|using|utili[sz]e|apply|employ|rely)\b", re.IGNORECASE)
+"""`Use X to …`: what a thing is used for is half of the order."""
+_TAKES_AIM = re.compile(
+    r"\b(?:aim|seek|work|plan|attempt|decide|choose|prepare|prefer|continue|remember|set|turn|switch|change|ways?"
+    r"|methods?|scripts?|tools?|functions?|modes?|settings?|options?|means|commands?|strategy|rules?|chances?)\b",
+    re.IGNORECASE,
+)
+"""Verbs and nouns that an infinitive completes: `a script to reduce noise`, `aim to save time`."""
+
+
 def _asides(body: str, following: list[str]) -> Iterator[Range]:
     for match in _ASIDE.finditer(body):
         words = match["reason"].replace(",", " ")
         if any(map(is_imperative, match["reason"].split(","))):
+            continue
+        if _REPORTS.search(body[: match.start()]):
             continue
         again = content_words(words) & content_words(body[match.end() :])
         if is_imperative(body) and not again and _free(words, body[: match.start()], following):
@@ -214,7 +248,8 @@ def _lead(body: str, condition: str) -> Iterator[Range]:
         yield start, start + polite.end()
     purpose = _PURPOSE_FIRST.match(rest)
     aim = purpose["reason"][0].lower() + purpose["reason"][1:] if purpose else ""
-    if purpose and is_imperative(rest[purpose.end() :]) and _free(aim, "", [rest[purpose.end() :]]):
+    used = purpose is not None and _USE.search(rest, purpose.end()) is not None
+    if purpose and not used and is_imperative(rest[purpose.end() :]) and _free(aim, "", [rest[purpose.end() :]]):
         yield start, start + purpose.end()
     stated = _STATED.match(rest)
     if not stated or not condition or not is_imperative(rest[stated.end() :]):
