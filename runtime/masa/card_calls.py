@@ -83,6 +83,8 @@ SWITCHES = tuple(name for name, edit in EDITS.items() if name != "keep")
 OFF = ("emphasise", "warn")
 """What a plan may use only where it is asked for (`also`): it harmed a model that we did not train, and helped none
 (`docs/results/evolution.md`)."""
+BY_FACTS = ("syntax", "example")
+"""What takes its words from a facts file, and changes nothing without one."""
 
 
 def switched_off(options: Mapping[str, Any]) -> frozenset[str]:

@@ -96,6 +96,8 @@ def test_applied_skills_are_in_effect_and_undone(adapt: Adapt, project: Path) ->
     assert adapt("--undo").exit_code == 0
     assert texts(project) == before and not (project / ".masa").exists()
     assert "Nothing here is adapted" in adapt("--undo").stdout
+    wrong = adapt("--undo", "nope")
+    assert wrong.exit_code == 1 and "nope: no such file" in wrong.stderr
 
 
 def test_the_page_shows_every_skill_before_and_after(adapt: Adapt, project: Path) -> None:

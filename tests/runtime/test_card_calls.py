@@ -23,6 +23,7 @@ from masa.card_calls import (
     nothing_to_do,
 )
 from masa.cards import ModelCard
+from masa.cli.report import card_text
 from masa.errors import MasaError, UnknownNameError
 from masa.facts import Facts
 from masa.kinds import ENOUGH, rewrite_by_kind
@@ -74,6 +75,13 @@ def test_the_words_of_a_card_are_told_with_the_edits_they_ask_for() -> None:
     page = (Path(__file__).parents[2] / "docs" / "write-a-card.md").read_text("utf-8")
     assert all(words in page for words in CALLS)
     assert {edit.split()[0] for edit in CALLS.values()} <= set(SWITCHES)
+
+
+def test_an_edit_that_needs_facts_says_so() -> None:
+    card = replace(CARD, weaknesses="learns by imitation rather than from description; skips steps")
+    told = " ".join(card_text(card, {"facts": None}).split())
+    assert "→ example, which needs --facts FILE; without it the rewriter may choose another edit" in told
+    assert told.count("--facts") == 1 and "--facts" not in card_text(card, {"facts": Facts("kitchen")})
 
 
 def test_nothing_is_to_do_for_a_card_without_weaknesses_by_a_rewriter_of_rules(rewriter: Rewriter) -> None:

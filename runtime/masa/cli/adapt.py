@@ -309,6 +309,9 @@ def _each_store(where: Sequence[str], action: str, model: str | None) -> tuple[l
                 outcomes += store.adopt(within)
         except MasaError as error:
             problems.append(str(error))
+    if not outcomes and not problems:  # what was adapted and is gone since can still be undone
+        missing = [path for path in where if not Path(path).exists()]
+        problems += [f"{path}: no such file; give a folder of skills or a skill bank JSON file" for path in missing]
     return outcomes, problems
 
 

@@ -64,7 +64,7 @@ def summary_text(result: RewriteResult) -> str:
 
 def card_text(card: ModelCard, options: Mapping[str, Any]) -> str:
     """What the card says of its backbone and which edits that calls for; where it says nothing, what would."""
-    from masa.card_calls import OFF, calls_of, switched_off
+    from masa.card_calls import BY_FACTS, OFF, calls_of, switched_off
 
     out, calls = switched_off(options), calls_of(card.weaknesses)
     if not calls.weaknesses:
@@ -74,6 +74,8 @@ def card_text(card: ModelCard, options: Mapping[str, Any]) -> str:
     for words, edit in calls.weaknesses:
         name = edit.split(" ")[0]
         off = "" if name not in out else f", off without --also {name}" if name in OFF else ", switched off"
+        if name in BY_FACTS and options.get("facts") is None:
+            off = ", which needs --facts FILE; without it the rewriter may choose another edit"
         answer = f"{edit}{off}" if edit else "no edit is known to answer this; the rewriter decides"
         lines.append(f"  {words} → {answer}")
     return "\n".join(wrap(line, "", "    ") for line in lines)
