@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from masa.artifact import load_artifact
-from masa.cards import ModelCard, find_shipped
+from masa.cards import ModelCard
 from masa.formats import load_bank
 from masa.provenance import RewriteResult
 from masa.rewriter import Rewriter
@@ -17,7 +17,9 @@ from masa.skills import SkillBank
 pytestmark = pytest.mark.model
 
 CARDS = {
-    "tiny": find_shipped("SmolLM2-135M-Instruct"),
+    "steps": ModelCard(
+        family="Invented", variant="70B", parameter_count="70B", base_or_instruct="instruct", weaknesses="skips steps"
+    ),
     "large": ModelCard(family="Invented", variant="70B", parameter_count="70B", base_or_instruct="instruct"),
     "repeats": ModelCard(
         family="Invented",
@@ -46,9 +48,10 @@ def test_it_is_trained_and_small_enough_to_ship(smollm2: Path) -> None:
 def test_different_readers_get_different_plans(smollm2: Path, repository: Path) -> None:
     results = rewritten(load_bank(repository / "examples" / "banks" / "household.json"))
     plans = {name: [group.raw for group in result.groups] for name, result in results.items()}
-    groups = len(plans["tiny"])
-    differing = sum(tiny != large for tiny, large in zip(plans["tiny"], plans["large"], strict=True))
+    groups = len(plans["steps"])
+    differing = sum(one != other for one, other in zip(plans["steps"], plans["repeats"], strict=True))
     assert differing > groups / 2
+    assert not any(plans["large"]), "nothing is asked for a card without weaknesses"
     warned = [sum("+ warn loop" in plan for plan in plans[name]) for name in ("large", "repeats")]
     assert warned[0] == 0 and warned[1] > groups / 2, "a weakness that was never worded so in training is acted on"
 

@@ -91,7 +91,7 @@ def test_it_is_the_merged_checkpoint_that_llama_cpp_computes_too(
     merge_into_gguf(source.header, gguf_changes(source), tmp_path / "merged.gguf", "F32")
     theirs = LlamaBackend.load(tmp_path / "merged.gguf", threads=1)
     artifact = load_artifact(folder(made, "fp32"))
-    card = ModelCard(family="Tiny", parameter_count="1M")
+    card = ModelCard(family="Tiny", parameter_count="1M", weaknesses="skips steps")
     plans = []
     for backend in (theirs, OnnxBackend.load(artifact.weights_path, threads=1)):
         with Rewriter(artifact, lambda backend=backend: backend) as rewriter:
