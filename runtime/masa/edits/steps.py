@@ -5,16 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 
-from masa.edits.english import (
-    IMPERATIVES,
-    LED,
-    capitalized,
-    has_command,
-    is_imperative,
-    opening,
-    starts_with_condition,
-)
-from masa.literals import Range
+from masa.edits.english import capitalized, has_command, is_imperative, opening, starts_with_condition
 from masa.markdown import Block, blocks, protected_ranges, sentences, whole_ranges
 
 _RUNS = (  # enumerations inside a paragraph, by style
@@ -32,25 +23,12 @@ _GOES_ON = re.compile(
 _LAID_OUT = re.compile(r"\\?\r?\n[ \t]*(?:[^\w\s\"'“‘(<`*_\[]|\(?\w{1,3}[.)]\s)|(?:\\|[ ]{2})\r?\n")
 """A line within a paragraph that begins with a mark or a number, or that ends by hand: the author laid it out."""
 _NUMBER = re.compile(r"\(?\d{1,3}[.)]\s")
-_LINK = re.compile(r"(?:(?:and|or|but|then|next|finally|first|also|so|now|afterwards)\b,?\s+)+", re.IGNORECASE)
-_ARRIVING = re.compile(r"(?:(?:up)?on|after) (?:arriv|enter|reach|return)ing\b", re.IGNORECASE)
-"""An opening that is a step of the reader's own, so what follows is a sequence and no condition's scope."""
-_ONLY_THEN = re.compile(r"only (?:then|there|here|now)\b", re.IGNORECASE)
-_IF = re.compile(
-    r"(?<!check )(?<!see )(?<!verify )(?<!test )"
-    r"\b(?:if|unless|when(?:ever)?|(?<!at )once|in case|as long as|provided|except|assuming)\b",
+_BOUND = re.compile(
+    r"(?:only |even |and |or |but )?(?:if|unless|when(?:ever)?|while|where(?:ver)?|for|in case|as long as|until|without"
+    r"|except|except for|every time|each time|during|before|with)\b",
     re.IGNORECASE,
 )
-"""A condition somewhere in a sentence: which of its commands it governs, commas do not tell."""
-_TOLD = re.compile(
-    r"\b(?:(?:tell|ask|remind|instruct|advise|say|write|reply|report|explain|announce|inform|warn|promise|request)\b"
-    r".*\b(?:to|that|how|whether)|(?<![-\w])(?:let|have|help)\s+\S+(?:\s+\S+)?\s+[a-z]"
-    r"|(?:make|get)\s+(?:the\s+)?(?:them|him|her|users?|customers?|clients?|team|agent|operator|everyone))",
-    re.IGNORECASE,
-)
-"""What somebody else is told or made to do: the commands behind it may be theirs."""
-_INFINITIVE = re.compile(r"\bto\s+(?P<verb>[a-z][\w-]*)\s", re.IGNORECASE)
-_COLON = re.compile(r":[*_]*\s")
+"""What holds for a whole sentence: a step cut off from it would hold always."""
 _BOUNDARY = re.compile(r"(?P<semicolon>;\s+)|(?P<comma>,\s+)")
 _JOINER = re.compile(r"(?:and then|then|and|next|finally)\s+(?!again\b)", re.IGNORECASE)
 _OBJECT = re.compile(
@@ -131,20 +109,16 @@ def step_lines(text: str) -> tuple[str, list[str], str] | None:
             return _enumerated(flat, run)
     lead = ""
     steps: list[str] = []
-    led = False  # behind "Never do any of these: …", which may hold for all that follows
     for sentence in sentences(flat):
         piece = sentence.strip()
         if _NUMBER.match(piece):
             return None  # numbers of the text's own
-        if led:
-            steps[-1] += f" {piece}"
-        elif not steps and not lead and (piece.endswith(":") or not has_command(piece)):
+        if not steps and not lead and (piece.endswith(":") or not has_command(piece)):
             lead = piece
         elif steps and ((not has_command(piece) and not starts_with_condition(piece)) or _GOES_ON.match(piece)):
             steps[-1] += f" {piece}"
         else:
             steps += _clauses(piece)
-        led = led or (bool(steps) and LED.search(piece) is not None)
     return (lead, steps, "") if len(steps) > 1 else None
 
 
@@ -189,24 +163,15 @@ def _finished(piece: str) -> str:
 
 def _clauses(sentence: str) -> list[str]:
     """A sentence cut where a command ends and the next begins; `[sentence]` unless that is unmistakable."""
-    if _conditional(sentence):
+    if _BOUND.match(sentence[opening(sentence) :]):
         return [sentence]
     whole = whole_ranges(sentence)
-    boundaries = [
-        match
-        for match in _BOUNDARY.finditer(sentence)
-        if not any(begin < match.end() and match.start() < end for begin, end in whole)
-    ]
-    ends = [match.start() for match in boundaries if match["semicolon"]] + [len(sentence)]
     cuts: list[tuple[int, int]] = []
     start = 0
     commanded = False
-    for match in boundaries:
+    for match in _BOUNDARY.finditer(sentence):
         before, after = sentence[start : match.start()], sentence[match.end() :]
-        if _reaches_on(sentence[: match.start()], whole):
-            break
-        part = sentence[start : next(end for end in ends if end > match.start())]
-        if match["comma"] and _one_thought(part, start, whole):
+        if any(begin < match.end() and match.start() < end for begin, end in whole):
             continue
         commanded = commanded or is_imperative(before) or (match["semicolon"] is not None and has_command(before))
         joiner = _JOINER.match(after)
@@ -228,39 +193,6 @@ def _clauses(sentence: str) -> list[str]:
         pieces.append(_finished(sentence[position:begin]))
         position = end
     return [*pieces, _finished(sentence[position:])] if cuts else [sentence]
-
-
-def _conditional(clause: str) -> bool:
-    """Whether a clause opens with a condition or place that may hold for all behind it: `then, on Windows, …`."""
-    body = clause[opening(clause) :]
-    link = _LINK.match(body)
-    body = body[link.end() :] if link else body
-    return (starts_with_condition(body) or _ONLY_THEN.match(body) is not None) and not _ARRIVING.match(body)
-
-
-def _reaches_on(before: str, whole: tuple[Range, ...]) -> bool:
-    """Whether something before a boundary may hold for what stands behind it: a colon, a message, a condition."""
-    return (
-        _loose(_COLON, before, 0, whole)
-        or _loose(_TOLD, before, 0, whole)
-        or any(_conditional(part) for part in re.split(r";\s+", before))
-    )
-
-
-def _one_thought(part: str, start: int, whole: tuple[Range, ...]) -> bool:
-    """Whether commas in this part of a sentence may separate an order from what it hangs on."""
-    return (
-        any(_conditional(clause) for clause in re.split(r",\s+", part))
-        or any(_loose(pattern, part, start, whole) for pattern in (_IF, _TOLD, _COLON))
-        or any(match["verb"].lower() in IMPERATIVES for match in _INFINITIVE.finditer(part))
-    )
-
-
-def _loose(pattern: re.Pattern[str], text: str, start: int, whole: tuple[Range, ...]) -> bool:
-    """Whether a pattern begins outside what must stay whole; `text` stands at `start` of the sentence."""
-    return any(
-        not any(begin <= start + match.start() < end for begin, end in whole) for match in pattern.finditer(text)
-    )
 
 
 def _plain_command(before: str, clause: str, sentence: str) -> bool:
